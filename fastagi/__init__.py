@@ -1,0 +1,1 @@
+"""Agent feature codes for Asterisk: a phone, a store, the queues, one truth."""

@@ -1,0 +1,129 @@
+"""Every name another system sees.
+
+Admins write these names in dialplans, integrators compare them in programs, reports group by
+them. Changing one is a breaking change; a name is added here first and used elsewhere after.
+"""
+
+from enum import StrEnum
+
+
+class Source(StrEnum):
+    """Who caused a fact."""
+
+    PHONE = "phone"
+    API = "api"
+    ASTERISK = "asterisk"
+    SYSTEM = "system"
+
+
+class Script(StrEnum):
+    """AGI scripts: ``agi://HOST:4573/<script>``, first argument the digits dialled after it."""
+
+    LOGIN = "agent/login"
+    LOGOFF = "agent/logoff"
+    PAUSE = "agent/pause"
+    UNPAUSE = "agent/unpause"
+    STATUS = "agent/status"
+    QUEUE = "agent/queue"
+    TOGGLE_LOGIN = "agent/toggle-login"
+    TOGGLE_PAUSE = "agent/toggle-pause"
+
+
+class Variable(StrEnum):
+    """Channel variables set at the end of every call, ``AGENT_STATUS`` last."""
+
+    STATUS = "AGENT_STATUS"
+    NUMBER = "AGENT_NUMBER"
+    EXTENSION = "AGENT_EXTENSION"
+    PAUSE_REASON = "AGENT_PAUSE_REASON"
+
+
+class Outcome(StrEnum):
+    """The value of ``AGENT_STATUS``. Every one has a spoken answer of its own."""
+
+    # done
+    LOGGED_IN = "LOGGED_IN"
+    ALREADY_LOGGED_IN = "ALREADY_LOGGED_IN"  # on this very extension: success, nothing changed
+    MOVED = "MOVED"  # was on another extension, is on this one now
+    LOGGED_OFF = "LOGGED_OFF"
+    LOGOFF_AFTER_CALL = "LOGOFF_AFTER_CALL"  # noted; happens when the queue call ends
+    PAUSED = "PAUSED"
+    ALREADY_PAUSED = "ALREADY_PAUSED"  # for this very reason
+    PAUSE_REASON_CHANGED = "PAUSE_REASON_CHANGED"
+    UNPAUSED = "UNPAUSED"
+    NOT_PAUSED = "NOT_PAUSED"  # unpause, and was available anyway
+    STATUS_TOLD = "STATUS_TOLD"
+    QUEUE_JOINED = "QUEUE_JOINED"
+    QUEUE_LEFT = "QUEUE_LEFT"
+    # refused
+    NO_INPUT = "NO_INPUT"  # nothing usable was entered, several times
+    NO_SUCH_AGENT = "NO_SUCH_AGENT"
+    WRONG_PIN = "WRONG_PIN"
+    AGENT_LOCKED = "AGENT_LOCKED"  # too many wrong PINs for this agent
+    EXTENSION_LOCKED = "EXTENSION_LOCKED"  # too many wrong PINs from this extension
+    NO_SUCH_EXTENSION = "NO_SUCH_EXTENSION"  # no device rule makes a queue member of it
+    EXTENSION_IN_USE = "EXTENSION_IN_USE"  # another agent is logged in there
+    LOGGED_IN_ELSEWHERE = "LOGGED_IN_ELSEWHERE"  # not moved: refused or not confirmed
+    NOT_LOGGED_IN = "NOT_LOGGED_IN"
+    IN_CALL = "IN_CALL"  # log-off refused until the queue call has ended
+    NO_SUCH_REASON = "NO_SUCH_REASON"
+    NO_SUCH_QUEUE = "NO_SUCH_QUEUE"
+    NOT_A_MEMBER = "NOT_A_MEMBER"  # the queue is none of this agent's
+    LAST_IN_QUEUE = "LAST_IN_QUEUE"  # stayed: leaving would empty the queue and was not confirmed
+    QUEUE_REFUSED = "QUEUE_REFUSED"  # Asterisk refused, for example: no such queue there
+    UNAVAILABLE = "UNAVAILABLE"  # Asterisk's manager link or the store is away: try again
+    BUSY = "BUSY"  # more calls at once than the service takes
+
+
+class EventType(StrEnum):
+    """What happened, as stored, printed and delivered."""
+
+    LOGIN = "agent-login"
+    LOGOUT = "agent-logout"
+    PAUSE = "agent-pause"
+    UNPAUSE = "agent-unpause"
+    QUEUE_JOIN = "queue-join"
+    QUEUE_LEAVE = "queue-leave"
+    LOGIN_REFUSED = "login-refused"
+
+
+class Sink(StrEnum):
+    """Where an event is delivered."""
+
+    USER_EVENT = "user_event"
+    QUEUE_LOG = "queue_log"
+    LAMP = "lamp"
+
+
+MEMBER_NAME = "Agent/{number}"
+LOGIN_LAMP = "Custom:agent-{number}"  # INUSE while logged in, else NOT_INUSE
+PAUSE_LAMP = "Custom:pause-{number}"  # INUSE while paused, else NOT_INUSE
+
+FEATURES_CONTEXT = "agent-features"
+HINTS_CONTEXT = "agent-features-hints"
+
+USER_EVENT = "AgentFeature"
+USER_EVENT_KEYS = (
+    "Type",
+    "Agent",
+    "Extension",
+    "Queues",
+    "Reason",
+    "Source",
+    "EventId",
+    "OccurredAt",
+)
+EVENT_FIELDS = (
+    "id",
+    "type",
+    "agent",
+    "extension",
+    "queues",
+    "reason",
+    "source",
+    "actor",
+    "occurred_at",
+)
+
+QUEUE_LOG_LOGIN = "AGENTCALLBACKLOGIN"
+QUEUE_LOG_LOGOFF = "AGENTCALLBACKLOGOFF"
