@@ -1,0 +1,81 @@
+"""What is asked of Asterisk's queues, and what it may answer."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class AddMember:
+    """Put an interface into a queue; paused already when the agent is, so no call slips through."""
+
+    queue: str
+    interface: str
+    state_interface: str
+    member_name: str
+    penalty: int = 0
+    paused: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMember:
+    queue: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseMember:
+    """Pause or unpause an interface in every queue it is in."""
+
+    interface: str
+    paused: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetPenalty:
+    queue: str
+    interface: str
+    penalty: int
+
+
+Operation = AddMember | RemoveMember | PauseMember | SetPenalty
+
+
+class Answer(Enum):
+    """What became of an operation."""
+
+    DONE = "done"
+    ALREADY_SO = "already so"  # "Already there" on an add, "Not there" on a remove: counts as done
+    REFUSED = "refused"  # Asterisk said no: nothing changed
+    UNKNOWN = "unknown"  # the link was lost or silent: it may or may not have happened
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    operation: Operation
+    answer: Answer
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.answer in (Answer.DONE, Answer.ALREADY_SO)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedMember:
+    """One member of one queue, as Asterisk reports it."""
+
+    queue: str
+    interface: str
+    state_interface: str
+    name: str
+    penalty: int
+    paused: bool
+    reason: str
+    in_call: bool
+    dynamic: bool
+
+
+class QueuesUnavailable(Exception):
+    """The manager link is down or silent; nothing was sent."""
