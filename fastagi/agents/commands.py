@@ -1,0 +1,123 @@
+"""What can be asked of an agent's state. Each command says who asks, from where.
+
+A command is plain data: the store keeps it as the recorded intent until the change it stands for
+is confirmed, and ``decide`` makes the same change of it again after a crash.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from fastagi.agents.devices import Device
+from fastagi.contract import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did it: a call (channel, caller ID, unique id) or a named client of an interface."""
+
+    channel: str = ""
+    caller_id: str = ""
+    unique_id: str = ""
+    name: str = ""
+    hung_up: bool = False  # the caller was gone before the change was finished
+
+    def as_dict(self) -> dict[str, Any]:
+        """Only what is known, for JSON."""
+        return {key: value for key, value in asdict(self).items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class PauseReason:
+    code: str
+    name: str
+
+
+class WhenInCall(Enum):
+    """What a log-off does to an agent in a queue call."""
+
+    AFTER_CALL = "after_call"
+    REFUSE = "refuse"
+    ALLOW = "allow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """``id`` is unique for ever: the events that come of the command are named after it."""
+
+    id: str
+    agent: str  # the agent's number
+    source: Source
+    actor: Actor = field(default_factory=Actor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogIn(Command):
+    device: Device
+    move: bool = False  # when logged in elsewhere: come here, with pause, reason and queues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOff(Command):
+    when_in_call: WhenInCall = WhenInCall.ALLOW
+    in_call: bool = False  # filled in by the service, from Asterisk
+    reason: str = ""  # why, when the agent did not ask: "taken over", …
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause(Command):
+    reason: PauseReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpause(Command):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinQueue(Command):
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveQueue(Command):
+    queue: str
+    last: bool = False  # filled in by the service, from Asterisk: nobody else is in the queue
+    confirmed: bool = False  # leave although the last one
+
+
+COMMANDS: dict[str, type[Command]] = {
+    kind.__name__: kind for kind in (LogIn, LogOff, Pause, Unpause, JoinQueue, LeaveQueue)
+}
+
+
+def to_dict(command: Command) -> dict[str, Any]:
+    """Plain data for JSON; ``from_dict`` is its inverse."""
+    data = asdict(command)
+    for key, value in data.items():
+        if isinstance(value, Enum):
+            data[key] = value.value
+    data["kind"] = type(command).__name__
+    return data
+
+
+_NESTED: dict[str, Any] = {
+    "source": Source,
+    "actor": lambda value: Actor(**value),
+    "device": lambda value: Device(**value),
+    "when_in_call": WhenInCall,
+}
+
+
+def from_dict(data: dict[str, Any]) -> Command:
+    """Raises KeyError for a kind or a field that this version does not know."""
+    kind = COMMANDS[data["kind"]]
+    values: dict[str, Any] = {}
+    for item in fields(kind):
+        value = data[item.name]
+        if item.name in _NESTED:
+            value = _NESTED[item.name](value)
+        elif item.name == "reason" and kind is Pause:
+            value = PauseReason(**value)
+        values[item.name] = value
+    return kind(**values)

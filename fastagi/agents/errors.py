@@ -1,0 +1,112 @@
+"""The tree of refusals; each has one stable code, and a caller hears each.
+
+Refused
+├── NoSuchAgent          NO_SUCH_AGENT
+├── WrongPin             WRONG_PIN
+├── AgentLocked          AGENT_LOCKED
+├── ExtensionLocked      EXTENSION_LOCKED
+├── NoSuchExtension      NO_SUCH_EXTENSION
+├── ExtensionInUse       EXTENSION_IN_USE
+├── LoggedInElsewhere    LOGGED_IN_ELSEWHERE
+├── NotLoggedIn          NOT_LOGGED_IN
+├── InCall               IN_CALL
+├── NoSuchReason         NO_SUCH_REASON
+├── NoSuchQueue          NO_SUCH_QUEUE
+├── NotAMember           NOT_A_MEMBER
+├── LastInQueue          LAST_IN_QUEUE
+├── NoInput              NO_INPUT
+├── QueueRefused         QUEUE_REFUSED
+├── Unavailable          UNAVAILABLE
+└── Busy                 BUSY
+"""
+
+from typing import ClassVar
+
+from fastagi.agents.devices import Device
+from fastagi.contract import Outcome
+
+
+class Refused(Exception):
+    """Nothing was changed. ``outcome`` says why; the text is for the log."""
+
+    outcome: ClassVar[Outcome]
+
+
+class NoSuchAgent(Refused):
+    outcome = Outcome.NO_SUCH_AGENT
+
+
+class WrongPin(Refused):
+    outcome = Outcome.WRONG_PIN
+
+
+class AgentLocked(Refused):
+    outcome = Outcome.AGENT_LOCKED
+
+
+class ExtensionLocked(Refused):
+    outcome = Outcome.EXTENSION_LOCKED
+
+
+class NoSuchExtension(Refused):
+    outcome = Outcome.NO_SUCH_EXTENSION
+
+
+class ExtensionInUse(Refused):
+    """``occupant`` is the number of the agent who is logged in there."""
+
+    outcome = Outcome.EXTENSION_IN_USE
+
+    def __init__(self, occupant: str) -> None:
+        super().__init__(f"agent {occupant} is logged in there")
+        self.occupant = occupant
+
+
+class LoggedInElsewhere(Refused):
+    """``device`` is where the agent is."""
+
+    outcome = Outcome.LOGGED_IN_ELSEWHERE
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(f"logged in at {device.extension}")
+        self.device = device
+
+
+class NotLoggedIn(Refused):
+    outcome = Outcome.NOT_LOGGED_IN
+
+
+class InCall(Refused):
+    outcome = Outcome.IN_CALL
+
+
+class NoSuchReason(Refused):
+    outcome = Outcome.NO_SUCH_REASON
+
+
+class NoSuchQueue(Refused):
+    outcome = Outcome.NO_SUCH_QUEUE
+
+
+class NotAMember(Refused):
+    outcome = Outcome.NOT_A_MEMBER
+
+
+class LastInQueue(Refused):
+    outcome = Outcome.LAST_IN_QUEUE
+
+
+class NoInput(Refused):
+    outcome = Outcome.NO_INPUT
+
+
+class QueueRefused(Refused):
+    outcome = Outcome.QUEUE_REFUSED
+
+
+class Unavailable(Refused):
+    outcome = Outcome.UNAVAILABLE
+
+
+class Busy(Refused):
+    outcome = Outcome.BUSY
