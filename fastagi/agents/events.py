@@ -26,6 +26,8 @@ class Event:
     source: Source
     actor: Actor
     occurred_at: datetime
+    context: str = ""  # of the extension; for queue_log, like the next
+    session_seconds: int = 0  # on a log-off: how long the agent was logged in there
 
     def as_dict(self) -> dict[str, Any]:
         """The event as every JSON reader sees it (``contract.EVENT_FIELDS``)."""

@@ -133,9 +133,12 @@ def _event(
     session = state.session
     values: dict[str, object] = {
         "extension": session.device.extension if session else "",
+        "context": session.device.context if session else "",
         "queues": tuple(m.queue for m in state.joined),
         "reason": "",
     }
+    if session and type is EventType.LOGOUT:
+        values["session_seconds"] = max(0, int((now - session.since).total_seconds()))
     values.update(more)
     return Event(
         id=f"{command.id}-{n}",
