@@ -1,0 +1,1 @@
+"""Asterisk's queues, over the manager interface (AMI)."""
