@@ -5,8 +5,7 @@ events, so that nothing is ever assumed applied.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -26,7 +25,7 @@ from fastagi.agents.commands import (
 )
 from fastagi.agents.events import Event
 from fastagi.agents.lockout import Lockout
-from fastagi.agents.model import AgentState, Change, decide
+from fastagi.agents.model import AgentState, Change
 from fastagi.agents.operations import (
     AddMember,
     Answer,
@@ -117,3 +116,405 @@ class Queues(Protocol):
 
 class Pins(Protocol):
     async def verify(self, pin_hash: str, pin: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The admin's choices that hold for every door."""
+
+    lockout: Lockout
+
+
+class AgentService:
+    """Commands in, changes out; locks are per agent and per device, reads take none."""
+
+    def __init__(
+        self,
+        store: Store,
+        queues: Queues,
+        pins: Pins,
+        policy: Policy,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        new_id: Callable[[], str],
+    ) -> None:
+        self.store = store
+        self.queues = queues
+        self.policy = policy
+        self.new_id = new_id
+        self._pins = pins
+        self._clock = clock
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._attention = asyncio.Event()
+        self._reconnected = True
+        self._planned = True
+
+    # -- reading
+
+    async def agent(self, number: str) -> AgentState:
+        """Raises NoSuchAgent, Unavailable."""
+        try:
+            state = await self.store.agent(number)
+        except StoreUnavailable as error:
+            raise errors.Unavailable(str(error)) from error
+        if state is None:
+            raise errors.NoSuchAgent(number)
+        return state
+
+    async def agent_at(self, interface: str) -> AgentState | None:
+        """Who is logged in on this interface. Raises Unavailable."""
+        try:
+            return await self.store.agent_at(interface)
+        except StoreUnavailable as error:
+            raise errors.Unavailable(str(error)) from error
+
+    async def queue_numbered(self, number: str) -> str:
+        """Raises NoSuchQueue, Unavailable."""
+        try:
+            queue = await self.store.queue_numbered(number)
+        except StoreUnavailable as error:
+            raise errors.Unavailable(str(error)) from error
+        if queue is None:
+            raise errors.NoSuchQueue(number)
+        return queue
+
+    async def reasons(self) -> tuple[PauseReason, ...]:
+        """The pause reasons by code. Raises Unavailable."""
+        try:
+            return await self.store.reasons()
+        except StoreUnavailable as error:
+            raise errors.Unavailable(str(error)) from error
+
+    def now(self) -> datetime:
+        return self._clock()
+
+    # -- PINs
+
+    async def check_pin(self, agent: AgentState, pin: str, extension: str) -> None:
+        """Raises WrongPin, AgentLocked, ExtensionLocked, Unavailable.
+
+        Every attempt is counted before it is checked, so that attempts racing on many phones
+        get no more guesses than one phone.
+        """
+        assert agent.pin_hash is not None
+        keys = (f"agent:{agent.number}", f"extension:{extension}")
+        try:
+            locked = await self.store.pin_attempt(keys, self._clock(), self.policy.lockout)
+            if locked is not None:
+                raise errors.AgentLocked() if locked == keys[0] else errors.ExtensionLocked()
+            if not await self._pins.verify(agent.pin_hash, pin):
+                raise errors.WrongPin()
+            await self.store.pin_passed(keys)
+        except StoreUnavailable as error:
+            raise errors.Unavailable(str(error)) from error
+
+    # -- changing
+
+    async def execute(
+        self,
+        command: Command,
+        *,
+        hung_up: Callable[[], bool] = lambda: False,
+        take_over: bool = False,
+    ) -> Change:
+        """Carries the command out, or raises the Refused that says why nothing was changed.
+
+        ``hung_up`` is asked when the change is confirmed; the events tell. ``take_over`` logs
+        another agent off who is logged in on the device of a LogIn. A refused login is an event
+        too, but for LoggedInElsewhere, after which the caller may still say "move".
+        """
+        try:
+            return await self._execute(command, hung_up)
+        except errors.ExtensionInUse as refusal:
+            if not take_over:
+                await self._record_refused(command, refusal)
+                raise
+            occupant = refusal.occupant
+        except errors.LoggedInElsewhere:
+            raise
+        except errors.Refused as refusal:
+            await self._record_refused(command, refusal)
+            raise
+        off = LogOff(
+            id=f"{command.id}-off",
+            agent=occupant,
+            source=command.source,
+            actor=command.actor,
+            reason="taken over",
+        )
+        await self._execute(off, hung_up)
+        return await self.execute(command, hung_up=hung_up)
+
+    async def _execute(self, command: Command, hung_up: Callable[[], bool]) -> Change:
+        if not self.queues.connected:
+            raise errors.Unavailable("the manager link to Asterisk is down")
+        try:
+            async with self._lock("agent:" + command.agent):
+                command = await self._informed(command)
+                if isinstance(command, LogIn):
+                    async with self._lock("device:" + command.device.interface.lower()):
+                        return await self._change(command, hung_up)
+                return await self._change(command, hung_up)
+        except (StoreUnavailable, QueuesUnavailable) as error:
+            raise errors.Unavailable(str(error)) from error
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
+
+    async def _informed(self, command: Command) -> Command:
+        """What only Asterisk knows, asked where the command depends on it."""
+        if isinstance(command, LogOff) and command.when_in_call is not WhenInCall.ALLOW:
+            state = await self.store.agent(command.agent)
+            if state and state.session:
+                in_call = await self.queues.in_call(state.session.device.interface)
+                return replace(command, in_call=in_call)
+        if isinstance(command, LeaveQueue) and not command.confirmed:
+            state = await self.store.agent(command.agent)
+            if state and state.session:
+                here = state.session.device.interface.lower()
+                members = await self.queues.members(command.queue)
+                last = all(member.interface.lower() == here for member in members)
+                return replace(command, last=last)
+        return command
+
+    async def _change(self, command: Command, hung_up: Callable[[], bool]) -> Change:
+        try:
+            change = await self.store.begin(command, self._clock())
+        except errors.Unavailable:
+            self._attention.set()  # an intent that is still open: see to it
+            raise
+        if not change.steps:
+            self._planned |= change.outcome is Outcome.LOGOFF_AFTER_CALL
+            return change
+        try:
+            results = await self.queues.apply([step.do for step in change.steps])
+        except QueuesUnavailable:
+            await self._withdraw(change, errors.Unavailable("nothing was sent"), hung_up())
+            raise
+        results = await self._replace_strangers(results)
+        if any(result.answer is Answer.UNKNOWN for result in results):
+            # The intent stays recorded; it is settled when the link is back.
+            self._attention.set()
+            raise errors.Unavailable("Asterisk gave no answer")
+        refused = next((r for r in results if r.answer is Answer.REFUSED), None)
+        if refused is not None:
+            done = [
+                s for s, r in zip(change.steps, results, strict=True) if r.answer is Answer.DONE
+            ]
+            refusal = errors.QueueRefused(f"{refused.operation}: {refused.message}")
+            await self._take_back(change, undo(done), refusal, hung_up())
+            raise refusal
+        if hung_up():
+            change = with_hang_up(change)
+        try:
+            await self.store.confirm(change)
+        except StoreUnavailable as error:
+            if not to_be_finished(command):
+                await self._take_back(
+                    change, undo(change.steps), errors.Unavailable(str(error)), hung_up()
+                )
+            self._attention.set()
+            raise
+        return change
+
+    async def _replace_strangers(self, results: list[Result]) -> list[Result]:
+        """A member that was there already was not put there by this change: its penalty, name or
+        pause may differ from what is meant. It is taken out and put in as meant."""
+        strangers = [
+            r.operation
+            for r in results
+            if r.answer is Answer.ALREADY_SO and isinstance(r.operation, AddMember)
+        ]
+        if not strangers:
+            return results
+        operations: list[Operation] = []
+        for add in strangers:
+            operations += [RemoveMember(add.queue, add.interface), add]
+        again = {r.operation: r for r in await self.queues.apply(operations)}
+        return [again.get(r.operation, r) for r in results]
+
+    async def _take_back(
+        self, change: Change, operations: list[Operation], refusal: errors.Refused, hung_up: bool
+    ) -> None:
+        try:
+            results = await self.queues.apply(operations)
+        except QueuesUnavailable:
+            self._attention.set()
+            return
+        if any(result.answer is Answer.UNKNOWN for result in results):
+            self._attention.set()
+            return
+        await self._withdraw(change, refusal, hung_up)
+
+    async def _withdraw(self, change: Change, refusal: errors.Refused, hung_up: bool) -> None:
+        event = None
+        if isinstance(change.command, LogIn):
+            event = self._refused_event(change.command, refusal.outcome, hung_up)
+        try:
+            await self.store.withdraw(change, event)
+        except StoreUnavailable:
+            self._attention.set()
+
+    # -- refusals are facts too
+
+    async def _record_refused(self, command: Command, refusal: errors.Refused) -> None:
+        # Where the refusal was written with the withdrawn intent, the same id writes nothing.
+        if isinstance(command, LogIn):
+            await self.record_refusal(command, refusal.outcome)
+
+    async def record_refusal(self, command: LogIn, outcome: Outcome) -> None:
+        """Writes down a login that was refused; never raises, as the refusal stands anyway."""
+        try:
+            await self.store.record(self._refused_event(command, outcome, False))
+        except StoreUnavailable as error:
+            log.warning("a refused login could not be written down", error=str(error))
+
+    async def record_refused_login(
+        self,
+        agent: str,
+        extension: str,
+        context: str,
+        actor: Actor,
+        source: Source,
+        outcome: Outcome,
+    ) -> None:
+        """The same for a login that never became a command: no such agent, a wrong PIN."""
+        event = Event(
+            id=f"{self.new_id()}-1",
+            type=EventType.LOGIN_REFUSED,
+            agent=agent,
+            extension=extension,
+            queues=(),
+            reason=outcome.value,
+            source=source,
+            actor=actor,
+            occurred_at=self._clock(),
+            context=context,
+        )
+        try:
+            await self.store.record(event)
+        except StoreUnavailable as error:
+            log.warning("a refused login could not be written down", error=str(error))
+
+    def _refused_event(self, command: LogIn, outcome: Outcome, hung_up: bool) -> Event:
+        return Event(
+            id=f"{command.id}-refused",
+            type=EventType.LOGIN_REFUSED,
+            agent=command.agent,
+            extension=command.device.extension,
+            queues=(),
+            reason=outcome.value,
+            source=command.source,
+            actor=replace(command.actor, hung_up=True) if hung_up else command.actor,
+            occurred_at=self._clock(),
+            context=command.device.context,
+        )
+
+    # -- settling
+
+    def reconnected(self) -> None:
+        """To be called at each manager login: Asterisk may have restarted meanwhile."""
+        self._reconnected = True
+        self._attention.set()
+
+    def call_ended(self, interface: str) -> None:
+        """To be called when a queue call of a member ends: a planned log-off may be due."""
+        if self._planned:
+            self._attention.set()
+
+    async def run(self) -> None:
+        """Settles what is open, for ever: at each reconnect, when something was left unconfirmed,
+        and, while log-offs wait for a call's end, every two seconds."""
+        while True:
+            try:
+                async with asyncio.timeout(2 if self._planned else None):
+                    await self._attention.wait()
+            except TimeoutError:
+                pass
+            self._attention.clear()
+            if not self.queues.connected:
+                continue  # the reconnect brings us back here
+            try:
+                await self.settle()
+            except (StoreUnavailable, QueuesUnavailable, errors.Refused) as error:
+                log.warning("not everything could be settled yet", error=str(error))
+                await asyncio.sleep(1)
+                self._attention.set()
+
+    async def settle(self) -> None:
+        """Brings the store and Asterisk together again. Raises StoreUnavailable,
+        QueuesUnavailable when either goes away meanwhile; to be called again then."""
+        if self._reconnected:
+            started = await self.queues.started_at()
+            if started != await self.store.note("asterisk_started"):
+                await self._restore()
+                await self.store.set_note("asterisk_started", started)
+            self._reconnected = False
+        for change in await self.store.unsettled():
+            async with self._lock("agent:" + change.command.agent):
+                await self._settle(change)
+        await self._carry_out_planned()
+
+    async def _settle(self, change: Change) -> None:
+        still_open = {c.command.id for c in await self.store.unsettled()}
+        if change.command.id not in still_open:
+            return
+        command = change.command
+        results = await self.queues.apply(settlement(change))
+        if any(result.answer is Answer.UNKNOWN for result in results):
+            raise QueuesUnavailable("Asterisk gave no answer")
+        finish = to_be_finished(command)
+        log.warning(
+            "an unconfirmed change was settled",
+            agent=command.agent,
+            command=type(command).__name__,
+            how="finished" if finish else "taken back",
+        )
+        if finish:
+            await self.store.confirm(change)
+        else:
+            event = None
+            if isinstance(command, LogIn):
+                event = self._refused_event(command, Outcome.UNAVAILABLE, False)
+            await self.store.withdraw(change, event)
+
+    async def _restore(self) -> None:
+        lost = restored(await self.store.logged_in(), await self.queues.members())
+        if not lost:
+            return
+        numbers = sorted({agent.number for agent, _ in lost})
+        log.warning("Asterisk has restarted: members are put back", agents=len(numbers))
+        for number in numbers:
+            async with self._lock("agent:" + number):
+                state = await self.store.agent(number)
+                if state is not None:
+                    # An add of a member that is there after all is answered "Already there".
+                    await self.queues.apply([add for _, add in restored([state], ())])
+
+    async def _carry_out_planned(self) -> None:
+        waiting = await self.store.planned()
+        self._planned = bool(waiting)
+        for planned in waiting:
+            state = await self.store.agent(planned.agent)
+            if state is None or state.session is None:
+                continue
+            if not await self.queues.in_call(state.session.device.interface):
+                await self.execute(
+                    replace(
+                        planned,
+                        id=f"{planned.id}-after",
+                        when_in_call=WhenInCall.ALLOW,
+                        in_call=False,
+                    )
+                )
+
+
+def with_hang_up(change: Change) -> Change:
+    """The same change; its events say that the caller was gone before it was finished."""
+    return replace(
+        change,
+        events=tuple(replace(e, actor=replace(e.actor, hung_up=True)) for e in change.events),
+    )
