@@ -7,7 +7,7 @@ carry it out; speak the outcome; set the channel variables, AGENT_STATUS the las
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -61,7 +61,7 @@ class PhoneSettings:
     move: str = "ask"  # ask | move | refuse
     take_over: bool = False
     when_in_call: WhenInCall = WhenInCall.AFTER_CALL
-    prompts: Mapping[Outcome, tuple[str, ...]] = {}  # noqa: RUF008 - never written to
+    prompts: Mapping[Outcome, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Call:
@@ -201,7 +201,7 @@ class Call:
     async def prove(self, state: AgentState) -> None:
         """Asks for the PIN when the agent has one. Raises NoInput, WrongPin, the lock-outs."""
         if state.pin_hash is None:
-            return
+            return None
         refusal: errors.Refused = errors.NoInput()
         for attempt in range(self.settings.pin_tries):
             sound = prompts.ASK_PIN_AGAIN if attempt else prompts.ASK_PIN
@@ -390,14 +390,17 @@ FEATURES: dict[Script, Feature] = {
 
 
 def handlers(
-    service: AgentService, settings: PhoneSettings
+    service: AgentService, settings: Callable[[], PhoneSettings]
 ) -> dict[str, Callable[[Session], Awaitable[None]]]:
-    """What the server calls, by script path; ``busy`` answers a call too many."""
+    """What the server calls, by script path; ``busy`` answers a call too many.
+
+    ``settings`` is asked at each call, so that a reload holds from the next call on.
+    """
     features: Iterable[tuple[str, Feature]] = (*FEATURES.items(), ("busy", busy))
 
     def handler(script: str, feature: Feature) -> Callable[[Session], Awaitable[None]]:
         async def handle(session: Session) -> None:
-            await _run(script, feature, Call(session, service, settings))
+            await _run(script, feature, Call(session, service, settings()))
 
         return handle
 
