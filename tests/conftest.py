@@ -1,0 +1,300 @@
+"""Real parts for the tests: Asterisk, SIP phones, PostgreSQL.
+
+A test that asks for one of them fails where it cannot be had; it is never skipped. Nothing is
+started before the first test that needs it.
+"""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fastagi.demo.asterisk import Asterisk, dies_with_us, free_port
+from fastagi.demo.equipment import Equipment, prepare
+from fastagi.demo.phone import Phone
+
+# What every phone of the tests can dial beside the queues and the other phones.
+TEST_DIALPLAN = """
+[phones](+)
+exten => 600,1,Answer()
+ same => n,Echo()
+; what was pressed is played back digit by digit, and stands in the log
+exten => 601,1,Answer()
+ same => n,Read(PRESSED,agent-pass,20,,1,8)
+ same => n,NoOp(pressed=${PRESSED})
+ same => n,SayDigits(${PRESSED})
+ same => n,Hangup()
+exten => 602,1,Busy()
+exten => 603,1,Answer()
+ same => n,Wait(120)
+ same => n,Hangup()
+"""
+
+Eventually = Callable[..., Awaitable[None]]
+MakePhone = Callable[..., Awaitable[Phone]]
+
+
+@pytest.fixture(scope="session")
+def equipment() -> Equipment:
+    """The programs: the machine's own, or Debian packages unpacked into the user's cache."""
+    return prepare()
+
+
+@pytest.fixture(scope="session")
+def _session_asterisk(
+    equipment: Equipment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Asterisk]:
+    asterisk = Asterisk(
+        tmp_path_factory.mktemp("asterisk"), equipment.asterisk, more_dialplan=TEST_DIALPLAN
+    )
+    asterisk.start()
+    yield asterisk
+    asterisk.stop()
+
+
+@pytest.fixture
+def asterisk(_session_asterisk: Asterisk, request: pytest.FixtureRequest) -> Iterator[Asterisk]:
+    """A running Asterisk with the queues sales, support and billing, empty, and no calls.
+
+    One process serves all tests; a test may kill it. For other settings make an
+    ``Asterisk(tmp_path, equipment.asterisk, …)`` of your own: it starts in half a second.
+    """
+    asterisk = _session_asterisk
+    if not asterisk.running:
+        asterisk.start()
+    before = (asterisk.features, asterisk.queue_sections, asterisk.manager_sections)
+    request.node.stash[_LOG] = (asterisk, asterisk.mark())
+    yield asterisk
+    if asterisk.running:
+        asterisk.cli("channel request hangup all")
+        for queue in asterisk.queues.values():
+            for interface in _members(asterisk.cli(f"queue show {queue}")):
+                asterisk.cli(f"queue remove member {interface} from {queue}")
+    after = (asterisk.features, asterisk.queue_sections, asterisk.manager_sections)
+    if after != before:
+        asterisk.features, asterisk.queue_sections, asterisk.manager_sections = before
+        if asterisk.running:
+            for what in ("dialplan", "queues", "manager"):
+                asterisk.reload(what)
+
+
+def _members(shown: str) -> list[str]:
+    """Interfaces of dynamic members: ``Agent/1001 (PJSIP/1001) (ringinuse disabled) (dynamic) …``"""
+    found = []
+    for line in shown.splitlines():
+        if "(dynamic)" in line:
+            named = re.match(r"\s+.*?\(([^()]+/[^()]+)\)", line) or re.match(r"\s+(\S+/\S+)", line)
+            if named:
+                found.append(named[1].split(" from ")[0])
+    return found
+
+
+@pytest.fixture
+async def phones(
+    asterisk: Asterisk, equipment: Equipment, tmp_path: Path
+) -> AsyncIterator[MakePhone]:
+    """``await phones("1001")`` gives a registered phone; all are put away after the test.
+
+    Keywords go to ``Phone``: ``auto_answer=False``, ``record=True``.
+    """
+    made: list[Phone] = []
+
+    async def make(extension: str, **settings: bool) -> Phone:
+        phone = Phone(
+            tmp_path / f"phone-{extension}-{len(made)}",
+            equipment.phone,
+            extension,
+            asterisk.password(extension),
+            asterisk.sip_port,
+            **settings,
+        )
+        made.append(phone)
+        await phone.plug()
+        return phone
+
+    yield make
+    await asyncio.gather(*(phone.close() for phone in made))
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """``await eventually(lambda: condition, within=10)``: waits for it, fails when it never comes.
+
+    The condition may be a coroutine function. An AssertionError in it counts as "not yet", so
+    that it may simply assert.
+    """
+
+    async def wait(condition: Callable[[], object], *, within: float = 10) -> None:
+        deadline = time.monotonic() + within
+        while True:
+            error: AssertionError | None = None
+            try:
+                result = condition()
+                if asyncio.iscoroutine(result):
+                    result = await result
+                if result or result is None:
+                    return
+            except AssertionError as refused:
+                error = refused
+            if time.monotonic() > deadline:
+                raise error or AssertionError(f"did not come true within {within:g} s")
+            await asyncio.sleep(0.05)
+
+    return wait
+
+
+# -- the log of Asterisk beside a failed test's own ---------------------------------------
+
+_LOG = pytest.StashKey[tuple[Asterisk, int]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.failed and _LOG in item.stash:
+        asterisk, mark = item.stash[_LOG]
+        lines = asterisk.log_since(mark).splitlines()
+        report.sections.append(("Asterisk's log", "\n".join(lines[-80:])))
+    return report
+
+
+# -- PostgreSQL ---------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class PostgreSQL:
+    """A server of the tests' own: trusts 127.0.0.1, forgets everything at the end."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://fastagi@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        programs = _postgresql_programs()
+        account = _unprivileged()
+        if account is not None:
+            os.chown(self.folder, account.pw_uid, account.pw_gid)
+        who = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid}
+        extra: dict[str, list[int]] = {} if account is None else {"extra_groups": []}
+        data = self.folder / "data"
+        subprocess.run(
+            [
+                programs / "initdb",
+                "-D",
+                data,
+                "-U",
+                "fastagi",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+                "--no-instructions",
+            ],
+            check=True,
+            capture_output=True,
+            cwd=self.folder,
+            **who,
+            **extra,
+        )
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": self.folder,
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "off",
+            "max_connections": 200,
+            "shared_buffers": "32MB",
+        }
+        self.process = subprocess.Popen(
+            [programs / "postgres", "-D", data]
+            + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
+            stdin=subprocess.DEVNULL,
+            stdout=(self.folder / "log").open("ab"),
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+            preexec_fn=dies_with_us(signal.SIGINT),  # SIGINT: its fast shutdown
+            **who,
+            **extra,
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with psycopg.connect(self.url(), connect_timeout=5):
+                    return
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail((self.folder / "log").read_text(errors="replace"), pytrace=False)
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def _postgresql_programs() -> Path:
+    # Debian keeps the server's programs out of PATH, a folder per version.
+    versions = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3])
+    )
+    found = str(versions[-1]) if versions else shutil.which("initdb")
+    if found is None:
+        pytest.fail("no PostgreSQL server here: apt-get install postgresql", pytrace=False)
+    return Path(found).parent
+
+
+def _unprivileged() -> pwd.struct_passwd | None:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    pytest.fail("neither a user postgres nor nobody here", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """One server for the session. Not below pytest's folder, which other users cannot enter."""
+    folder = Path(tempfile.mkdtemp(prefix="fastagi-postgresql-"))
+    server = PostgreSQL(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgresql: PostgreSQL) -> Iterator[str]:
+    """The address of an empty database of this test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    yield postgresql.url(name)
+    with psycopg.connect(postgresql.url(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

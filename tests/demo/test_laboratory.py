@@ -1,0 +1,220 @@
+"""Asterisk and the phones are real, and do what the other tests take for granted."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fastagi.demo.asterisk import Asterisk, AsteriskError, Extension, Played, parse_log
+from fastagi.demo.equipment import Equipment
+from fastagi.demo.phone import CallRefused, Phone, PhoneError
+
+MakePhone = Callable[..., Awaitable[Phone]]
+Eventually = Callable[..., Awaitable[None]]
+
+pytestmark = pytest.mark.asterisk
+
+
+def test_boots_with_its_queues_and_without_a_complaint(asterisk: Asterisk) -> None:
+    shown = asterisk.cli("queue show")
+    assert all(name in shown for name in ("sales", "support", "billing"))
+    complaints = [line for line in asterisk.log_path.read_text().splitlines() if "ERROR[" in line]
+    assert complaints == []
+
+
+def test_command_line_refuses_a_second_line(asterisk: Asterisk) -> None:
+    with pytest.raises(ValueError, match="one line"):
+        asterisk.cli("core show version\ncore stop now")
+
+
+def test_killed_and_started_again(equipment: Equipment, tmp_path: Path) -> None:
+    asterisk = Asterisk(tmp_path, equipment.asterisk)
+    with asterisk:
+        first = asterisk.pid
+        asterisk.kill()
+        assert not asterisk.running
+        with pytest.raises(AsteriskError):
+            asterisk.cli("core show version")
+        asterisk.start()
+        assert asterisk.pid != first
+        assert "Asterisk" in asterisk.cli("core show version")
+    assert not asterisk.running
+
+
+def test_a_start_that_fails_says_why(equipment: Equipment, tmp_path: Path) -> None:
+    with Asterisk(tmp_path / "one", equipment.asterisk) as one:
+        two = Asterisk(tmp_path / "two", equipment.asterisk, more_dialplan="")
+        two.folder = one.folder  # the same control socket
+        with pytest.raises(AsteriskError, match="already running"):
+            two.start()
+
+
+def test_a_path_too_long_for_a_socket_is_refused(equipment: Equipment, tmp_path: Path) -> None:
+    with pytest.raises(AsteriskError, match="too long"):
+        Asterisk(tmp_path / ("x" * 100), equipment.asterisk)
+
+
+async def test_digits_arrive_as_they_were_pressed(
+    asterisk: Asterisk, phones: MakePhone, eventually: Eventually
+) -> None:
+    mark = asterisk.mark()
+    phone = await phones("1001")
+    await phone.dial("601")
+    await eventually(lambda: "agent-pass" in asterisk.played("PJSIP/1001", since=mark))
+    await phone.press("0123456789*00112#")
+    await phone.wait_closed()
+    assert "pressed=0123456789*00112" in asterisk.log_since(mark)
+    heard = asterisk.prompts("PJSIP/1001", since=mark)
+    assert [played.sound for played in heard][:4] == [
+        "agent-pass",
+        "digits/0",
+        "digits/1",
+        "digits/2",
+    ]
+    assert {played.language for played in heard} == {"en"}
+
+
+async def test_a_french_phone_hears_french(asterisk: Asterisk, phones: MakePhone) -> None:
+    mark = asterisk.mark()
+    phone = await phones("1002")
+    await phone.dial("601")
+    await asyncio.sleep(0.2)
+    await phone.hangup()
+    heard = asterisk.prompts("PJSIP/1002", since=mark)
+    assert [(played.sound, played.language) for played in heard] == [("agent-pass", "fr")]
+
+
+async def test_one_phone_calls_another(asterisk: Asterisk, phones: MakePhone) -> None:
+    caller, called = await phones("1001"), await phones("1002")
+    await caller.dial("1002")
+    call = await called.wait_answered()
+    assert call.incoming
+    assert "sip:1001@" in call.peer
+    assert "2 active channels" in await asterisk.ask("core show channels")
+    await caller.hangup()
+    await asyncio.wait_for(call.closed.wait(), 10)
+    assert called.active is None
+
+
+async def test_a_phone_that_is_not_answered_rings(phones: MakePhone) -> None:
+    caller, called = await phones("1001"), await phones("1002", auto_answer=False)
+    await caller.start_call("1002")
+    call = await called.wait_ringing()
+    assert called.ringing
+    assert called.answered == []
+    await called.answer()
+    assert await called.wait_answered() is call
+    await called.hangup()
+    await caller.wait_closed()
+
+
+async def test_a_call_through_a_queue(
+    asterisk: Asterisk, phones: MakePhone, eventually: Eventually
+) -> None:
+    caller, agent = await phones("1001"), await phones("1003")
+    await asterisk.ask("queue add member PJSIP/1003 to sales")
+    await caller.start_call("701")
+    await agent.wait_answered()
+    assert asterisk.queue_log_path.read_text().count("|CONNECT|") >= 1
+    await caller.hangup()
+    await eventually(lambda: agent.active is None)
+
+
+def test_queues_are_empty_again_after_such_a_test(asterisk: Asterisk) -> None:
+    assert "PJSIP" not in asterisk.cli("queue show")
+
+
+@pytest.mark.parametrize(("number", "reason"), [("602", "486"), ("999", "404"), ("*99#", "404")])
+async def test_refused_calls_say_why(phones: MakePhone, number: str, reason: str) -> None:
+    phone = await phones("1001")
+    with pytest.raises(CallRefused) as refused:
+        await phone.dial(number)
+    assert refused.value.reason.startswith(reason)
+
+
+async def test_wrong_password(asterisk: Asterisk, equipment: Equipment, tmp_path: Path) -> None:
+    phone = Phone(tmp_path, equipment.phone, "1001", "wrong", asterisk.sip_port)
+    with pytest.raises(PhoneError, match="phone 1001"):
+        await phone.plug(within=2)
+
+
+async def test_unplugged_and_plugged_in_again(phones: MakePhone, asterisk: Asterisk) -> None:
+    phone = await phones("1001")
+    call = await phone.dial("600")
+    await phone.unplug()
+    assert call.closed.is_set()
+    with pytest.raises(PhoneError):
+        await phone.press("1")
+    await phone.plug()
+    await phone.dial("600")
+    await phone.hangup()
+
+
+async def test_phones_survive_a_restart_of_asterisk(asterisk: Asterisk, phones: MakePhone) -> None:
+    caller, called = await phones("1001"), await phones("1002")
+    asterisk.kill()
+    asterisk.start()  # registrations are kept in its database
+    await caller.dial("1002")
+    await called.wait_answered()
+    await caller.hangup()
+
+
+async def test_what_a_phone_hears_can_be_recorded(phones: MakePhone, asterisk: Asterisk) -> None:
+    phone = await phones("1001", record=True)
+    await phone.dial("601")
+    await asyncio.sleep(1)
+    await phone.hangup()
+    recorded = [path for path in (phone.folder / "heard").iterdir() if path.stat().st_size > 4000]
+    assert recorded
+
+
+def test_the_log_is_read_line_by_line() -> None:
+    text = (
+        "[2026-01-01 00:00:00.000] VERBOSE[1][C-1] file.c: <PJSIP/1001-00000001> Playing "
+        "'agent-loginok.gsm' (language 'en')\n"
+        "[2026-01-01 00:00:01.000] VERBOSE[1][C-2] file.c: <Local/1@phones-0;2> Playing "
+        "'digits/1.slin' (language 'fr')\n"
+    )
+    assert parse_log(text) == [
+        Played("PJSIP/1001-00000001", "agent-loginok", "en"),
+        Played("Local/1@phones-0;2", "digits/1", "fr"),
+    ]
+
+
+def test_other_extensions(equipment: Equipment, tmp_path: Path) -> None:
+    many = [Extension(str(number), "secret", "en") for number in range(2001, 2004)]
+    with Asterisk(tmp_path, equipment.asterisk, many, {"900": "night"}) as asterisk:
+        assert "2003" in asterisk.cli("pjsip show endpoints")
+        assert "night" in asterisk.cli("queue show")
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("round_", [1, 2])
+def test_every_test_has_a_database_of_its_own(postgres_url: str, round_: int) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("CREATE TABLE once (id int)")
+
+
+def test_asterisk_dies_with_the_test_run(equipment: Equipment, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+    import time
+
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from fastagi.demo.asterisk import Asterisk; from fastagi.demo.equipment import prepare\n"
+        "a = Asterisk(Path(sys.argv[1]), prepare().asterisk); a.start(); print(a.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode == -signal.SIGKILL
+    pid = int(told.stdout)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "Asterisk outlived the process that started it"
+        time.sleep(0.05)
