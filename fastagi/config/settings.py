@@ -1,0 +1,322 @@
+"""The settings: frozen, typed, one class per section of the YAML."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+)
+
+from fastagi.agents.commands import WhenInCall
+from fastagi.agents.devices import DeviceRule, DeviceType, Pattern
+from fastagi.agents.lockout import Lockout
+from fastagi.config.values import (
+    AsteriskName,
+    Code,
+    Context,
+    DatabaseUrl,
+    Duration,
+    Host,
+    HostPort,
+    HostPortValue,
+    Id,
+    Language,
+    Network,
+    NetworkValue,
+    Number,
+    Penalty,
+    Pin,
+    PinHash,
+    PlainText,
+    QueueName,
+    ReasonCode,
+    Secret,
+    Sounds,
+    Timeout,
+    frozen_mapping,
+    network,
+)
+from fastagi.contract import Outcome, Script
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class FastAgiSettings(Section):
+    """The FastAGI server that Asterisk calls."""
+
+    listen: HostPortValue = HostPort("127.0.0.1", 4573)
+    allow: tuple[NetworkValue, ...] = (network("127.0.0.0/8"), network("::1"))
+    advertise: HostPortValue | None = None  # what the dialplan calls, where it is not `listen`
+    standby: tuple[HostPortValue, ...] = ()  # servers the dialplan tries when this one is away
+    max_sessions: Annotated[int, Field(ge=1, le=1_000_000)] = 4000
+    session_deadline: Timeout = timedelta(seconds=120)
+    header_timeout: Timeout = timedelta(seconds=5)
+    drain: Duration = timedelta(seconds=30)
+
+    @property
+    def advertised(self) -> HostPort:
+        """What the dialplan calls: ``advertise``, else ``listen``, and loopback for "all"."""
+        if self.advertise is not None:
+            return self.advertise
+        every = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        return HostPort(every.get(self.listen.host, self.listen.host), self.listen.port)
+
+
+class AsteriskSettings(Section):
+    """The manager interface (AMI)."""
+
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 5038
+    username: AsteriskName = "fastagi"
+    secret: Secret
+    timeout: Timeout = timedelta(seconds=5)
+
+
+class HttpSettings(Section):
+    listen: HostPortValue = HostPort("127.0.0.1", 9493)
+    tokens: Annotated[Mapping[PlainText, Secret], AfterValidator(frozen_mapping)] = Field(
+        default_factory=lambda: frozen_mapping({})
+    )
+
+    @property
+    def loopback(self) -> bool:
+        """Only this machine can reach it."""
+        if self.listen.host == "localhost":
+            return True
+        try:
+            return ip_address(self.listen.host).is_loopback
+        except ValueError:
+            return False
+
+
+class WebhookSettings(Section):
+    allow: tuple[NetworkValue, ...] = ()  # private networks that hooks may reach
+
+
+class FeatureCodes(Section):
+    """What agents dial; None: switched off."""
+
+    login: Code | None = "*31"
+    logoff: Code | None = "*32"
+    pause: Code | None = "*33"
+    unpause: Code | None = "*34"
+    status: Code | None = "*35"
+    queue: Code | None = "*36"
+    toggle_login: Code | None = "*30"
+    toggle_pause: Code | None = "*39"
+
+    def by_script(self) -> dict[Script, str]:
+        """The codes that are switched on."""
+        codes = {script: getattr(self, script.name.lower()) for script in Script}
+        return {script: code for script, code in codes.items() if code is not None}
+
+
+class LockoutSettings(Section):
+    """So many wrong PINs within this time lock for that time."""
+
+    failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    within: Timeout = timedelta(minutes=15)
+    for_: Timeout = Field(default=timedelta(minutes=15), alias="for")
+
+    def rule(self) -> Lockout:
+        return Lockout(self.failures, self.within, self.for_)
+
+
+class ExtensionFrom(StrEnum):
+    """Where a login without an extension takes it from."""
+
+    ENDPOINT = "endpoint"
+    CALLER_ID = "caller_id"
+
+
+class AlreadyElsewhere(StrEnum):
+    """What a login does when the agent is logged in on another extension."""
+
+    ASK = "ask"
+    MOVE = "move"
+    REFUSE = "refuse"
+
+
+class InUseByAnother(StrEnum):
+    """What a login does when another agent is logged in on the extension."""
+
+    REFUSE = "refuse"
+    TAKE_OVER = "take_over"
+
+
+class LoginSettings(Section):
+    extension_from: ExtensionFrom = ExtensionFrom.ENDPOINT
+    pin_tries: Annotated[int, Field(ge=1, le=20)] = 3
+    lockout: LockoutSettings = Field(default_factory=LockoutSettings)
+    already_elsewhere: AlreadyElsewhere = AlreadyElsewhere.ASK
+    in_use_by_another: InUseByAnother = InUseByAnother.REFUSE
+    logoff_in_call: WhenInCall = WhenInCall.AFTER_CALL
+
+
+def _pattern(text: str) -> str:
+    Pattern.parse(text)
+    return text
+
+
+def _template(text: str) -> str:
+    """An interface: data that goes into AMI lines, so what would end or split one is refused."""
+    if text != text.strip() or any(not char.isprintable() for char in text):
+        raise ValueError("blanks around it and control characters cannot stand in an interface")
+    for char in ',|;&"\\ ':
+        if char in text:
+            raise ValueError(f"{char!r} cannot stand in an interface")
+    rest = text.replace("{extension}", "")
+    if "{" in rest or "}" in rest:
+        raise ValueError("the only placeholder is {extension}")
+    return text
+
+
+def _interface(text: str) -> str:
+    technology, slash, rest = _template(text).partition("/")
+    if not slash or not technology.isalnum() or not rest:
+        raise ValueError(f"{text!r} is no interface, such as PJSIP/{{extension}}")
+    return text
+
+
+class DeviceRuleSettings(Section):
+    """One rule of how an extension becomes a queue member."""
+
+    match: Annotated[str, AfterValidator(_pattern)]
+    context: Context | None = None
+    interface: Annotated[str, AfterValidator(_interface)]
+    state_interface: Annotated[str, AfterValidator(_template)] | None = None
+    type: DeviceType = "local"
+
+    def rule(self) -> DeviceRule:
+        return DeviceRule(
+            pattern=Pattern.parse(self.match),
+            context=self.context or "",
+            interface=self.interface,
+            state_interface=self.state_interface,
+            type=self.type,
+        )
+
+
+class WhenExceeded(StrEnum):
+    """What happens to a pause that lasts longer than its reason allows."""
+
+    NOTHING = "nothing"
+    UNPAUSE = "unpause"
+    LOG_OFF = "log_off"
+
+
+class PauseReasonSettings(Section):
+    code: ReasonCode
+    name: AsteriskName
+    description: PlainText = ""
+    productive: bool = False
+    max_duration: Timeout | None = None
+    when_exceeded: WhenExceeded = WhenExceeded.NOTHING
+
+
+class QueueSettings(Section):
+    """A queue of Asterisk's; ``number`` is what agents dial for it."""
+
+    id: Id | None = None
+    number: Number
+    name: QueueName
+    description: PlainText = ""
+
+
+class AgentQueue(Section):
+    name: str
+    penalty: Penalty = 0
+
+
+def _agent_queue(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class AgentSettings(Section):
+    """An agent. ``language`` is filled in from the general one."""
+
+    id: Id | None = None
+    number: Number
+    name: PlainText
+    pin: Pin | None = None
+    pin_hash: PinHash | None = None
+    language: Language = "en"
+    queues: tuple[Annotated[AgentQueue, BeforeValidator(_agent_queue)], ...] = ()
+
+
+class Settings(Section):
+    """Everything. ``agents`` is None when they were left out by ``load(agents=False)``."""
+
+    fastagi: FastAgiSettings = Field(default_factory=FastAgiSettings)
+    asterisk: AsteriskSettings
+    database: DatabaseUrl = Field(default="sqlite:///fastagi.db", repr=False)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    language: Language = "en"
+    feature_codes: FeatureCodes = Field(default_factory=FeatureCodes)
+    login: LoginSettings = Field(default_factory=LoginSettings)
+    devices: tuple[DeviceRuleSettings, ...] = ()
+    prompts: Annotated[Mapping[Outcome, Sounds], AfterValidator(frozen_mapping)] = Field(
+        default_factory=lambda: frozen_mapping({})
+    )
+    pause_reasons: tuple[PauseReasonSettings, ...] = ()
+    queues: tuple[QueueSettings, ...] = ()
+    agents: tuple[AgentSettings, ...] | None = ()
+
+    _fingerprint_material: bytes = PrivateAttr(default=b"")
+    _sliceable: bool = PrivateAttr(default=False)
+
+    @property
+    def fingerprint_material(self) -> bytes:
+        """A digest of all files and all environment values they name: the same bytes, the same
+        settings. It is made of secrets too, so it is kept salted and hashed hard, never as it is.
+        """
+        return self._fingerprint_material
+
+    @property
+    def sliceable(self) -> bool:
+        """A full load showed that leaving out the agents by line gives all else unchanged."""
+        return self._sliceable
+
+    def device_rules(self) -> tuple[DeviceRule, ...]:
+        return tuple(device.rule() for device in self.devices)
+
+    def languages(self) -> tuple[str, ...]:
+        """Every language a prompt may be spoken in, the general one first."""
+        spoken = dict.fromkeys([self.language, *(agent.language for agent in self.agents or ())])
+        return tuple(spoken)
+
+
+__all__ = [
+    "AgentQueue",
+    "AgentSettings",
+    "AlreadyElsewhere",
+    "AsteriskSettings",
+    "DeviceRuleSettings",
+    "ExtensionFrom",
+    "FastAgiSettings",
+    "FeatureCodes",
+    "HostPort",
+    "HttpSettings",
+    "InUseByAnother",
+    "LockoutSettings",
+    "LoginSettings",
+    "Network",
+    "PauseReasonSettings",
+    "QueueSettings",
+    "SecretStr",
+    "Settings",
+    "WebhookSettings",
+    "WhenExceeded",
+]

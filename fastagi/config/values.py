@@ -1,0 +1,250 @@
+"""The kinds of values that stand in a configuration: durations, addresses, names, numbers.
+
+Everything comes as text. Each parser raises ValueError saying what is wrong; those of secrets
+never repeat what was written.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+NAME_BYTES = 79  # app_queue cuts a longer name, in the middle of a character
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+_LONGEST = timedelta(days=366)
+_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?", re.ASCII)
+_SOUND = re.compile(r"[A-Za-z0-9_/.-]+", re.ASCII)
+_CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}", re.ASCII)
+_LANGUAGE = re.compile(r"[a-z]{2}(_[A-Z]{2})?", re.ASCII)
+_CODE = re.compile(r"[*#0-9]{1,16}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
+_REASON_CODE = re.compile(r"[0-9]{1,10}", re.ASCII)
+_PIN = re.compile(r"[0-9]{3,12}", re.ASCII)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is empty" if value is None else "must be a single value")
+    return value
+
+
+def duration(value: object) -> timedelta:
+    """``90s``, ``45m``, ``2h``, ``1h30m``, ``1d``."""
+    if isinstance(value, timedelta):
+        return value
+    text = _text(value)
+    found = _DURATION.fullmatch(text)
+    if not text or found is None:
+        unit = " (with its unit)" if text.isdigit() else ""
+        raise ValueError(f"{text!r} is no duration{unit}: write 45m, 90s or 1h30m")
+    days, hours, minutes, seconds = (
+        int(part or 0) if len(part or "") < 10 else 10**9 for part in found.groups()
+    )
+    try:
+        length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    except OverflowError:
+        length = timedelta.max
+    if length > _LONGEST:
+        raise ValueError(f"{text!r} is longer than a year")
+    return length
+
+
+def positive(length: timedelta) -> timedelta:
+    if length <= timedelta(0):
+        raise ValueError("must be longer than 0s")
+    return length
+
+
+def host(value: object) -> str:
+    """A host name or an address, nothing else: it goes into dialplan and manager.conf."""
+    text = _text(value)
+    try:
+        return str(ip_address(text)) if "%" not in text else _no_host(text)
+    except ValueError:
+        pass
+    if not _HOST.fullmatch(text) or text.replace(".", "").isdigit():
+        _no_host(text)
+    return text
+
+
+def _no_host(text: str) -> str:
+    raise ValueError(f"{text!r} is neither a host name nor an address")
+
+
+class HostPort(NamedTuple):
+    """Where to listen or connect; as text an IPv6 address stands in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def host_port(value: object) -> HostPort:
+    if isinstance(value, HostPort):
+        return value
+    text = _text(value)
+    name, colon, port = text.rpartition(":")
+    if not colon or (":" in name and not name.startswith("[")):
+        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:4573 or [::1]:4573")
+    if not name:
+        raise ValueError(f"{text!r} has no host: write 0.0.0.0{text} to listen on all addresses")
+    if name.startswith("["):
+        if not name.endswith("]") or ":" not in name:
+            raise ValueError(f"{text!r} is not host:port, such as [::1]:4573")
+        name = name[1:-1]
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise ValueError(f"{port!r} is no port: 1 to 65535")
+    return HostPort(host(name), int(port))
+
+
+Network = IPv4Network | IPv6Network
+
+
+def network(value: object) -> Network:
+    """An address or a network."""
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    text = _text(value)
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        wide = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is no address or network, such as 10.0.0.0/8") from None
+    raise ValueError(f"{text!r} is an address inside a network, did you mean {str(wide)!r}?")
+
+
+def database_url(value: object) -> str:
+    """May hold a password, so the message never repeats it."""
+    text = _text(value)
+    if any(char < " " or char == "\x7f" for char in text):
+        raise ValueError("control characters cannot stand in a database URL")
+    scheme, _, rest = text.partition(":")
+    if scheme == "sqlite":
+        if not rest.startswith("///") or len(rest) == 3:
+            raise ValueError("write sqlite:///file.db, or sqlite:////folder/file.db")
+        return text
+    if scheme == "postgresql":
+        try:
+            parts = urlsplit(text)
+            _ = parts.port
+        except ValueError:
+            raise ValueError("this PostgreSQL URL cannot be read") from None
+        if not rest.startswith("//") or not parts.path.strip("/"):
+            raise ValueError("write postgresql://user:password@host/database")
+        return text
+    if scheme in ("postgres", "psql", "pgsql", "postgresql+psycopg"):
+        raise ValueError("did you mean postgresql://…?")
+    raise ValueError("must begin with sqlite:/// or postgresql://")
+
+
+def plain(text: str) -> str:
+    """Text for people: no control characters, no blanks around it."""
+    if not text.strip():
+        raise ValueError("is empty")
+    if any(not char.isprintable() for char in text):
+        raise ValueError("control characters cannot stand here")
+    if text != text.strip():
+        raise ValueError("begins or ends with a blank")
+    return text
+
+
+def asterisk_name(text: str) -> str:
+    """A name that Asterisk keeps among others: it joins them with ``|`` and splits on ``, | ;``."""
+    plain(text)
+    for char in ",|;":
+        if char in text:
+            raise ValueError(f"{char!r} cannot stand in a name that Asterisk sees")
+    if len(text.encode()) > NAME_BYTES:
+        raise ValueError(f"longer than the {NAME_BYTES} bytes that Asterisk keeps")
+    return text
+
+
+def queue_name(text: str) -> str:
+    asterisk_name(text)
+    if any(char in '[]()"\\' for char in text):
+        raise ValueError("brackets, quotes and backslashes cannot stand in a queue's name")
+    if text.lower() in ("general", "globals"):
+        raise ValueError(f"{text!r} is no queue: queues.conf has a section of that name")
+    return text
+
+
+def _matching(pattern: re.Pattern[str], message: str, show: bool = True) -> AfterValidator:
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"{text!r} {message}" if show else message)
+        return text
+
+    return AfterValidator(check)
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text:
+        raise ValueError("is empty")
+    if any(not char.isprintable() for char in text):
+        raise ValueError("control characters cannot stand in a secret")
+    return value
+
+
+def _pin(value: SecretStr) -> SecretStr:
+    if not _PIN.fullmatch(value.get_secret_value()):
+        raise ValueError("a PIN has 3 to 12 digits")
+    return value
+
+
+def _pin_hash(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not re.fullmatch(r"\$argon2(id|i|d)\$[A-Za-z0-9+/=,$-]{8,200}", text, re.ASCII):
+        raise ValueError("must be an argon2 hash, $argon2id$…")
+    return value
+
+
+def _sounds(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _not_silent(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("needs at least one sound: a caller must never hear silence")
+    return value
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def frozen_mapping(value: Mapping[K, V]) -> Mapping[K, V]:
+    return MappingProxyType(dict(value))
+
+
+Duration = Annotated[timedelta, BeforeValidator(duration)]
+Timeout = Annotated[timedelta, BeforeValidator(duration), AfterValidator(positive)]
+Host = Annotated[str, BeforeValidator(host)]
+HostPortValue = Annotated[HostPort, BeforeValidator(host_port)]
+NetworkValue = Annotated[Network, BeforeValidator(network)]
+DatabaseUrl = Annotated[str, BeforeValidator(database_url)]
+PlainText = Annotated[str, AfterValidator(plain)]
+AsteriskName = Annotated[str, AfterValidator(asterisk_name)]
+QueueName = Annotated[str, AfterValidator(queue_name)]
+Language = Annotated[str, _matching(_LANGUAGE, "is no language, such as en or pt_BR")]
+Code = Annotated[str, _matching(_CODE, "is no feature code: 1 to 16 of 0-9, * and #")]
+Number = Annotated[str, _matching(_NUMBER, "is no number: 1 to 20 digits")]
+ReasonCode = Annotated[str, _matching(_REASON_CODE, "is no code: 1 to 10 digits")]
+Context = Annotated[str, _matching(_CONTEXT, "is no context: letters, digits and _ . -")]
+Sound = Annotated[str, _matching(_SOUND, "is no sound: letters, digits and _ / . -")]
+Sounds = Annotated[tuple[Sound, ...], BeforeValidator(_sounds), AfterValidator(_not_silent)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Pin = Annotated[SecretStr, AfterValidator(_pin)]
+PinHash = Annotated[SecretStr, AfterValidator(_pin_hash)]
+Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Penalty = Annotated[int, Field(ge=0, le=2**31 - 1)]
