@@ -1,0 +1,1 @@
+"""What happened, told to others: at least once, in order for each agent and sink."""
