@@ -1,0 +1,1 @@
+"""The phone: FastAGI calls from Asterisk, one session each."""
