@@ -24,11 +24,12 @@ from fastagi.agents.commands import (
     Unpause,
     WhenInCall,
 )
-from fastagi.agents.devices import Device, DeviceRule, endpoint, resolve
+from fastagi.agents.devices import Device, DeviceRule, endpoint_of, is_extension, resolve
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.service import AgentService
 from fastagi.agi import prompts
 from fastagi.agi.prompts import Digits, Facts, Number, Phrase
+from fastagi.agi.protocol import printable
 from fastagi.agi.session import (
     CallerHungUp,
     CommandFailed,
@@ -46,6 +47,7 @@ ANSWER_WITHIN = 8.0  # seconds for the first digit
 NEXT_DIGIT_WITHIN = 3.0  # seconds for each further one
 AGENT_DIGITS = 20
 PIN_DIGITS = 12
+SHOWN = 80  # characters of what a caller sends that are written down
 
 _DIALLED = re.compile(r"(?P<number>[0-9]{0,20})(?:\*(?P<extension>[0-9]{1,40}))?")
 _PLAIN = re.compile(r"[A-Za-z0-9_ .+-]*")
@@ -73,14 +75,13 @@ class Call:
         self.settings = settings
         request = session.request
         self.dialled = request.args[0] if request.args else ""
-        self.caller_id = printable(request.callerid)
         self.actor = Actor(
-            channel=printable(request.channel),
-            caller_id=self.caller_id,
-            unique_id=printable(request.uniqueid),
+            channel=printable(request.channel)[:SHOWN],
+            caller_id=printable(request.callerid)[:SHOWN],
+            unique_id=printable(request.uniqueid)[:SHOWN],
         )
-        own = endpoint(request.channel) if settings.extension_from_endpoint else request.callerid
-        self.own_extension = own if own.isascii() else ""
+        own = endpoint_of(request.channel) if settings.extension_from_endpoint else request.callerid
+        self.own_extension = own if is_extension(own) else ""
         # What the answer and the channel variables speak of.
         self.agent = ""
         self.extension = self.own_extension
@@ -485,11 +486,3 @@ def parse(dialled: str, extension: str) -> tuple[str, str]:
     if match is None:
         return "", extension
     return match["number"], match["extension"] or extension
-
-
-def printable(text: str) -> str:
-    """Any bytes a caller may send, fit for JSON, a log line and every reader: what cannot be
-    printed becomes ``?``, and it is kept short."""
-    return "".join(c if c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF else "?" for c in text)[
-        :80
-    ]
