@@ -15,14 +15,15 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from fastagi.demo.asterisk import Asterisk, dies_with_us, free_port
+from fastagi.demo.asterisk import Asterisk, clipped, dies_with_us, free_port
 from fastagi.demo.equipment import Equipment, prepare
 from fastagi.demo.phone import Phone
 
@@ -57,19 +58,18 @@ def equipment() -> Equipment:
 def _session_asterisk(
     equipment: Equipment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Asterisk]:
-    asterisk = Asterisk(
-        tmp_path_factory.mktemp("asterisk"), equipment.asterisk, more_dialplan=TEST_DIALPLAN
-    )
-    asterisk.start()
-    yield asterisk
-    asterisk.stop()
+    folder = tmp_path_factory.mktemp("asterisk")
+    program = clipped(equipment.asterisk, folder / "clipped", seconds=0.4)
+    with Asterisk(folder, program, more_dialplan=TEST_DIALPLAN) as asterisk:
+        yield asterisk
 
 
 @pytest.fixture
 def asterisk(_session_asterisk: Asterisk, request: pytest.FixtureRequest) -> Iterator[Asterisk]:
     """A running Asterisk with the queues sales, support and billing, empty, and no calls.
 
-    One process serves all tests; a test may kill it. For other settings make an
+    One process serves all tests; a test may kill it. Its prompts are cut to 0.4 s, so that a
+    test is not mostly listening; ``equipment.asterisk`` has them whole. For other settings make an
     ``Asterisk(tmp_path, equipment.asterisk, …)`` of your own: it starts in half a second.
     """
     asterisk = _session_asterisk
@@ -92,7 +92,7 @@ def asterisk(_session_asterisk: Asterisk, request: pytest.FixtureRequest) -> Ite
 
 
 def _members(shown: str) -> list[str]:
-    """Interfaces of dynamic members: ``Agent/1001 (PJSIP/1001) (ringinuse disabled) (dynamic) …``"""
+    """Interfaces of dynamic members: ``Agent/1001 (PJSIP/1001) (ringinuse …) (dynamic) …``"""
     found = []
     for line in shown.splitlines():
         if "(dynamic)" in line:
@@ -162,7 +162,9 @@ _LOG = pytest.StashKey[tuple[Asterisk, int]]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed and _LOG in item.stash:
         asterisk, mark = item.stash[_LOG]
@@ -190,8 +192,9 @@ class PostgreSQL:
         account = _unprivileged()
         if account is not None:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
-        who = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid}
-        extra: dict[str, list[int]] = {} if account is None else {"extra_groups": []}
+        who: dict[str, Any] = {}
+        if account is not None:
+            who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         data = self.folder / "data"
         subprocess.run(
             [
@@ -212,7 +215,6 @@ class PostgreSQL:
             capture_output=True,
             cwd=self.folder,
             **who,
-            **extra,
         )
         settings = {
             "listen_addresses": "127.0.0.1",
@@ -224,24 +226,26 @@ class PostgreSQL:
             "max_connections": 200,
             "shared_buffers": "32MB",
         }
-        self.process = subprocess.Popen(
-            [programs / "postgres", "-D", data]
-            + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
-            stdin=subprocess.DEVNULL,
-            stdout=(self.folder / "log").open("ab"),
-            stderr=subprocess.STDOUT,
-            cwd=self.folder,
-            preexec_fn=dies_with_us(signal.SIGINT),  # SIGINT: its fast shutdown
-            **who,
-            **extra,
-        )
+        with (self.folder / "log").open("ab") as log:
+            process: subprocess.Popen[bytes] = subprocess.Popen(
+                [str(programs / "postgres"), "-D", str(data)]
+                + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,
+                preexec_fn=dies_with_us(signal.SIGINT),  # SIGINT: its fast shutdown
+                **who,
+            )
+        self.process = process
         deadline = time.monotonic() + 30
         while True:
             try:
                 with psycopg.connect(self.url(), connect_timeout=5):
                     return
             except psycopg.OperationalError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > deadline:
                     pytest.fail((self.folder / "log").read_text(errors="replace"), pytrace=False)
                 time.sleep(0.05)
 

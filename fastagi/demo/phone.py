@@ -117,7 +117,6 @@ class Phone:
         default_factory=dict, init=False, repr=False
     )
     _tokens: "itertools.count[int]" = field(default_factory=itertools.count, init=False, repr=False)
-    _registered: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition, init=False, repr=False)
     _current: Call | None = field(default=None, init=False, repr=False)
     _refused: str = field(default="", init=False, repr=False)
@@ -132,7 +131,6 @@ class Phone:
         """
         if self._process is not None and self._process.returncode is None:
             raise PhoneError(f"phone {self.extension} is plugged in already")
-        self._registered.clear()
         self._refused = ""
         control = free_port()
         self._configure(control)
@@ -152,8 +150,7 @@ class Phone:
             async with asyncio.timeout(within):
                 reader, self._writer = await self._connect(control)
                 self._reader = asyncio.create_task(self._listen(reader))
-                # The registration may have been answered before we listened.
-                await asyncio.wait({asyncio.create_task(self._ask_registered())})
+                await self._until_registered()
         except TimeoutError as error:
             await self.unplug()
             why = self._refused or f"not registered after {within:g} s"
@@ -171,13 +168,25 @@ class Phone:
             except OSError:
                 await asyncio.sleep(0.02)
 
-    async def _ask_registered(self) -> None:
-        while not self._registered.is_set():
+    async def _until_registered(self) -> None:
+        """Ask until it says OK: the event of the first registration may come before we listen."""
+        while True:
             told = str((await self._command("reginfo")).get("data", ""))
-            if re.search(r"\b(OK|1)\b", re.sub(r"\x1b\[[0-9;]*m", "", told)):
+            told = re.sub(r"\x1b\[[0-9;]*m", "", told)
+            # > sip:1001@127.0.0.1:5060      OK  Asterisk Expires 599s
+            if re.search(r"^>?\s*sip:\S+\s+OK\b", told, re.MULTILINE):
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._registered.wait(), 0.1)
+            if re.search(r"^>?\s*sip:\S+\s+ERR\b", told, re.MULTILINE):
+                self._refused = "Asterisk refuses the registration"
+            await asyncio.sleep(0.02)
+
+    async def register(self) -> None:
+        """Register again, for an Asterisk that was killed before it had noted where we are.
+
+        A call in progress is lost, as it is at the other end.
+        """
+        await self.unplug()
+        await self.plug()
 
     async def unplug(self) -> None:
         """Pull the cable: the process is killed, Asterisk hears nothing of it."""
@@ -368,11 +377,7 @@ class Phone:
     async def _event(self, event: Mapping[str, Any]) -> None:
         kind, number = str(event.get("type")), str(event.get("id", ""))
         reason = str(event.get("param", ""))
-        if kind == "REGISTER_OK":
-            self._registered.set()
-        elif kind == "REGISTER_FAIL":
-            self._refused = f"registration refused: {reason}"
-        elif event.get("class") != "call" or not number:
+        if event.get("class") != "call" or not number:
             return
         async with self._changed:
             call = self.calls.get(number)

@@ -1,14 +1,19 @@
 """Asterisk and the phones are real, and do what the other tests take for granted."""
 
 import asyncio
+import dataclasses
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from fastagi.demo.asterisk import Asterisk, AsteriskError, Extension, Played, parse_log
+from fastagi.demo.asterisk import Asterisk, AsteriskError, Extension, Played, clipped, parse_log
 from fastagi.demo.equipment import Equipment
 from fastagi.demo.phone import CallRefused, Phone, PhoneError
 
@@ -45,11 +50,26 @@ def test_killed_and_started_again(equipment: Equipment, tmp_path: Path) -> None:
 
 
 def test_a_start_that_fails_says_why(equipment: Equipment, tmp_path: Path) -> None:
-    with Asterisk(tmp_path / "one", equipment.asterisk) as one:
-        two = Asterisk(tmp_path / "two", equipment.asterisk, more_dialplan="")
-        two.folder = one.folder  # the same control socket
-        with pytest.raises(AsteriskError, match="already running"):
-            two.start()
+    program = dataclasses.replace(
+        equipment.asterisk, command=("sh", "-c", "echo no room on the stairs; exit 1")
+    )
+    with pytest.raises(AsteriskError, match="no room on the stairs"):
+        Asterisk(tmp_path, program).start()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_port_that_is_taken_is_told(
+    equipment: Equipment, tmp_path: Path, kind: socket.SocketKind
+) -> None:
+    asterisk = Asterisk(tmp_path, equipment.asterisk)
+    port = asterisk.ami_port if kind is socket.SOCK_STREAM else asterisk.sip_port
+    with socket.socket(type=kind) as taken:
+        taken.bind(("127.0.0.1", port))
+        if kind is socket.SOCK_STREAM:
+            taken.listen()
+        with pytest.raises(AsteriskError, match="already in use"):
+            asterisk.start()
+    assert not asterisk.running
 
 
 def test_a_path_too_long_for_a_socket_is_refused(equipment: Equipment, tmp_path: Path) -> None:
@@ -64,9 +84,10 @@ async def test_digits_arrive_as_they_were_pressed(
     phone = await phones("1001")
     await phone.dial("601")
     await eventually(lambda: "agent-pass" in asterisk.played("PJSIP/1001", since=mark))
-    await phone.press("0123456789*00112#")
-    await phone.wait_closed()
-    assert "pressed=0123456789*00112" in asterisk.log_since(mark)
+    await phone.press("0123456789*0012#")
+    await eventually(lambda: "digits/2" in asterisk.played("PJSIP/1001", since=mark))
+    await phone.hangup()
+    assert 'pressed=0123456789*0012"' in asterisk.log_since(mark)
     heard = asterisk.prompts("PJSIP/1001", since=mark)
     assert [played.sound for played in heard][:4] == [
         "agent-pass",
@@ -75,6 +96,16 @@ async def test_digits_arrive_as_they_were_pressed(
         "digits/2",
     ]
     assert {played.language for played in heard} == {"en"}
+
+
+def test_clipped_prompts_are_all_there_and_short(equipment: Equipment, tmp_path: Path) -> None:
+    short = clipped(equipment.asterisk, tmp_path, seconds=0.2)
+    for language, whole in equipment.asterisk.sounds.items():
+        names = {str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file()}
+        folder = short.sounds[language]
+        assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == names
+        assert (folder / "agent-loginok.gsm").stat().st_size == 330
+        assert (folder / "silence/1.gsm").stat().st_size > 1600
 
 
 async def test_a_french_phone_hears_french(asterisk: Asterisk, phones: MakePhone) -> None:
@@ -156,7 +187,8 @@ async def test_unplugged_and_plugged_in_again(phones: MakePhone, asterisk: Aster
 async def test_phones_survive_a_restart_of_asterisk(asterisk: Asterisk, phones: MakePhone) -> None:
     caller, called = await phones("1001"), await phones("1002")
     asterisk.kill()
-    asterisk.start()  # registrations are kept in its database
+    asterisk.start()
+    await asyncio.gather(caller.register(), called.register())
     await caller.dial("1002")
     await called.wait_answered()
     await caller.hangup()
@@ -199,10 +231,6 @@ def test_every_test_has_a_database_of_its_own(postgres_url: str, round_: int) ->
 
 
 def test_asterisk_dies_with_the_test_run(equipment: Equipment, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-    import time
-
     program = (
         "import os, sys; from pathlib import Path\n"
         "from fastagi.demo.asterisk import Asterisk; from fastagi.demo.equipment import prepare\n"
