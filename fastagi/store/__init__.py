@@ -1,0 +1,5 @@
+"""The store: what is meant, in SQLite or PostgreSQL. Peewee stays in this room."""
+
+from fastagi.store.transactions import PeeweeStore, open_store
+
+__all__ = ["PeeweeStore", "open_store"]

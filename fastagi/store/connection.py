@@ -1,0 +1,383 @@
+"""One thread's connection: transactions, and agents' states as rows.
+
+Peewee takes about 100 µs of processor time per query, several times what the database takes. What
+runs at every call is therefore SQL text here; everything else uses Peewee's queries.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from peewee import Database, PeeweeException
+
+from fastagi.agents.commands import LogOff, PauseReason, from_dict, to_dict
+from fastagi.agents.devices import Device
+from fastagi.agents.events import SINKS, Event
+from fastagi.agents.model import AgentState, Change, LoginSession, Membership, PauseSegment
+from fastagi.agents.service import StoreUnavailable
+from fastagi.store.database import Place
+from fastagi.store.worker import Transactor
+
+
+def moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+class Loaded:
+    """An agent's state with what only the store knows of it."""
+
+    __slots__ = ("archived", "decided_at", "intent", "intent_id", "state")
+
+    def __init__(
+        self,
+        state: AgentState,
+        archived: bool,
+        intent_id: str | None,
+        intent: str | None,
+        decided_at: float | None,
+    ) -> None:
+        self.state = state
+        self.archived = archived
+        self.intent_id = intent_id
+        self.intent = intent
+        self.decided_at = decided_at
+
+
+_STATE = """
+SELECT a.id, a.number, a.name, a.language, a.pin_hash, a.archived_at,
+       i.command_id, i.command, i.decided_at,
+       s.id, s.extension, s.context, s.interface, s.state_interface, s.type, s.since, s.planned,
+       p.id, p.code, p.name, p.since,
+       q.name, q.number, m.penalty, m.joined, m.archived_at, q.archived_at
+FROM agents a
+LEFT JOIN intents i ON i.agent_id = a.id
+LEFT JOIN login_sessions s ON s.agent_id = a.id AND s.ended_at IS NULL
+LEFT JOIN pause_segments p ON p.agent_id = a.id AND p.ended_at IS NULL
+LEFT JOIN memberships m ON m.agent_id = a.id
+LEFT JOIN queues q ON q.id = m.queue_id
+WHERE {where}
+ORDER BY a.id, m.queue_id
+"""
+
+
+def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list[Loaded]:
+    """States of the rows of ``_STATE``: one row per membership, an agent's rows together.
+
+    A membership that was taken away counts as long as the agent is in that queue: it has to be
+    left. With ``all_memberships`` it counts anyway.
+    """
+    found: list[Loaded] = []
+    last: Sequence[Any] | None = None
+    memberships: list[Membership] = []
+    for row in rows:
+        if last is not None and last[0] != row[0]:
+            found.append(_one(last, tuple(memberships)))
+            memberships = []
+        last = row
+        name = row[21]
+        if name is not None and (
+            row[24] or all_memberships or (row[25] is None and row[26] is None)
+        ):
+            memberships.append(Membership(name, row[22], row[23], bool(row[24])))
+    if last is not None:
+        found.append(_one(last, tuple(memberships)))
+    return found
+
+
+def _one(row: Sequence[Any], memberships: tuple[Membership, ...]) -> Loaded:
+    session: LoginSession | None = None
+    pause: PauseSegment | None = None
+    planned: LogOff | None = None
+    if row[9] is not None:
+        session = LoginSession(
+            row[9], Device(row[10], row[11], row[12], row[13], row[14]), moment(row[15])
+        )
+        if row[16] is not None:
+            command = from_dict(json.loads(row[16]))
+            assert isinstance(command, LogOff)
+            planned = command
+    if row[17] is not None:
+        pause = PauseSegment(row[17], PauseReason(row[18], row[19]), moment(row[20]))
+    return Loaded(
+        AgentState(row[0], row[1], row[2], row[3], row[4], memberships, session, pause, planned),
+        row[5] is not None,
+        row[6],
+        row[7],
+        row[8],
+    )
+
+
+class Connection(Transactor):
+    """Reconnects by itself at the next ``begin`` after a failure."""
+
+    def __init__(self, database: Database, place: Place) -> None:
+        self._database: Any = database
+        self._sqlite = place.sqlite
+        self._place = place
+        self._cursor: Any = None
+        self._open = False  # a transaction
+        self._states: dict[str, Loaded] = {}
+        self._texts: dict[str, str] = {}
+        self.wrote_deliveries = False
+
+    # -- transactions
+
+    def begin(self, writes: bool) -> None:
+        if self._cursor is None:
+            self._database.connect(reuse_if_open=True)
+            self._cursor = self._database.connection().cursor()
+        self._states.clear()
+        if self._sqlite:
+            self._cursor.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            self._open = True
+        elif writes:
+            self._cursor.execute("BEGIN")
+            self._open = True
+
+    def commit(self) -> None:
+        if self._open:
+            self._cursor.execute("COMMIT")
+            self._open = False
+
+    def rollback(self) -> None:
+        self._states.clear()
+        try:
+            if self._cursor is not None and (self._open or not self._sqlite):
+                self._cursor.execute("ROLLBACK")
+        except Exception:
+            self.close()
+        self._open = False
+
+    def unavailable(self, error: BaseException) -> bool:
+        if isinstance(error, sqlite3.IntegrityError | psycopg.IntegrityError):
+            return False
+        if isinstance(error, sqlite3.ProgrammingError | psycopg.ProgrammingError):
+            return False
+        return isinstance(
+            error, sqlite3.Error | psycopg.Error | PeeweeException | OSError | StoreUnavailable
+        )
+
+    def close(self) -> None:
+        self._cursor = None
+        try:
+            if self._sqlite:
+                self._database.close()
+            elif not self._database.is_closed():
+                self._database.manual_close()  # not back into the pool
+        except Exception:  # the connection is given up anyway
+            self._database.reset()
+
+    # -- statements, written with ? for each value
+
+    def execute(self, sql: str, values: Sequence[object] = ()) -> Any:
+        """The cursor, good until the next statement."""
+        cursor = self._cursor
+        if self._sqlite:
+            cursor.execute(sql, values)
+        else:
+            text = self._texts.get(sql)
+            if text is None:
+                text = self._texts[sql] = sql.replace("%", "%%").replace("?", "%s")
+            cursor.execute(text, values)
+        return cursor
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        if not self._sqlite:
+            sql = sql.replace("%", "%%").replace("?", "%s")
+        self._cursor.executemany(sql, rows)
+
+    @property
+    def peewee(self) -> Database:
+        """For Peewee's queries in the same transaction."""
+        return self._database
+
+    @property
+    def sqlite(self) -> bool:
+        return self._sqlite
+
+    # -- agents
+
+    def prefetch(self, numbers: Sequence[str]) -> None:
+        """Loads the states that the jobs of one batch will ask for in one query."""
+        if not self._sqlite or len(numbers) < 2:
+            return
+        wanted = list(dict.fromkeys(numbers))
+        # Padded to a power of two, so that few texts are prepared.
+        size = 1 << (len(wanted) - 1).bit_length()
+        wanted += [wanted[0]] * (size - len(wanted))
+        self._states = {
+            found.state.number: found
+            for found in loaded(
+                self.execute(_STATE.format(where=f"a.number IN ({_marks(size)})"), wanted)
+            )
+        }
+
+    def load(self, number: str) -> Loaded | None:
+        found = self._states.get(number)
+        if found is None:
+            rows = self.execute(_BY_NUMBER, (number,)).fetchall()
+            for found in loaded(rows):
+                self._states[number] = found
+        return found
+
+    def lock(self, number: str) -> Loaded | None:
+        """The same; nobody else changes the agent before this transaction ends."""
+        if not self._sqlite:
+            # A statement of its own: joined rows would be those of before the wait.
+            self.execute("SELECT id FROM agents WHERE number = ? FOR UPDATE", (number,))
+            self._states.pop(number, None)
+        return self.load(number)
+
+    def forget(self, number: str) -> None:
+        """After a write that changes what ``load`` says of the agent."""
+        self._states.pop(number, None)
+
+    def loaded_where(
+        self, where: str, values: Sequence[object] = (), all_memberships: bool = False
+    ) -> list[Loaded]:
+        rows = self.execute(_STATE.format(where=where), values).fetchall()
+        return loaded(rows, all_memberships)
+
+    def write(self, change: Change) -> None:
+        """What differs between before and after, and the events."""
+        before, after = change.before, change.after
+        self._states.pop(before.number, None)
+        source = change.command.source.value
+        was, now = before.session, after.session
+        if was is not now and was != now:
+            if was is not None:
+                at, how = _ending(change)
+                self.execute(_END_SESSION, (at, how, source, was.id))
+                if now is None or now.device.interface.lower() != was.device.interface.lower():
+                    self.execute(_RELEASE, (was.device.interface.lower(), before.id))
+            if now is not None:
+                device = now.device
+                self.execute(
+                    _START_SESSION,
+                    (
+                        now.id,
+                        before.id,
+                        device.extension,
+                        device.context,
+                        device.interface,
+                        device.state_interface,
+                        device.type,
+                        now.since.timestamp(),
+                        source,
+                        _planned(after),
+                    ),
+                )
+        elif now is not None and before.planned != after.planned:
+            self.execute(_PLAN, (_planned(after), now.id))
+        if before.pause != after.pause:
+            if before.pause is not None:
+                at, _ = _ending(change)
+                how = change.outcome.value.lower()
+                self.execute(_END_PAUSE, (at, how, source, before.pause.id))
+            if after.pause is not None:
+                pause = after.pause
+                self.execute(
+                    _START_PAUSE,
+                    (
+                        pause.id,
+                        before.id,
+                        pause.reason.code,
+                        pause.reason.name,
+                        pause.since.timestamp(),
+                        source,
+                    ),
+                )
+        if before.memberships is not after.memberships:
+            self._write_joined(before, after)
+        for event in change.events:
+            self.write_event(event)
+
+    def _write_joined(self, before: AgentState, after: AgentState) -> None:
+        was = {m.queue: m.joined for m in before.memberships}
+        for joined in (True, False):
+            queues = [
+                m.queue
+                for m in after.memberships
+                if m.joined is joined and was.get(m.queue) is not joined
+            ]
+            if queues:
+                self.execute(
+                    "UPDATE memberships SET joined = ? WHERE agent_id = ? AND queue_id IN"
+                    f" (SELECT id FROM queues WHERE name IN ({_marks(len(queues))}))",
+                    (joined, before.id, *queues),
+                )
+
+    def write_event(self, event: Event) -> None:
+        """The event and a delivery per sink; an event that is there already writes nothing."""
+        values = (
+            event.id,
+            event.type.value,
+            event.agent,
+            event.extension,
+            event.context,
+            json.dumps(event.queues),
+            event.reason,
+            event.source.value,
+            json.dumps(event.actor.as_dict()),
+            event.occurred_at.timestamp(),
+            event.session_seconds,
+        )
+        if self._sqlite:
+            cursor = self.execute(_EVENT, values)
+            if cursor.rowcount == 0:
+                return
+            seq = cursor.lastrowid
+        else:
+            row = self.execute(_EVENT + " RETURNING seq", values).fetchone()
+            if row is None:
+                return
+            seq = row[0]
+        sinks = SINKS[event.type]
+        if sinks:
+            self.wrote_deliveries = True
+            self.execute(
+                _DELIVERIES[len(sinks)],
+                [value for sink in sinks for value in (seq, sink.value, event.agent)],
+            )
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def _planned(state: AgentState) -> str | None:
+    return None if state.planned is None else json.dumps(to_dict(state.planned))
+
+
+def _ending(change: Change) -> tuple[float, str]:
+    """When, and how, what the change ends has ended."""
+    event = change.events[0]
+    return event.occurred_at.timestamp(), event.reason or change.outcome.value.lower()
+
+
+_BY_NUMBER = _STATE.format(where="a.number = ?")
+_START_SESSION = (
+    "INSERT INTO login_sessions (id, agent_id, extension, context, interface, state_interface,"
+    " type, since, source, planned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_END_SESSION = (
+    "UPDATE login_sessions SET ended_at = ?, ended_how = ?, ended_source = ? WHERE id = ?"
+)
+_PLAN = "UPDATE login_sessions SET planned = ? WHERE id = ?"
+_RELEASE = "DELETE FROM devices_in_use WHERE interface = ? AND agent_id = ?"
+_START_PAUSE = (
+    "INSERT INTO pause_segments (id, agent_id, code, name, since, source) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_END_PAUSE = "UPDATE pause_segments SET ended_at = ?, ended_how = ?, ended_source = ? WHERE id = ?"
+_EVENT = (
+    "INSERT INTO events (id, type, agent, extension, context, queues, reason, source, actor,"
+    " occurred_at, session_seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (id) DO NOTHING"
+)
+_DELIVERIES = {
+    count: "INSERT INTO deliveries (event, sink, agent) VALUES " + ", ".join(["(?, ?, ?)"] * count)
+    for count in range(1, max(len(sinks) for sinks in SINKS.values()) + 1)
+}

@@ -1,0 +1,201 @@
+"""The tables as they are after the last migration. The models never leave this room.
+
+They are bound to no database: every query names the one it is executed on. Moments are seconds
+since 1970-01-01 UTC in double precision, which holds microseconds.
+"""
+
+from peewee import (
+    AutoField,
+    BigAutoField,
+    BooleanField,
+    CompositeKey,
+    DoubleField,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
+
+
+class Table(Model):  # type: ignore[misc]
+    class Meta:
+        legacy_table_names = False
+
+
+class Agent(Table):
+    id = AutoField()
+    number = TextField(unique=True)
+    name = TextField()
+    language = TextField()
+    pin_hash = TextField(null=True)
+    origin = TextField()  # yaml | api
+    archived_at = DoubleField(null=True)
+
+    class Meta:
+        table_name = "agents"
+
+
+class Queue(Table):
+    id = AutoField()
+    number = TextField()  # unique among the queues that are not archived
+    name = TextField(unique=True)
+    origin = TextField()
+    archived_at = DoubleField(null=True)
+
+    class Meta:
+        table_name = "queues"
+
+
+class Membership(Table):
+    """A row is archived, never deleted: an agent may still be in the queue and has to leave it."""
+
+    agent = ForeignKeyField(Agent, on_update="CASCADE")
+    queue = ForeignKeyField(Queue, on_update="CASCADE")
+    penalty = IntegerField(default=0)
+    joined = BooleanField(default=False)
+    archived_at = DoubleField(null=True)
+
+    class Meta:
+        table_name = "memberships"
+        primary_key = CompositeKey("agent", "queue")
+
+
+class PauseReason(Table):
+    id = AutoField()
+    code = TextField(unique=True)
+    name = TextField()
+    description = TextField()
+    productive = BooleanField()
+    max_duration = DoubleField(null=True)  # seconds
+    when_exceeded = TextField(null=True)
+    origin = TextField()
+    archived_at = DoubleField(null=True)
+
+    class Meta:
+        table_name = "pause_reasons"
+
+
+class DeviceInUse(Table):
+    """Whose a device is: claimed with the intent of a login, kept as long as the session."""
+
+    interface = TextField(primary_key=True)  # in lower case
+    agent = ForeignKeyField(Agent, on_update="CASCADE")
+
+    class Meta:
+        table_name = "devices_in_use"
+
+
+class LoginSession(Table):
+    id = TextField(primary_key=True)
+    agent = ForeignKeyField(Agent, on_update="CASCADE")
+    extension = TextField()
+    context = TextField()
+    interface = TextField()
+    state_interface = TextField()
+    type = TextField()
+    since = DoubleField()
+    source = TextField()
+    planned = TextField(null=True)  # a LogOff command that waits for the end of the queue call
+    ended_at = DoubleField(null=True)
+    ended_how = TextField(null=True)
+    ended_source = TextField(null=True)
+
+    class Meta:
+        table_name = "login_sessions"
+
+
+class PauseSegment(Table):
+    id = TextField(primary_key=True)
+    agent = ForeignKeyField(Agent, on_update="CASCADE")
+    code = TextField()
+    name = TextField()
+    since = DoubleField()
+    source = TextField()
+    ended_at = DoubleField(null=True)
+    ended_how = TextField(null=True)
+    ended_source = TextField(null=True)
+
+    class Meta:
+        table_name = "pause_segments"
+
+
+class Event(Table):
+    """``agent`` is the number as dialled: a refused login may name an agent who does not exist."""
+
+    seq = BigAutoField()
+    id = TextField(unique=True)
+    type = TextField()
+    agent = TextField()
+    extension = TextField()
+    context = TextField()
+    queues = TextField()  # JSON list
+    reason = TextField()
+    source = TextField()
+    actor = TextField()  # JSON object
+    occurred_at = DoubleField()
+    session_seconds = IntegerField()
+
+    class Meta:
+        table_name = "events"
+
+
+class Delivery(Table):
+    """One event owed to one sink. Gone when delivered."""
+
+    id = BigAutoField()
+    event = ForeignKeyField(Event, column_name="event", on_delete="CASCADE")
+    sink = TextField()
+    agent = TextField()
+    due_at = DoubleField(default=0)  # 0: at once; later when postponed
+    leased_until = DoubleField(default=0)  # another service is at it until then
+    attempts = IntegerField(default=0)
+    error = TextField(null=True)
+    parked_at = DoubleField(null=True)
+
+    class Meta:
+        table_name = "deliveries"
+
+
+class Intent(Table):
+    """A decided change that is not confirmed yet: at most one per agent."""
+
+    agent = ForeignKeyField(Agent, primary_key=True, on_update="CASCADE")
+    command_id = TextField()
+    command = TextField()  # JSON
+    decided_at = DoubleField()
+
+    class Meta:
+        table_name = "intents"
+
+
+class PinFailure(Table):
+    id = AutoField()
+    key = TextField()
+    at = DoubleField()
+
+    class Meta:
+        table_name = "pin_failures"
+
+
+class Note(Table):
+    key = TextField(primary_key=True)
+    value = TextField()
+
+    class Meta:
+        table_name = "notes"
+
+
+TABLES: tuple[type[Table], ...] = (
+    Agent,
+    Queue,
+    Membership,
+    PauseReason,
+    DeviceInUse,
+    LoginSession,
+    PauseSegment,
+    Event,
+    Delivery,
+    Intent,
+    PinFailure,
+    Note,
+)

@@ -1,0 +1,275 @@
+"""Threads that run jobs on a synchronous database for an event loop.
+
+SQLite has one writer, so one thread takes all waiting jobs into one transaction and answers them
+together after its commit (group commit). PostgreSQL has several, a transaction per job.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from fastagi.agents.errors import Refused
+from fastagi.agents.service import StoreUnavailable
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+MAX_BATCH = 256
+SWEEP_SECONDS = 0.25
+
+
+class Transactor:
+    """What a worker needs of a database; one belongs to each thread."""
+
+    wrote_deliveries: bool
+
+    def prefetch(self, numbers: Sequence[str]) -> None:
+        raise NotImplementedError
+
+    def begin(self, writes: bool) -> None:
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        raise NotImplementedError
+
+    def rollback(self) -> None:
+        """Never raises; a connection that is beyond help is replaced at the next ``begin``."""
+        raise NotImplementedError
+
+    def unavailable(self, error: BaseException) -> bool:
+        """Whether the database, not the job, is at fault."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+C = TypeVar("C", bound=Transactor)
+
+
+class Job(Generic[C, T]):
+    """``function`` may run again after a rollback; it raises Refused before it writes anything.
+
+    ``undo`` makes of the result the job that takes it back, for a caller who is gone by then.
+    """
+
+    __slots__ = ("deadline", "function", "future", "number", "ticket", "undo", "writes")
+
+    def __init__(
+        self,
+        function: Callable[[C], T],
+        future: "asyncio.Future[T]",
+        deadline: float,
+        writes: bool,
+        number: str | None,
+        undo: "Callable[[T], Callable[[C], object] | None] | None",
+    ) -> None:
+        self.function = function
+        self.future = future
+        self.deadline = deadline  # on the loop's clock
+        self.writes = writes
+        self.number = number  # the agent whose state the job will read
+        self.undo = undo
+        self.ticket = [None]  # list.pop is atomic: whoever gets it runs the job, or cancels it
+
+
+Answer = tuple[Job[Any, Any], Any, BaseException | None]
+
+
+class Workers(Generic[C]):
+    """A queue of jobs and the threads that work it off.
+
+    A job that waits longer than ``deadline`` seconds fails with StoreUnavailable and is not run.
+    One that is running is waited for, as only the database knows what becomes of it, but not
+    longer than another ``deadline``.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], C],
+        *,
+        threads: int,
+        batch: int,
+        deadline: float,
+        retry: bool,
+        on_commit: Callable[[], None],
+        name: str,
+    ) -> None:
+        self._connect = connect
+        self._batch = batch
+        self._deadline = deadline
+        self._retry = retry
+        self._on_commit = on_commit
+        self._jobs: SimpleQueue[Job[C, Any] | None] = SimpleQueue()
+        self._waiting: deque[Job[C, Any]] = deque()
+        self._sweeping = False
+        self._closed = False
+        self.commits = 0  # of transactions; for tests and figures
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{n}", daemon=True)
+            for n in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(
+        self,
+        function: Callable[[C], T],
+        *,
+        writes: bool = True,
+        number: str | None = None,
+        undo: Callable[[T], Callable[[C], object] | None] | None = None,
+    ) -> "asyncio.Future[T]":
+        """To be called in the loop. The future raises what the job raised, or StoreUnavailable."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if self._closed:
+            future.set_exception(StoreUnavailable("the store is closed"))
+            return future
+        job = Job(function, future, loop.time() + self._deadline, writes, number, undo)
+        self._waiting.append(job)
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+        self._jobs.put(job)
+        return future
+
+    def close(self) -> None:
+        """Works off what waits, then ends the threads. Blocks until then."""
+        if not self._closed:
+            self._closed = True
+            for _ in self._threads:
+                self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    # -- in the loop
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all jobs: a timer for each would cost more than the job."""
+        now = loop.time()
+        waiting = self._waiting
+        for _ in range(len(waiting)):
+            job = waiting.popleft()
+            if job.future.done():
+                continue
+            if now < job.deadline:
+                waiting.appendleft(job)  # the ones behind it are younger
+                break
+            try:
+                job.ticket.pop()
+            except IndexError:  # running
+                if now < job.deadline + self._deadline:
+                    waiting.append(job)
+                    continue
+            job.future.set_exception(StoreUnavailable("the database does not answer in time"))
+        self._sweeping = bool(waiting)
+        if waiting:
+            loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def _answer(self, answers: list[Answer], wrote_deliveries: bool) -> None:
+        for job, result, error in answers:
+            future = job.future
+            if not future.done():
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+            elif error is None and job.undo is not None:
+                # The caller was cancelled or gave up: nobody will confirm what was begun.
+                function = job.undo(result)
+                if function is not None:
+                    self.submit(function).add_done_callback(_log_failure)
+        if wrote_deliveries:
+            self._on_commit()
+
+    # -- in the threads
+
+    def _work(self) -> None:
+        jobs = self._jobs
+        connection = self._connect()
+        ending = False
+        while not ending:
+            job = jobs.get()
+            batch: list[Job[C, Any]] = []
+            while True:
+                if job is None:
+                    ending = True
+                    break
+                if not job.future.done() and job.ticket:
+                    try:
+                        job.ticket.pop()
+                    except IndexError:
+                        pass
+                    else:
+                        batch.append(job)
+                if len(batch) >= self._batch:
+                    break
+                try:
+                    job = jobs.get_nowait()
+                except Empty:
+                    break
+            if batch:
+                self._run(connection, batch)
+        connection.close()
+
+    def _run(self, connection: C, batch: list[Job[C, Any]]) -> None:
+        answers, failure = self._transaction(connection, batch)
+        if failure is not None and self._retry and connection.unavailable(failure):
+            # A lost backend: the jobs are idempotent, so once more on a new connection.
+            answers, failure = self._transaction(connection, batch)
+        if failure is None:
+            self._post(answers, connection.wrote_deliveries)
+        elif connection.unavailable(failure):
+            log.warning("the database failed", error=str(failure), jobs=len(batch))
+            for job in batch:
+                error = StoreUnavailable(str(failure))
+                error.__cause__ = failure
+                answers.append((job, None, error))
+            self._post(answers, False)
+        elif len(batch) > 1:
+            # One of them is at fault: each by itself harms nobody else.
+            for job in batch:
+                self._run(connection, [job])
+        else:
+            self._post([(batch[0], None, failure)], False)
+
+    def _transaction(
+        self, connection: C, batch: list[Job[C, Any]]
+    ) -> tuple[list[Answer], BaseException | None]:
+        answers: list[Answer] = []
+        connection.wrote_deliveries = False
+        try:
+            connection.begin(any(job.writes for job in batch))
+            numbers = [job.number for job in batch if job.number is not None]
+            if numbers:
+                connection.prefetch(numbers)
+            for job in batch:
+                try:
+                    answers.append((job, job.function(connection), None))
+                except Refused as refusal:
+                    answers.append((job, None, refusal))
+            connection.commit()
+        except Exception as error:
+            connection.rollback()
+            return [], error
+        self.commits += 1
+        return answers, None
+
+    def _post(self, answers: list[Answer], wrote_deliveries: bool) -> None:
+        loop = answers[0][0].future.get_loop()
+        try:
+            loop.call_soon_threadsafe(self._answer, answers, wrote_deliveries)
+        except RuntimeError:  # the loop is closed: nobody waits
+            log.debug("nobody waits for the store's answer any more")
+
+
+def _log_failure(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled() and future.exception() is not None:
+        log.warning("an abandoned change could not be taken back", error=str(future.exception()))
