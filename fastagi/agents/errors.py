@@ -30,6 +30,7 @@ class Refused(Exception):
     """Nothing was changed. ``outcome`` says why; the text is for the log."""
 
     outcome: ClassVar[Outcome]
+    passing: ClassVar[bool] = False  # worth trying again, by a program too
 
 
 class NoSuchAgent(Refused):
@@ -106,6 +107,7 @@ class QueueRefused(Refused):
 
 class Unavailable(Refused):
     outcome = Outcome.UNAVAILABLE
+    passing = True
 
 
 class Busy(Refused):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import structlog
@@ -136,7 +137,7 @@ class AgentService:
         policy: Policy,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        new_id: Callable[[], str],
+        new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         self.store = store
         self.queues = queues

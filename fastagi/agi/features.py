@@ -47,6 +47,7 @@ ANSWER_WITHIN = 8.0  # seconds for the first digit
 NEXT_DIGIT_WITHIN = 3.0  # seconds for each further one
 AGENT_DIGITS = 20
 PIN_DIGITS = 12
+BUSY = "busy"  # among the handlers: for a call too many
 SHOWN = 80  # characters of what a caller sends that are written down
 
 _DIALLED = re.compile(r"(?P<number>[0-9]{0,20})(?:\*(?P<extension>[0-9]{1,40}))?")
@@ -60,7 +61,8 @@ class PhoneSettings:
     rules: tuple[DeviceRule, ...]
     extension_from_endpoint: bool = True
     pin_tries: int = 3
-    move: str = "ask"  # ask | move | refuse
+    ask_to_move: bool = True  # when the agent is logged in elsewhere
+    move: bool = False  # without asking
     take_over: bool = False
     when_in_call: WhenInCall = WhenInCall.AFTER_CALL
     prompts: Mapping[Outcome, tuple[str, ...]] = field(default_factory=dict)
@@ -255,7 +257,7 @@ async def login(call: Call) -> Outcome:
     except errors.Refused as refusal:
         await _note_refused_login(call, refusal)
         raise
-    wanted = call.command(LogIn, state.number, device=device, move=call.settings.move == "move")
+    wanted = call.command(LogIn, state.number, device=device, move=call.settings.move)
     assert isinstance(wanted, LogIn)
     try:
         return await call.carry_out(wanted, call.settings.take_over)
@@ -263,7 +265,7 @@ async def login(call: Call) -> Outcome:
         call.extension = refusal.device.extension
         facts = Facts(agent=state.number, extension=call.extension)
         try:
-            move = call.settings.move == "ask" and await call.confirm(prompts.ASK_TO_MOVE, facts)
+            move = call.settings.ask_to_move and await call.confirm(prompts.ASK_TO_MOVE, facts)
         except CallerHungUp:
             move = False
         if not move:
@@ -393,11 +395,11 @@ FEATURES: dict[Script, Feature] = {
 def handlers(
     service: AgentService, settings: Callable[[], PhoneSettings]
 ) -> dict[str, Callable[[Session], Awaitable[None]]]:
-    """What the server calls, by script path; ``busy`` answers a call too many.
+    """What the server calls, by script path; BUSY answers a call too many.
 
     ``settings`` is asked at each call, so that a reload holds from the next call on.
     """
-    features: Iterable[tuple[str, Feature]] = (*FEATURES.items(), ("busy", busy))
+    features: Iterable[tuple[str, Feature]] = (*FEATURES.items(), (BUSY, busy))
 
     def handler(script: str, feature: Feature) -> Callable[[Session], Awaitable[None]]:
         async def handle(session: Session) -> None:
@@ -406,6 +408,15 @@ def handlers(
         return handle
 
     return {str(script): handler(script, feature) for script, feature in features}
+
+
+async def unknown(session: Session) -> None:
+    """A script nobody knows: the dialplan is another version's, or is not ours."""
+    log.error("no such script", script=printable(session.request.script)[:SHOWN])
+    await session.answer()
+    for sound in prompts.ANSWERS[Outcome.UNAVAILABLE]:
+        await session.stream_file(sound)
+    await session.set_variable(Variable.STATUS, Outcome.UNAVAILABLE.value)
 
 
 async def _run(script: str, feature: Feature, call: Call) -> None:

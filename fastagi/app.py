@@ -1,0 +1,251 @@
+"""The composition root: settings in, one TaskGroup; start and stop read as a list."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+import watchfiles
+
+from fastagi import config
+from fastagi.agents.commands import Actor, LogOff
+from fastagi.agents.errors import Refused
+from fastagi.agents.service import AgentService, Policy
+from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
+from fastagi.agi.server import Server
+from fastagi.ami.client import Client
+from fastagi.ami.queues import Queues
+from fastagi.config import ConfigError, Settings
+from fastagi.config.settings import AlreadyElsewhere, ExtensionFrom, InUseByAnother
+from fastagi.contract import Sink, Source
+from fastagi.outbox import lamp, queue_log, user_event
+from fastagi.outbox.dispatcher import Dispatcher
+from fastagi.store import Difference, PeeweeStore, open_store
+
+log = structlog.get_logger()
+
+# What the manager link tells that the service acts on.
+CALL_ENDED = ("AgentComplete", "AgentDump")
+
+# Sections that are read once: sockets, links and the store live as long as the service.
+FIXED = ("fastagi", "asterisk", "database", "http")
+
+
+def phone_settings(settings: Settings) -> PhoneSettings:
+    login = settings.login
+    return PhoneSettings(
+        rules=settings.device_rules(),
+        extension_from_endpoint=login.extension_from is ExtensionFrom.ENDPOINT,
+        pin_tries=login.pin_tries,
+        ask_to_move=login.already_elsewhere is AlreadyElsewhere.ASK,
+        move=login.already_elsewhere is AlreadyElsewhere.MOVE,
+        take_over=login.in_use_by_another is InUseByAnother.TAKE_OVER,
+        when_in_call=login.logoff_in_call,
+        prompts=settings.prompts,
+    )
+
+
+class App:
+    """The service. ``run`` starts everything, serves until ``stop`` is called, then drains.
+
+    ``ready`` is called once the first call can be served.
+    """
+
+    def __init__(self, path: Path, ready: Callable[[], None] = lambda: None) -> None:
+        self.path = path
+        self._ready = ready
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def reload(self) -> None:
+        self._reload.set()
+
+    async def run(self) -> None:
+        """Raises ConfigError, StoreUnavailable or OSError when it cannot start."""
+        self.settings, store, difference = await asyncio.to_thread(_open, self.path)
+        settings = self.settings
+        try:
+            client = Client(
+                settings.asterisk.host,
+                settings.asterisk.port,
+                settings.asterisk.username,
+                settings.asterisk.secret.get_secret_value(),
+                action_timeout=settings.asterisk.timeout.total_seconds(),
+                event_names=CALL_ENDED,
+                on_ready=self._connected,
+                on_event=self._happened,
+            )
+            self.store = store
+            self.queues = Queues(client)
+            self.service = AgentService(
+                store, self.queues, store.pins, Policy(settings.login.lockout.rule())
+            )
+            self.phone = phone_settings(settings)
+            self.dispatcher = Dispatcher(
+                store.deliveries,
+                {
+                    Sink.USER_EVENT: user_event.sink(client),
+                    Sink.QUEUE_LOG: queue_log.sink(client),
+                    Sink.LAMP: lamp.sink(client),
+                },
+                self.service.now,
+            )
+            store.on_commit(self.dispatcher.wake)
+            features = handlers(self.service, lambda: self.phone)
+            server = Server(
+                features,
+                host=settings.fastagi.listen.host,
+                port=settings.fastagi.listen.port,
+                allow=settings.fastagi.allow,
+                busy=features[BUSY],
+                unknown=unknown,
+                max_sessions=settings.fastagi.max_sessions,
+                header_timeout=settings.fastagi.header_timeout.total_seconds(),
+                session_deadline=settings.fastagi.session_deadline.total_seconds(),
+            )
+            await self._serve(client, server, difference)
+        finally:
+            await store.close()
+
+    async def _serve(self, client: Client, server: Server, difference: Difference) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.service.run(), name="settle"),
+                group.create_task(self.dispatcher.run(), name="deliver"),
+                group.create_task(self._watch(), name="watch the configuration"),
+                group.create_task(self._reloads(), name="reload"),
+                group.create_task(self._log_off(difference), name="log off archived agents"),
+            ]
+            await client.start()
+            await server.start()
+            log.info("listening", port=server.port)
+            self._ready()
+            await self._stop.wait()
+            log.info("stopping: calls in progress finish", calls=server.active)
+            await server.drain(self.settings.fastagi.drain.total_seconds())
+            # What the last calls made known still goes out, if it goes at once.
+            await asyncio.sleep(0.05)
+            for task in reversed(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await client.close()
+        log.info("stopped")
+
+    # -- what Asterisk tells
+
+    def _connected(self) -> None:
+        log.info("connected to Asterisk's manager interface")
+        self.service.reconnected()
+        self.dispatcher.wake()
+
+    def _happened(self, name: str, headers: dict[str, str]) -> None:
+        self.service.call_ended(headers.get("Interface", ""))
+
+    # -- the configuration while serving
+
+    async def _watch(self) -> None:
+        async for _ in watchfiles.awatch(self.path, stop_event=self._stop):
+            self._reload.set()
+
+    async def _reloads(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                settings = await asyncio.to_thread(config.load, self.path)
+            except ConfigError as error:
+                log.error("the configuration has errors, nothing was changed")
+                for problem in error.problems:
+                    log.error("configuration", problem=str(problem))
+                continue
+            except OSError as error:
+                log.error("the configuration cannot be read", error=str(error))
+                continue
+            await self._use(settings)
+
+    async def _use(self, settings: Settings) -> None:
+        for section in FIXED:
+            if getattr(settings, section) != getattr(self.settings, section):
+                log.warning("needs a restart to take effect", section=section)
+        difference = await asyncio.to_thread(self.store.bring_in, settings)
+        self.settings = settings
+        self.phone = phone_settings(settings)
+        self.service.policy = Policy(settings.login.lockout.rule())
+        report(difference)
+        log.info("the configuration was reloaded")
+        await self._log_off(difference)
+
+    async def _log_off(self, difference: Difference) -> None:
+        """Agents who are not in the configuration any more take no more calls."""
+        for number in difference.to_log_off:
+            command = LogOff(
+                id=self.service.new_id(),
+                agent=number,
+                source=Source.SYSTEM,
+                actor=Actor(name="configuration"),
+                reason="archived",
+            )
+            while True:
+                try:
+                    await self.service.execute(command)
+                except Refused as refusal:
+                    if not refusal.passing:
+                        break
+                    await asyncio.sleep(1)
+                else:
+                    break
+
+
+def _open(path: Path) -> tuple[Settings, PeeweeStore, Difference]:
+    """The settings and the store, in line with each other.
+
+    The agents are read only when the configuration is not the one brought in last: ten thousand
+    of them take a second.
+    """
+    settings = config.load(path, agents=False)
+    store = open_store(settings.database)
+    if store.knows(settings.fingerprint_material):
+        return settings, store, Difference()
+    settings = config.load(path)
+    difference = store.bring_in(settings)
+    report(difference)
+    return settings, store, difference
+
+
+def report(difference: Difference) -> None:
+    for line in difference.lines():
+        log.info("brought in", what=line)
+
+
+async def serve(path: Path, ready: Callable[[], None] = lambda: None) -> None:
+    """Serves until SIGTERM or SIGINT; SIGHUP reloads."""
+    app = App(path, ready)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, app.stop)
+    loop.add_signal_handler(signal.SIGINT, app.stop)
+    loop.add_signal_handler(signal.SIGHUP, app.reload)
+    await app.run()
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """On uvloop where it is installed and not switched off (``FASTAGI_LOOP=asyncio``)."""
+    if os.environ.get("FASTAGI_LOOP", "uvloop") == "uvloop":
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_coroutine(main))
+            return
+    with asyncio.Runner() as runner:
+        runner.run(_coroutine(main))
+
+
+async def _coroutine(main: Callable[[], Awaitable[None]]) -> None:
+    await main()
