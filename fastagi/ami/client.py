@@ -30,7 +30,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, cast
 
 import structlog
@@ -69,7 +68,6 @@ LostCallback = Callable[[str], Awaitable[None] | None]
 
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,79}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class ManagerError(Exception):
@@ -112,8 +110,7 @@ class Response:
 
     success: bool
     message: str
-    # A14: a plain read-only mapping; a missing key is missing.
-    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=dict)  # A14: a missing key is missing
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:
@@ -121,8 +118,16 @@ def parse_headers(raw: bytes) -> dict[str, str]:
 
     Bytes that are no UTF-8 (a caller's name in another encoding) become U+FFFD.
     """
-    headers: dict[str, str] = {}
-    for line in raw.decode("utf-8", "replace").split("\r\n"):
+    lines = raw.decode("utf-8", "replace").split("\r\n")
+    try:
+        headers = dict([line.split(": ", 1) for line in lines])
+    except ValueError:  # a line of another shape
+        pass
+    else:
+        if len(headers) == len(lines):
+            return headers
+    headers = {}
+    for line in lines:
         key, colon, value = line.partition(":")
         if colon:
             if value.startswith(" "):
@@ -353,6 +358,12 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
             self._timer = self.loop.call_at(batch.deadline, self._look)
         self.transport.write("".join(texts).encode())
 
+    def forget_timer(self) -> None:
+        """After the login, whose limit may be longer than that of the actions that follow."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _look(self) -> None:
         """A5: is the oldest batch late? Then nothing on this link can be trusted any more."""
         self._timer = None
@@ -423,7 +434,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
             headers = parse_headers(head + b"\r\n" + rest)
             success = headers.pop("Response", "") in Message.success_responses
             message = headers.pop("Message", "")
-            response = Response(success, message, MappingProxyType(headers))
+            response = Response(success, message, headers)
             if not headers and len(rest) < 100:
                 if len(self._known) > 100:
                     self._known.clear()
@@ -478,9 +489,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         if self.closed:
             return
         self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.forget_timer()
         self.transport.abort()
         waiting = [batch for batch in self._order if batch.left]
         self._pending.clear()
@@ -648,6 +657,7 @@ class Client(Manager):  # type: ignore[misc]
             self._refused = True
             self.protocol.drop(f"login refused: {response.message or 'no reason given'}")
             return False
+        self.protocol.forget_timer()
         self.authenticated = True
         self._refused = False
         self.last_error = ""

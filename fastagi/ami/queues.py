@@ -92,7 +92,7 @@ class Queues:
         self._client = client
 
     @property
-    def available(self) -> bool:
+    def connected(self) -> bool:
         return self._client.connected
 
     async def apply(self, operations: Sequence[Operation]) -> list[Result]:

@@ -1,0 +1,401 @@
+"""Queues and the client against a real Asterisk, with the rights of the sample and no more."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastagi.agents.operations import (
+    AddMember,
+    Answer,
+    PauseMember,
+    QueuesUnavailable,
+    RemoveMember,
+    ReportedMember,
+    SetPenalty,
+)
+from fastagi.ami.actions import queue_log, set_device_state, user_event
+from fastagi.ami.client import Client, NotConnected, Response
+from fastagi.ami.queues import Privileges, Queues
+from fastagi.demo.asterisk import Asterisk
+
+pytestmark = pytest.mark.asterisk
+
+PHONE = "Local/1001@phones"
+
+
+def section(name: str, secret: str, read: str, write: str) -> str:
+    return f"[{name}]\nsecret = {secret}\nread = {read}\nwrite = {write}\n\n"
+
+
+@pytest.fixture(scope="module")
+def own_asterisk(equipment: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asterisk]:
+    asterisk = Asterisk(
+        tmp_path_factory.mktemp("ami"),
+        equipment.asterisk,
+        more_dialplan=(
+            "[lamps]\nexten => lamp,hint,Custom:agent-1001\n"
+            "[callers]\nexten => answers,1,Answer()\n same => n,Wait(60)\n"
+        ),
+    )
+    secret = asterisk.ami_secret
+    asterisk.manager_sections = "".join(
+        section(name, secret, read, write)
+        for name, read, write in (
+            (asterisk.ami_username, "agent", "agent,user,call,reporting"),
+            ("listener", "user", ""),
+            ("deaf", "", "agent,user,call,reporting"),
+            ("no-agent", "agent", "user,call,reporting"),
+            ("no-user", "agent", "agent,call,reporting"),
+            ("no-call", "agent", "agent,user,reporting"),
+            ("no-reporting", "agent", "agent,user,call"),
+            ("nothing", "", ""),
+        )
+    )
+    asterisk.start()
+    yield asterisk
+    asterisk.stop()
+
+
+@pytest.fixture
+def asterisk(own_asterisk: Asterisk) -> Asterisk:
+    if not own_asterisk.running:
+        own_asterisk.start()
+    return own_asterisk
+
+
+class Connected:
+    def __init__(self, asterisk: Asterisk) -> None:
+        self.asterisk = asterisk
+        self.clients: list[Client] = []
+
+    async def __call__(self, username: str = "", **options: Any) -> Client:
+        client = Client(
+            "127.0.0.1",
+            self.asterisk.ami_port,
+            username or self.asterisk.ami_username,
+            options.pop("secret", self.asterisk.ami_secret),
+            **options,
+        )
+        self.clients.append(client)
+        await client.start()
+        await client.ready(10)
+        return client
+
+
+@pytest.fixture
+async def connect(asterisk: Asterisk) -> AsyncIterator[Connected]:
+    connected = Connected(asterisk)
+    yield connected
+    for client in connected.clients:
+        await client.close()
+
+
+@pytest.fixture
+async def queues(connect: Connected) -> AsyncIterator[Queues]:
+    queues = Queues(await connect())
+    await empty(queues)
+    yield queues
+    if queues.connected:
+        await empty(queues)
+
+
+async def empty(queues: Queues) -> None:
+    await queues.apply([RemoveMember(m.queue, m.interface) for m in await queues.members()])
+
+
+def add(queue: str = "sales", interface: str = PHONE, **changes: Any) -> AddMember:
+    fields: dict[str, Any] = {"state_interface": "Custom:agent-1001", "member_name": "Agent/1001"}
+    return AddMember(queue, interface, **{**fields, **changes})
+
+
+async def test_a_login_into_three_queues(queues: Queues, asterisk: Asterisk) -> None:
+    operations = [
+        add("sales", penalty=2, paused=True, reason="déjeuner"),
+        add("support"),
+        add("billing", penalty=1),
+    ]
+    results = await queues.apply(operations)
+    assert [r.answer for r in results] == [Answer.DONE] * 3
+    members = {m.queue: m for m in await queues.members()}
+    assert members["sales"] == ReportedMember(
+        queue="sales",
+        interface=PHONE,
+        state_interface="Custom:agent-1001",
+        name="Agent/1001",
+        penalty=2,
+        paused=True,
+        reason="déjeuner",
+        in_call=False,
+        dynamic=True,
+    )
+    assert not members["support"].paused
+    assert members["billing"].penalty == 1
+    assert "paused:déjeuner" in await asyncio.to_thread(asterisk.cli, "queue show sales")
+    assert [m.queue for m in await queues.members("SALES")] == ["sales"]
+    assert await queues.members("nosuch") == []
+
+
+async def test_every_answer(queues: Queues) -> None:
+    async def answers(*operations: Any) -> list[tuple[Answer, str]]:
+        return [(r.answer, r.message) for r in await queues.apply(operations)]
+
+    assert await answers(add(), add(interface=PHONE.upper()), add("SALES"), add("nosuch")) == [
+        (Answer.DONE, "Added interface to queue"),
+        (Answer.ALREADY_SO, "Unable to add interface: Already there"),
+        (Answer.ALREADY_SO, "Unable to add interface: Already there"),
+        (Answer.REFUSED, "Unable to add interface to queue: No such queue"),
+    ]
+    assert await answers(
+        PauseMember(PHONE, True, "lunch"),
+        PauseMember(PHONE.lower(), False),
+        PauseMember("Local/nobody@phones", True),
+        PauseMember("Local/nobody@phones", False),
+        SetPenalty("sales", PHONE, 7),
+        SetPenalty("nosuch", PHONE, 7),
+        SetPenalty("sales", "Local/nobody@phones", 7),
+        RemoveMember("sales", PHONE),
+        RemoveMember("sales", PHONE),
+        RemoveMember("nosuch", PHONE),
+    ) == [
+        (Answer.DONE, "Interface paused successfully"),
+        (Answer.DONE, "Interface unpaused successfully"),
+        (Answer.REFUSED, "Interface not found"),
+        (Answer.ALREADY_SO, "Interface not found"),
+        (Answer.DONE, "Interface penalty set successfully"),
+        (Answer.REFUSED, "Invalid interface, queuename or penalty"),
+        (Answer.REFUSED, "Invalid interface, queuename or penalty"),
+        (Answer.DONE, "Removed interface from queue"),
+        (Answer.ALREADY_SO, "Unable to remove interface: Not there"),
+        (Answer.REFUSED, "Unable to remove interface from queue: No such queue"),
+    ]
+
+
+async def test_a_static_member_cannot_be_removed(queues: Queues, asterisk: Asterisk) -> None:
+    path = asterisk.etc / "queues.conf"
+    before = path.read_text()
+    path.write_text(before + "\n[static]\nmember => Local/1009@phones,0,Static Nine\n")
+    await asyncio.to_thread(asterisk.cli, "queue reload all")
+    try:
+        (member,) = await queues.members("static")
+        assert not member.dynamic
+        assert member.name == "Static Nine"
+        (result,) = await queues.apply([RemoveMember("static", "Local/1009@phones")])
+        assert (result.answer, result.message) == (Answer.REFUSED, "Member not dynamic")
+    finally:
+        path.write_text(before)
+        await asyncio.to_thread(asterisk.cli, "queue reload all")
+
+
+async def test_pause_reaches_all_queues(queues: Queues) -> None:
+    await queues.apply([add("sales"), add("support")])
+    await queues.apply([PauseMember(PHONE, True, "lunch")])
+    assert {(m.queue, m.paused, m.reason) for m in await queues.members()} == {
+        ("sales", True, "lunch"),
+        ("support", True, "lunch"),
+    }
+    await queues.apply([PauseMember(PHONE, False)])
+    assert {(m.paused, m.reason) for m in await queues.members()} == {(False, "")}
+
+
+async def test_names_of_79_bytes_arrive_whole(queues: Queues) -> None:
+    name = "é" * 39 + "x"
+    operation = add(
+        member_name=name, state_interface="Custom:" + "s" * 72, paused=True, reason=name
+    )
+    assert (await queues.apply([operation]))[0].answer is Answer.DONE
+    (member,) = await queues.members("sales")
+    assert (member.name, member.reason) == (name, name)
+    assert member.state_interface == "Custom:" + "s" * 72
+
+
+async def test_queue_names_and_start_up_time(queues: Queues, asterisk: Asterisk) -> None:
+    assert await queues.queue_names() == sorted(asterisk.queues.values())
+    started = await queues.started_at()
+    assert started == await queues.started_at()
+    uptime = await asyncio.to_thread(asterisk.cli, "core show settings")
+    assert started.split(" ")[1] in uptime
+
+
+async def test_in_call(queues: Queues, asterisk: Asterisk, eventually: Any) -> None:
+    interface = "Local/answers@callers/n"
+    await queues.apply([add(interface=interface, state_interface="")])
+    assert not await queues.in_call(interface)
+    number = next(n for n, name in asterisk.queues.items() if name == "sales")
+    await asyncio.to_thread(
+        asterisk.cli, f"channel originate Local/{number}@phones application Wait 60"
+    )
+    try:
+        await eventually(lambda: queues.in_call(interface))
+        assert await queues.in_call(interface.upper())
+        assert not await queues.in_call("Local/nobody@phones")
+    finally:
+        await asyncio.to_thread(asterisk.cli, "channel request hangup all")
+    await eventually(lambda: calls_ended(queues, interface))
+
+
+async def calls_ended(queues: Queues, interface: str) -> bool:
+    return not await queues.in_call(interface)
+
+
+async def test_events_of_a_login(connect: Connected, queues: Queues, eventually: Any) -> None:
+    events: list[tuple[str, dict[str, str]]] = []
+    await connect(on_event=lambda name, headers: events.append((name, headers)))
+    await queues.apply([add(paused=True, reason="déjeuner")])
+    await queues.apply([PauseMember(PHONE, False), RemoveMember("sales", PHONE)])
+    await eventually(lambda: len(events) >= 3)
+    names = [name for name, _ in events]
+    assert names == ["QueueMemberAdded", "QueueMemberPause", "QueueMemberRemoved"]
+    added = events[0][1]
+    assert (added["MemberName"], added["Interface"]) == ("Agent/1001", PHONE)
+    assert (added["Paused"], added["PausedReason"]) == ("1", "déjeuner")
+
+
+async def test_without_reading_class_agent_lists_come_and_events_do_not(
+    connect: Connected, queues: Queues
+) -> None:
+    events: list[str] = []
+    deaf = await connect("deaf", on_event=lambda name, headers: events.append(name))
+    assert (await Queues(deaf).apply([add()]))[0].answer is Answer.DONE
+    assert [m.queue for m in await Queues(deaf).members()] == ["sales"]
+    assert (await deaf.action({"Action": "Ping"})).success
+    assert events == []
+
+
+async def test_what_the_sinks_send(
+    connect: Connected, queues: Queues, asterisk: Asterisk, eventually: Any
+) -> None:
+    events: list[dict[str, str]] = []
+    await connect("listener", events="user", on_event=lambda name, headers: events.append(headers))
+    client = await connect()
+    answers = await client.actions(
+        [
+            user_event("AgentFeature", {"Type": "agent-login", "Agent": "1001", "Reason": "é"}),
+            queue_log("NONE", "AGENTCALLBACKLOGOFF", "Agent/1001", ["1001@phones", "60"], "17.1"),
+            set_device_state("Custom:agent-1001", "INUSE"),
+        ]
+    )
+    assert answers == [
+        Response(True, "Event Sent"),
+        Response(True, "Event added successfully"),
+        Response(True, "Variable Set"),
+    ]
+    await eventually(lambda: bool(events))
+    assert events[0]["UserEvent"] == "AgentFeature"
+    assert (events[0]["Agent"], events[0]["Reason"]) == ("1001", "é")
+
+    def logged() -> bool:
+        rows = asterisk.queue_log_path.read_text().splitlines()
+        return any(
+            row.endswith("|17.1|NONE|Agent/1001|AGENTCALLBACKLOGOFF|1001@phones|60") for row in rows
+        )
+
+    await eventually(logged)
+    hints = await asyncio.to_thread(asterisk.cli, "core show hints")
+    assert "State:InUse" in hints
+    await client.action(set_device_state("Custom:agent-1001", "NOT_INUSE"))
+
+
+@pytest.mark.parametrize(
+    ("username", "missing"),
+    [
+        ("", {}),
+        (
+            "no-agent",
+            {"agent": ("QueueAdd", "QueueRemove", "QueuePause", "QueuePenalty", "QueueLog")},
+        ),
+        ("no-user", {"user": ("UserEvent",)}),
+        ("no-call", {"call": ("Setvar",)}),
+        ("no-reporting", {"reporting": ("CoreStatus",)}),
+    ],
+)
+async def test_privileges(
+    connect: Connected, username: str, missing: dict[str, tuple[str, ...]]
+) -> None:
+    found = await Queues(await connect(username)).privileges()
+    assert found == Privileges(missing, ())
+    assert found.ok == (not missing)
+
+
+async def test_each_right_is_needed(connect: Connected, queues: Queues) -> None:
+    """What is refused without each of the classes: less than the sample does not do."""
+    denied = Response(False, "Permission denied")
+    (result,) = await Queues(await connect("no-agent")).apply([add()])
+    assert (result.answer, result.message) == (Answer.REFUSED, "Permission denied")
+    no_user = await connect("no-user")
+    assert await no_user.action(user_event("AgentFeature", {"Type": "x"})) == denied
+    no_call = await connect("no-call")
+    assert await no_call.action(set_device_state("Custom:agent-1", "INUSE")) == denied
+    with pytest.raises(QueuesUnavailable, match="Permission denied"):
+        await Queues(await connect("no-reporting")).started_at()
+    assert await Queues(await connect("nothing")).queue_names() == await queues.queue_names()
+
+
+async def test_a_module_that_is_not_loaded(connect: Connected, asterisk: Asterisk) -> None:
+    await asyncio.to_thread(asterisk.cli, "module unload app_userevent.so")
+    try:
+        found = await Queues(await connect()).privileges()
+        assert found == Privileges({}, ("UserEvent",)) or found.ok
+    finally:
+        await asyncio.to_thread(asterisk.cli, "module load app_userevent.so")
+
+
+async def test_a_wrong_secret(connect: Connected) -> None:
+    with pytest.raises(NotConnected):
+        await asyncio.wait_for(connect(secret="wrong"), 15)
+    assert connect.clients[-1].last_error == "login refused: Authentication failed"
+
+
+async def test_asterisk_killed_and_started_again(
+    connect: Connected, asterisk: Asterisk, eventually: Any
+) -> None:
+    lost: list[str] = []
+    ready: list[str] = []
+    client = await connect(on_lost=lost.append, on_ready=lambda: ready.append("ready"))
+    queues = Queues(client)
+    assert (await queues.apply([add()]))[0].answer is Answer.DONE
+    started = await queues.started_at()
+    await asyncio.to_thread(asterisk.kill)
+    await eventually(lambda: bool(lost))
+    with pytest.raises(QueuesUnavailable):
+        await queues.apply([add()])
+    await asyncio.to_thread(asterisk.start)
+    await client.ready(20)
+    assert ready == ["ready", "ready"]
+    assert await queues.members() == []  # nothing was sent again behind our back
+    assert await queues.started_at() != started
+
+
+async def test_five_hundred_operations_at_once(queues: Queues) -> None:
+    adds = [add(interface=f"Local/{n}@phones", state_interface="") for n in range(10_000, 10_500)]
+    results = await queues.apply(adds)
+    assert {r.answer for r in results} == {Answer.DONE}
+    assert len(await queues.members("sales")) == 500
+    results = await queues.apply([RemoveMember("sales", a.interface) for a in adds])
+    assert {r.answer for r in results} == {Answer.DONE}
+
+
+async def test_persistent_members_are_not_forged(
+    equipment: Any, tmp_path: Path, eventually: Any
+) -> None:
+    """The characters that are refused, and why: what is let through survives a restart as it is."""
+    with Asterisk(
+        tmp_path / "p",
+        equipment.asterisk,
+        queue_sections="[general]\npersistentmembers = yes\n[sales]\n[support]\n[billing]\n",
+    ) as asterisk:
+        client = Client("127.0.0.1", asterisk.ami_port, asterisk.ami_username, asterisk.ami_secret)
+        await client.start()
+        await client.ready(10)
+        queues = Queues(client)
+        name = 'Ann ("x") = & é / * \' $ % \\'
+        operation = add(member_name=name, paused=True, reason=name)
+        assert (await queues.apply([operation]))[0].answer is Answer.DONE
+        before = await queues.members()
+        await asyncio.to_thread(asterisk.stop)
+        await asyncio.to_thread(asterisk.start)
+        await client.ready(20)
+        assert await queues.members() == before
+        await client.close()
