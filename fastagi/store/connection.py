@@ -192,7 +192,8 @@ class Connection(Transactor):
     @property
     def peewee(self) -> Database:
         """For Peewee's queries in the same transaction."""
-        return self._database
+        database: Database = self._database
+        return database
 
     @property
     def sqlite(self) -> bool:

@@ -90,7 +90,7 @@ def _postgresql(url: str) -> Place:
         raise BadDatabaseUrl("postgresql://… names no database after the host")
 
     def connect(options: str) -> Database:
-        return PooledPostgresqlDatabase(
+        database: Database = PooledPostgresqlDatabase(
             url.replace("postgres://", "postgresql://", 1),
             prefer_psycopg3=True,
             max_connections=64,
@@ -102,6 +102,7 @@ def _postgresql(url: str) -> Place:
             application_name="fastagi",
             options=options,
         )
+        return database
 
     where = f"postgresql://{parts.hostname or ''}{parts.path}"
     return Place(

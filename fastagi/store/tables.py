@@ -17,7 +17,7 @@ from peewee import (
 )
 
 
-class Table(Model):  # type: ignore[misc]
+class Table(Model):
     class Meta:
         legacy_table_names = False
 
@@ -142,18 +142,19 @@ class Event(Table):
 class Delivery(Table):
     """One event owed to one sink. Gone when delivered."""
 
-    id = BigAutoField()
-    event = ForeignKeyField(Event, column_name="event", on_delete="CASCADE")
     sink = TextField()
+    event = ForeignKeyField(Event, column_name="event")
     agent = TextField()
     due_at = DoubleField(default=0)  # 0: at once; later when postponed
-    leased_until = DoubleField(default=0)  # another service is at it until then
     attempts = IntegerField(default=0)
     error = TextField(null=True)
     parked_at = DoubleField(null=True)
+    leased_until = DoubleField(default=0)  # until then it is delivered by the service …
+    leased_by = TextField(null=True)  # … that calls itself so (PostgreSQL only)
 
     class Meta:
         table_name = "deliveries"
+        primary_key = CompositeKey("sink", "event")
 
 
 class Intent(Table):

@@ -43,7 +43,7 @@ class PeeweeStore:
             batch=MAX_BATCH if place.sqlite else 1,
             deadline=deadline,
             retry=not place.sqlite,
-            on_commit=self._wake,
+            on_commit=self.wake,
             name="store",
         )
 
@@ -51,7 +51,8 @@ class PeeweeStore:
         """``callback`` is called in the loop after each commit that wrote deliveries."""
         self._woken.append(callback)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Calls what was given to ``on_commit``."""
         for callback in self._woken:
             callback()
 

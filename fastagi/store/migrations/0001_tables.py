@@ -5,8 +5,8 @@ from playhouse.sqlite_ext import AutoIncrementField
 
 
 def up(migrator, db):  # type: ignore[no-untyped-def]
-    # A number of an event or a delivery must never be given twice. PostgreSQL's sequences promise
-    # that; of SQLite's keys only AUTOINCREMENT does.
+    # An event's number must never be given twice. PostgreSQL's sequences promise that; of SQLite's
+    # keys only AUTOINCREMENT does.
     never_again = AutoIncrementField if isinstance(db, pw.SqliteDatabase) else pw.BigAutoField
 
     class Table(pw.Model):
@@ -120,18 +120,21 @@ def up(migrator, db):  # type: ignore[no-untyped-def]
             indexes = ((("agent", "seq"), False),)
 
     class Delivery(Table):
-        id = never_again(primary_key=True)
-        event = pw.ForeignKeyField(Event, column_name="event", on_delete="CASCADE", index=False)
         sink = pw.TextField()
+        event = pw.ForeignKeyField(Event, column_name="event", index=False)
         agent = pw.TextField()
         due_at = pw.DoubleField(constraints=[pw.SQL("DEFAULT 0")])
-        leased_until = pw.DoubleField(constraints=[pw.SQL("DEFAULT 0")])
         attempts = pw.IntegerField(constraints=[pw.SQL("DEFAULT 0")])
         error = pw.TextField(null=True)
         parked_at = pw.DoubleField(null=True)
+        leased_until = pw.DoubleField(constraints=[pw.SQL("DEFAULT 0")])
+        leased_by = pw.TextField(null=True)
 
         class Meta:
             table_name = "deliveries"
+            # In this order a sink's rows lie together, in the order of their events.
+            primary_key = pw.CompositeKey("sink", "event")
+            without_rowid = isinstance(db, pw.SqliteDatabase)
 
     class Intent(Table):
         agent = pw.ForeignKeyField(Agent, primary_key=True, on_update="CASCADE")
@@ -183,8 +186,7 @@ def up(migrator, db):  # type: ignore[no-untyped-def]
         "CREATE UNIQUE INDEX pause_segments_open ON pause_segments (agent_id)"
         " WHERE ended_at IS NULL",
         # Most deliveries go out at once and never enter these.
-        "CREATE INDEX deliveries_held ON deliveries (agent, sink) WHERE due_at > 0",
-        "CREATE INDEX deliveries_leased ON deliveries (agent, sink) WHERE leased_until > 0",
+        "CREATE INDEX deliveries_held ON deliveries (sink, agent) WHERE due_at > 0",
         "CREATE INDEX deliveries_parked ON deliveries (parked_at) WHERE parked_at IS NOT NULL",
     ):
         db.execute_sql(statement)

@@ -1,0 +1,194 @@
+"""The store's side of the outbox: which event is owed to which sink."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from fastagi.agents.commands import Actor
+from fastagi.agents.events import Event
+from fastagi.contract import EventType, Sink, Source
+from fastagi.store.connection import Connection, moment
+from fastagi.store.transactions import PeeweeStore
+
+LEASE = 60.0  # seconds; a service that died frees its deliveries after it
+
+_SINKS = tuple(Sink)
+
+EVENT_COLUMNS = (
+    "e.id, e.type, e.agent, e.extension, e.queues, e.reason, e.source, e.actor, e.occurred_at,"
+    " e.context, e.session_seconds"
+)
+
+
+def event_from(row: Sequence[Any]) -> Event:
+    """The event of a row that begins with ``EVENT_COLUMNS``."""
+    return Event(
+        row[0],
+        EventType(row[1]),
+        row[2],
+        row[3],
+        tuple(json.loads(row[4])),
+        row[5],
+        Source(row[6]),
+        Actor(**json.loads(row[7])),
+        moment(row[8]),
+        row[9],
+        row[10],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event on its way to one sink. ``id`` holds as long as the process."""
+
+    id: int
+    sink: Sink
+    event: Event
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    count: int
+    oldest: datetime | None  # when the oldest event that is still owed occurred
+
+
+def _id(sink: Sink, event: int) -> int:
+    return event * len(_SINKS) + _SINKS.index(sink)
+
+
+def _key(id: int) -> tuple[str, int]:
+    """The primary key behind a delivery's id."""
+    event, sink = divmod(id, len(_SINKS))
+    return _SINKS[sink].value, event
+
+
+_DUE = f"""
+SELECT {EVENT_COLUMNS}, d.event, d.attempts
+FROM deliveries d JOIN events e ON e.seq = d.event
+WHERE d.sink = ? AND d.parked_at IS NULL AND d.due_at <= ?
+  AND NOT EXISTS (
+    SELECT 1 FROM deliveries h
+    WHERE h.sink = d.sink AND h.agent = d.agent AND h.event < d.event
+      AND h.due_at > 0 AND h.due_at > ? AND h.parked_at IS NULL)
+"""
+# Others' leases are held back in the same way: their agent's later events are not ours to tell.
+_NOT_LEASED = """
+  AND NOT EXISTS (
+    SELECT 1 FROM deliveries l
+    WHERE l.sink = d.sink AND l.agent = d.agent AND l.event <= d.event
+      AND l.leased_until > ? AND l.leased_by <> ? AND l.parked_at IS NULL)
+"""
+_ORDER = " ORDER BY d.event LIMIT ?"
+
+
+class Deliveries:
+    """Implements ``fastagi.outbox.delivery.Deliveries``. Every call may raise StoreUnavailable."""
+
+    def __init__(self, store: PeeweeStore) -> None:
+        self._store = store
+        self._name = uuid4().hex  # tells this service's leases from another's
+
+    async def due(self, now: datetime, limit: int, sink: Sink, /) -> Sequence[Delivery]:
+        """Up to ``limit`` deliveries to this sink, in the order of their events.
+
+        One that is postponed beyond ``now`` holds back the later ones of its agent. On PostgreSQL
+        they are leased to this service for a minute; it may ask for them again.
+        """
+        at = now.timestamp()
+
+        def job(connection: Connection) -> list[Delivery]:
+            if connection.sqlite:
+                rows = connection.execute(_DUE + _ORDER, (sink.value, at, at, limit)).fetchall()
+            else:
+                # One service at a time asks, so that an agent's events never go to two.
+                connection.execute(
+                    "SELECT pg_advisory_xact_lock(hashtextextended(?, 1))", (sink.value,)
+                )
+                rows = connection.execute(
+                    _DUE + _NOT_LEASED + _ORDER, (sink.value, at, at, at, self._name, limit)
+                ).fetchall()
+                if rows:
+                    connection.execute(
+                        "UPDATE deliveries SET leased_until = ?, leased_by = ?"
+                        " WHERE sink = ? AND event = ANY(?)",
+                        (at + LEASE, self._name, sink.value, [row[11] for row in rows]),
+                    )
+            return [Delivery(_id(sink, row[11]), sink, event_from(row), row[12]) for row in rows]
+
+        return await self._store.run(job, writes=not self._store.place.sqlite)
+
+    async def delivered(self, ids: Sequence[int], /) -> None:
+        """These need not be told again."""
+        keys = [_key(id) for id in ids]
+
+        def job(connection: Connection) -> None:
+            connection.executemany("DELETE FROM deliveries WHERE sink = ? AND event = ?", keys)
+
+        if keys:
+            await self._store.run(job)
+
+    async def postpone(self, id: int, until: datetime, error: str, /) -> None:
+        """Refused: counts an attempt, not due before ``until``."""
+        await self._update(
+            id,
+            "due_at = ?, error = ?, attempts = attempts + 1, leased_until = 0",
+            (until.timestamp(), error),
+        )
+
+    async def park(self, id: int, error: str, now: datetime, /) -> None:
+        """Given up: kept for the admin, never due again, holds nothing back."""
+        await self._update(
+            id,
+            "parked_at = ?, error = ?, attempts = attempts + 1, leased_until = 0",
+            (now.timestamp(), error),
+        )
+
+    async def unpark(self, ids: Sequence[int]) -> None:
+        """Due again at once, with all attempts ahead."""
+        for id in ids:
+            await self._update(id, "parked_at = NULL, due_at = 0, attempts = 0", ())
+        self._store.wake()
+
+    async def parked(self) -> list[tuple[Delivery, str]]:
+        """Those given up, and why."""
+
+        def job(connection: Connection) -> list[tuple[Delivery, str]]:
+            rows = connection.execute(
+                f"SELECT {EVENT_COLUMNS}, d.event, d.attempts, d.sink, d.error FROM deliveries d"
+                " JOIN events e ON e.seq = d.event WHERE d.parked_at IS NOT NULL ORDER BY d.event"
+            ).fetchall()
+            return [
+                (
+                    Delivery(_id(Sink(row[13]), row[11]), Sink(row[13]), event_from(row), row[12]),
+                    row[14] or "",
+                )
+                for row in rows
+            ]
+
+        return await self._store.run(job, writes=False)
+
+    async def backlog(self) -> Backlog:
+        """What is owed and not parked."""
+
+        def job(connection: Connection) -> Backlog:
+            count, oldest = connection.execute(
+                "SELECT count(*), (SELECT e.occurred_at FROM events e WHERE e.seq = min(d.event))"
+                " FROM deliveries d WHERE d.parked_at IS NULL"
+            ).fetchone()
+            return Backlog(count, None if oldest is None else moment(oldest))
+
+        return await self._store.run(job, writes=False)
+
+    async def _update(self, id: int, what: str, values: tuple[object, ...]) -> None:
+        key = _key(id)
+
+        def job(connection: Connection) -> None:
+            connection.execute(
+                f"UPDATE deliveries SET {what} WHERE sink = ? AND event = ?", (*values, *key)
+            )
+
+        await self._store.run(job)
