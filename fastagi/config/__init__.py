@@ -1,5 +1,6 @@
 """YAML -> frozen, typed settings; every error in one pass, each with file:line:column."""
 
+from fastagi.config.loading import find, load
 from fastagi.config.problems import ConfigError, Problem
 from fastagi.config.settings import (
     AgentQueue,
@@ -44,4 +45,6 @@ __all__ = [
     "Settings",
     "WebhookSettings",
     "WhenExceeded",
+    "find",
+    "load",
 ]

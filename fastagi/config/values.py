@@ -178,6 +178,10 @@ def queue_name(text: str) -> str:
     return text
 
 
+def is_language(value: object) -> bool:
+    return isinstance(value, str) and _LANGUAGE.fullmatch(value) is not None
+
+
 def _matching(pattern: re.Pattern[str], message: str, show: bool = True) -> AfterValidator:
     def check(text: str) -> str:
         if not pattern.fullmatch(text):

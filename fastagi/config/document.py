@@ -1,0 +1,347 @@
+"""One YAML file: text -> nodes that know their places -> plain data.
+
+Every scalar stays text (``no``, ``0123`` and ``1:30`` are what they look like); the settings know
+which of them are numbers. After a mistake in the syntax the top-level block it stands in is blanked
+out and the rest is read, so that one pass finds the mistakes of all blocks.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
+
+from fastagi.config.problems import Problem, did_you_mean
+
+_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+_NULLS = frozenset(("", "~", "null"))
+_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
+_TOP_KEY = re.compile(r"""(?:([A-Za-z_][\w-]*)|"([^"]*)"|'([^']*)')[ \t]*:(?=[ \t\r]|$)""")
+_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
+_MOST_RETRIES = 50
+_MOST_NODES = 5_000_000  # aliases of aliases of aliases
+
+Path = tuple[str | int, ...]
+
+
+def spell(path: Path) -> str:
+    """``("agents", 3, "pin")`` -> ``agents[3].pin``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A top-level key with everything up to the next one, by lines (counted from 0)."""
+
+    key: str
+    start: int
+    end: int
+
+
+def blocks(lines: list[str]) -> list[Block]:
+    """The blocks as far as lines tell: a key in the first column begins one."""
+    starts: list[tuple[int, str | None]] = []
+    for number, line in enumerate(lines):
+        if not line or (line[0] in " \t#-\r" and not line.startswith("---")):
+            continue
+        if found := _TOP_KEY.match(line):
+            starts.append((number, next(name for name in found.groups() if name is not None)))
+        elif line.startswith(("---", "...")):
+            starts.append((number, None))
+    ends = [number for number, _ in starts[1:]] + [len(lines)]
+    return [
+        Block(key, number, end)
+        for (number, key), end in zip(starts, ends, strict=True)
+        if key is not None
+    ]
+
+
+def without(text: str, block: Block) -> str:
+    """The text with the block's lines emptied, so that every other place stays where it is."""
+    lines = text.split("\n")
+    lines[block.start : block.end] = [""] * (block.end - block.start)
+    return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class Document:
+    file: str
+    text: str
+    root: MappingNode | None = None
+    problems: list[Problem] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)  # top-level keys that could not be read
+    unreadable: bool = False  # nothing could be read
+    mended: set[tuple[int, int]] = field(default_factory=set)  # places that hold no real value
+
+    def report(self, line: int, column: int, path: str, message: str) -> None:
+        """``line`` and ``column`` count from 0 here, as YAML's marks do."""
+        self.problems.append(Problem(self.file, line + 1, column + 1, path, message))
+
+
+def decode(file: str, data: bytes) -> Document:
+    """The file's text; what is not UTF-8 is reported."""
+    try:
+        return Document(file, data.decode("utf-8-sig").replace("\r\n", "\n"))
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8", "replace")
+        document = Document(file, "", unreadable=True)
+        line = before.count("\n")
+        column = len(before) - (before.rfind("\n") + 1)
+        document.report(line, column, "", "this is not UTF-8")
+        return document
+
+
+def compose(document: Document) -> None:
+    """Fills in ``root``, and reports mistakes in the syntax."""
+    text = document.text
+    poisoned = False
+    for _ in range(_MOST_RETRIES):
+        try:
+            root = _Loader(text).get_single_node()
+        except ReaderError as error:
+            before = text[: error.position]
+            line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
+            document.report(
+                line,
+                column,
+                "",
+                f"{error.reason} (U+{ord(error.character):04X})"
+                if isinstance(error.character, str)
+                else f"{error.reason} (U+{error.character:04X})",
+            )
+            document.unreadable = True
+            return
+        except yaml.MarkedYAMLError as error:
+            mended = _mend(document, text, error)
+            if mended is None:
+                document.unreadable = True
+                return
+            text = mended
+            poisoned = True
+            continue
+        if root is None or (isinstance(root, ScalarNode) and root.value == ""):
+            return
+        if not isinstance(root, MappingNode):
+            mark = root.start_mark
+            document.report(mark.line, mark.column, "", "expected 'key: value' lines")
+            document.unreadable = True
+            return
+        document.root = root
+        return
+    document.unreadable = poisoned
+
+
+def _mend(document: Document, text: str, error: yaml.MarkedYAMLError) -> str | None:
+    """Reports the mistake; returns a text without it, or None when there is nothing to go on."""
+    context, problem = error.context or "", error.problem or ""
+    context_mark = error.context_mark or error.problem_mark
+    mark = error.problem_mark or context_mark
+    if mark is None:
+        document.report(0, 0, "", problem or "cannot be read")
+        return None
+    assert context_mark is not None
+    lines = text.split("\n")
+    if problem == "found undefined alias" or "scanning an alias" in context:
+        at = mark if problem == "found undefined alias" else context_mark
+        return _mend_alias(document, lines, at.line, at.column)
+    opened = any(word in context for word in ("quoted scalar", "flow"))
+    line, column = (
+        (context_mark if opened else mark).line,
+        (context_mark if opened else mark).column,
+    )
+    document.report(line, column, "", _explain(lines, line, column, context, problem))
+    around = [block for block in blocks(lines) if block.start <= line < block.end]
+    if not around:
+        return None
+    document.broken.add(around[0].key)
+    return without(text, around[0])
+
+
+def _mend_alias(document: Document, lines: list[str], line: int, column: int) -> str:
+    """A bare ``*31`` is an alias to YAML, and to the admin a feature code."""
+    rest = lines[line][column:]
+    found = re.match(r"\*[^\s,\[\]{}]*", rest)
+    written = found.group() if found else "*"
+    name = written[1:].rstrip(":")
+    if name and name[0].isalpha():
+        anchors = re.findall(r"&([\w-]+)", "\n".join(lines))
+        message = f"no anchor '&{name}' stands before this{did_you_mean(name, anchors)}"
+    else:
+        message = f'quote it: "{written.rstrip(":")}" (a bare * is an alias in YAML)'
+    document.report(line, column, _path_by_line(lines, line), message)
+    document.mended.add((line, column))
+    # The same place, now an ordinary word: whatever is wrong with that is not reported again.
+    lines[line] = lines[line][:column] + "x" + lines[line][column + 1 :]
+    return "\n".join(lines)
+
+
+def _path_by_line(lines: list[str], line: int) -> str:
+    """``feature_codes.login`` by the keys above, for a text that YAML cannot read."""
+    path: list[str] = []
+    indent = 10**6
+    for number in range(line, -1, -1):
+        found = re.match(r"( *)([A-Za-z_][\w-]*)[ ]*:(?=\s|$)", lines[number])
+        if found and len(found.group(1)) < indent:
+            indent = len(found.group(1))
+            path.insert(0, found.group(2))
+        elif number != line and re.match(r" *- ", lines[number]):
+            return ""  # in a list: its place says enough
+        if indent == 0:
+            return ".".join(path)
+    return ""
+
+
+def _explain(lines: list[str], line: int, column: int, context: str, problem: str) -> str:
+    source = lines[line] if line < len(lines) else ""
+    indent = source[: len(source) - len(source.lstrip())]
+    char = source[column : column + 1]
+    if "\t" in indent or char == "\t":
+        return "a tab cannot indent: use spaces"
+    if "quoted scalar" in context:
+        return "this quote is never closed"
+    if "flow" in context:
+        return (
+            f"this {char!r} is not closed, or a ',' is missing in it "
+            "(text with { } [ ] in it must be quoted)"
+        )
+    if "cannot start any token" in problem:
+        return f"text that begins with {char!r} must be quoted"
+    if "mapping values are not allowed" in problem:
+        return "a second ':' on this line, or wrong indentation: quote text that has ': ' in it"
+    if "expected key" in problem or "could not find expected ':'" in problem:
+        return "wrong indentation, or ':' is missing after the key"
+    if "but found another document" in problem:
+        return "a second document ('---'): one file holds one"
+    return f"{context}: {problem}" if context else problem
+
+
+class Builder:
+    """Nodes -> plain data (dict, list, str, None), with environment values put in."""
+
+    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+        self._document = document
+        self._environ = environ
+        self._lines = document.text.split("\n")
+        self._path: list[str | int] = []
+        self._open: set[int] = set()
+        self._built = 0
+
+    def build(self, node: Node, *path: str | int) -> Any:
+        self._path = list(path)
+        return self._build(node)
+
+    def _report(self, node: Node, message: str, column: int | None = None) -> None:
+        mark = node.start_mark
+        place = mark.column if column is None else column
+        self._document.report(mark.line, place, spell(tuple(self._path)), message)
+
+    def _build(self, node: Node) -> Any:
+        if node.tag not in _TAGS:
+            self._report(node, "tags (!…) mean nothing here: leave it out, or quote the text")
+            return None
+        if isinstance(node, ScalarNode):
+            value: str = node.value
+            if value in _NULLS and not node.style:
+                return None
+            return self._substitute(node, value) if "${" in value else value
+        self._built += 1
+        if id(node) in self._open or self._built > _MOST_NODES:
+            self._report(node, "this alias contains itself, or far too much")
+            return None
+        self._open.add(id(node))
+        try:
+            if isinstance(node, SequenceNode):
+                return self._list(node)
+            assert isinstance(node, MappingNode)
+            return self._dict(node)
+        finally:
+            self._open.discard(id(node))
+
+    def _list(self, node: SequenceNode) -> list[Any]:
+        items, path = [], self._path
+        for index, item in enumerate(node.value):
+            path.append(index)
+            items.append(self._build(item))
+            path.pop()
+        return items
+
+    def _dict(self, node: MappingNode) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        first: dict[str, int] = {}
+        path = self._path
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                self._report(key, "a key must be a word")
+                continue
+            name: str = key.value
+            if name == "<<" and not key.style:
+                for source in value.value if isinstance(value, SequenceNode) else [value]:
+                    more = self._build(source)
+                    if isinstance(more, dict):
+                        merged = more | merged  # the earlier one wins
+                    else:
+                        self._report(source, "'<<' takes a mapping (*anchor) or a list of them")
+                continue
+            path.append(name)
+            if name in data:
+                self._report(key, f"stands here twice, first in line {first[name] + 1}")
+            else:
+                first[name] = key.start_mark.line
+                data[name] = self._build(value)
+            path.pop()
+        return merged | data if merged else data
+
+    def _substitute(self, node: ScalarNode, value: str) -> str:
+        def one(found: re.Match[str]) -> str:
+            name, default = found.group(1), found.group(2)
+            if found.group() == "$${":
+                return "${"
+            if name is None:
+                self._report(
+                    node,
+                    "write ${NAME} or ${NAME:-default}, or $${ for a ${ that means nothing",
+                    self._column(node, found.group()),
+                )
+                return ""
+            set_to = self._environ.get(name)
+            if default is not None:
+                return set_to or default
+            if set_to is None:
+                self._report(
+                    node,
+                    f"the environment has no {name} (${{{name}:-…}} gives a default)",
+                    self._column(node, found.group()),
+                )
+                return ""
+            return set_to
+
+        return _VARIABLE.sub(one, value)
+
+    def _column(self, node: ScalarNode, written: str) -> int:
+        line = self._lines[node.start_mark.line] if self._lines else ""
+        place = line.find(written, node.start_mark.column)
+        return place if place >= 0 else int(node.start_mark.column)
+
+
+def pair(node: MappingNode, name: str) -> tuple[Node, Node] | None:
+    """The key and the value named ``name``, looked for in merged mappings too."""
+    merged: list[Node] = []
+    for key, value in node.value:
+        if not isinstance(key, ScalarNode):
+            continue
+        if key.value == name:
+            return key, value
+        if key.value == "<<" and not key.style:
+            merged += value.value if isinstance(value, SequenceNode) else [value]
+    for source in merged:
+        if isinstance(source, MappingNode) and source is not node and (found := pair(source, name)):
+            return found
+    return None

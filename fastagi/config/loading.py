@@ -1,0 +1,405 @@
+"""Finding the files, loading them, and saying everything that is wrong with them at once."""
+
+import gc
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from fastagi.config.checks import cross_checks
+from fastagi.config.document import Builder, Document, blocks, compose, decode, pair, spell, without
+from fastagi.config.document import Path as KeyPath
+from fastagi.config.problems import ConfigError, Problem, did_you_mean
+from fastagi.config.settings import Settings
+from fastagi.config.values import is_language
+
+ENVIRONMENT = "FASTAGI_CONFIG"
+SYSTEM = Path("/etc/fastagi")
+HERE = Path("config")
+
+_NAMES = re.compile(rb"\$\{([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def find(path: str | os.PathLike[str] | None = None) -> Path:
+    """``path``, else $FASTAGI_CONFIG, else /etc/fastagi, else ./config.
+
+    The first two are taken at their word; raises ConfigError when there is none of the four.
+    """
+    if path is not None:
+        return Path(path)
+    if named := os.environ.get(ENVIRONMENT):
+        return Path(named)
+    for place in (SYSTEM, HERE):
+        if place.exists():
+            return place
+    message = f"no configuration: give --config, set {ENVIRONMENT}, or make {SYSTEM} or ./{HERE}"
+    raise ConfigError([Problem(str(SYSTEM), 1, 1, "", message)])
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    agents: bool = True,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings in a file, or in all ``*.yml`` of a folder. Raises ConfigError.
+
+    With ``agents=False`` the block of the agents is left out by its lines, unread, and
+    ``Settings.agents`` is None. It is for a start with thousands of agents that have not changed:
+    compare ``fingerprint_material`` with what the last full load had, and take this short way only
+    when that load was ``sliceable``. Where leaving out goes wrong, everything is loaded.
+    """
+    environ = os.environ if environ is None else environ
+    place = Path(path)
+    with _collector_off():
+        files, problems = _read(place)
+        if not agents and not problems:
+            quick = _Loading(place, files, environ, agents=False)
+            settings = quick.settings()
+            if settings is not None and quick.left_out:
+                return settings
+        full = _Loading(place, files, environ, agents=True, problems=problems)
+        settings = full.settings()
+        if settings is None:
+            raise ConfigError(full.in_order())
+        settings._sliceable = full.sliceable()
+        return settings
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    # Ten thousand agents make a million objects that all live: looking for garbage among them,
+    # again and again, takes longer than reading them.
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _read(place: Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
+    files: list[tuple[str, bytes]] = []
+    problems: list[Problem] = []
+
+    def wrong(where: Path, message: str) -> None:
+        problems.append(Problem(str(where), 1, 1, "", message))
+
+    try:
+        if place.is_dir():
+            names = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
+            chosen = [name for name in names if name.suffix == ".yml" and not name.is_dir()]
+            for name in names:
+                if name.suffix == ".yaml":
+                    wrong(name, f"not read: in a folder *.yml counts, call it {name.stem}.yml")
+            if not chosen and not problems:
+                wrong(place, "no *.yml in this folder")
+        else:
+            chosen = [place]
+    except OSError as error:
+        wrong(place, error.strerror or "cannot be read")
+        return files, problems
+    for name in chosen:
+        try:
+            files.append((str(name), name.read_bytes()))
+        except FileNotFoundError:
+            wrong(name, "no such file or folder")
+        except OSError as error:
+            wrong(name, error.strerror or "cannot be read")
+    return files, problems
+
+
+class _Loading:
+    """One pass over all files."""
+
+    def __init__(
+        self,
+        place: Path,
+        files: Sequence[tuple[str, bytes]],
+        environ: Mapping[str, str],
+        *,
+        agents: bool,
+        problems: Sequence[Problem] = (),  # of files that could not even be opened
+    ) -> None:
+        self.problems: list[Problem] = list(problems)
+        self._incomplete = bool(problems)
+        self.left_out = False
+        self._place = place
+        self._files = files
+        self._environ = environ
+        self._with_agents = agents
+        self._documents: list[Document] = []
+        self._top: dict[str, tuple[Document, Node, Node]] = {}
+        self.data: dict[str, Any] = {}
+        for file, content in files:
+            self._add(file, content)
+
+    def _add(self, file: str, content: bytes) -> None:
+        document = decode(file, content)
+        self._documents.append(document)
+        if not self._with_agents:
+            for block in blocks(document.text.split("\n")):
+                if block.key == "agents":
+                    document.text = without(document.text, block)
+                    self.left_out = True
+                    break
+        if not document.unreadable:
+            compose(document)
+        if document.root is not None:
+            builder = Builder(document, self._environ)
+            data = builder.build(document.root)
+            for key in data:
+                self._add_key(document, key, data[key])
+        self.problems += document.problems
+
+    def _add_key(self, document: Document, key: str, value: Any) -> None:
+        assert document.root is not None
+        found = pair(document.root, key)
+        assert found is not None
+        if key in self._top:
+            other, first, _ = self._top[key]
+            mark = found[0].start_mark
+            message = f"stands here and in {other.file}:{first.start_mark.line + 1}: once is enough"
+            document.report(mark.line, mark.column, key, message)
+            return
+        self._top[key] = (document, *found)
+        if value is not None:  # a key with everything below it commented out
+            self.data[key] = value
+
+    def settings(self) -> Settings | None:
+        """None when there are problems."""
+        data = self.data
+        language = data.get("language")
+        if is_language(language) and isinstance(data.get("agents"), list):
+            for agent in data["agents"]:
+                if isinstance(agent, dict):
+                    agent.setdefault("language", language)
+        settings = None
+        try:
+            settings = Settings.model_validate(data)
+        except ValidationError as error:
+            # Not the errors' own inputs: they may be secrets.
+            for item in error.errors(include_url=False, include_input=False):
+                self._report_invalid(item)
+        self._report_empty_codes()
+        for path, message in cross_checks(data, self._unknown, agents=self._with_agents):
+            self._report(path, message)
+        if self.problems or settings is None:
+            return None
+        if self.left_out:
+            settings = settings.model_copy(update={"agents": None})
+        settings._fingerprint_material = self._fingerprint()
+        return settings
+
+    def _report_empty_codes(self) -> None:
+        """``login: #31`` is a comment to YAML: it must not switch a code off unnoticed."""
+        node = self._top["feature_codes"][2] if "feature_codes" in self._top else None
+        for key, value in node.value if isinstance(node, MappingNode) else ():
+            if isinstance(value, ScalarNode) and not value.value and not value.style:
+                message = "is empty: null switches it off, a code that begins with # needs quotes"
+                self._report(("feature_codes", key.value), message)
+
+    @property
+    def _unknown(self) -> frozenset[str] | None:
+        """Top-level keys whose content could not be read; None: it may be any of them."""
+        if self._incomplete or any(document.unreadable for document in self._documents):
+            return None
+        return frozenset().union(*(document.broken for document in self._documents))
+
+    def in_order(self) -> list[Problem]:
+        """By place; of several on one value the first, which the others mostly follow from."""
+        order = {file: number for number, (file, _) in enumerate(self._files)}
+        kept: dict[tuple[str, int, int, str], Problem] = {}
+        mended = {
+            (d.file, line + 1, column + 1) for d in self._documents for line, column in d.mended
+        }
+        for problem in self.problems:
+            place = (problem.file, problem.line, problem.column)
+            path = "" if place in mended else problem.path
+            kept.setdefault((*place, path), problem)
+        return sorted(
+            kept.values(), key=lambda p: (order.get(p.file, -1), p.file, p.line, p.column)
+        )
+
+    def sliceable(self) -> bool:
+        """Whether the short way reads the same: it is taken, and all but the agents compared."""
+        short = _Loading(self._place, self._files, self._environ, agents=False)
+        if not short.left_out or short.problems:
+            return False
+        return short.data == {key: self.data[key] for key in self.data if key != "agents"}
+
+    def _fingerprint(self) -> bytes:
+        digest = hashlib.sha256()
+
+        def add(part: bytes) -> None:
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+
+        for source in sorted(Path(__file__).parent.glob("*.py")):
+            add(source.read_bytes())  # another version may make something else of the same files
+        names: set[bytes] = set()
+        for file, content in self._files:
+            add(os.path.basename(file).encode("utf-8", "surrogateescape"))
+            add(content)
+            names.update(_NAMES.findall(content))
+        for name in sorted(names):
+            value = self._environ.get(name.decode())
+            add(name)
+            add(b"" if value is None else b"=" + value.encode("utf-8", "surrogateescape"))
+        return digest.digest()
+
+    # Where it is, and what to say.
+
+    def _locate(self, path: KeyPath, key: bool = False) -> tuple[Document | None, Any, KeyPath]:
+        """The file, the mark and the part of ``path`` that is really written there."""
+        if not path or path[0] not in self._top:
+            return (self._documents[0] if self._documents else None), None, path
+        document, key_node, node = self._top[str(path[0])]
+        at, walked = (key_node if key or _is_block(node) else node), 1
+        for part in path[1:]:
+            if isinstance(node, MappingNode) and isinstance(part, str):
+                found = pair(node, part)
+                if found is None:
+                    break
+                key_node, node = found
+                at = key_node if _is_block(node) else node
+            elif (
+                isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value)
+            ):
+                key_node = at = node = node.value[part]
+            else:
+                break
+            walked += 1
+        if key and walked == len(path):
+            at = key_node
+        return document, at.start_mark, path[:walked]
+
+    def _report(
+        self, path: KeyPath, message: str, *, key: bool = False, missing: bool = False
+    ) -> None:
+        document, mark, walked = self._locate(path, key)
+        if document is None:
+            self.problems.append(Problem(str(self._place), 1, 1, spell(path), message))
+            return
+        line, column = (mark.line, mark.column) if mark is not None else (0, 0)
+        shown = spell(path if missing else walked)
+        self.problems.append(Problem(document.file, line + 1, column + 1, shown, message))
+
+    def _report_invalid(self, item: Any) -> None:
+        kind: str = item["type"]
+        path: KeyPath = tuple(item["loc"])
+        context: dict[str, Any] = item.get("ctx", {})
+        on_key = bool(path) and path[-1] == "[key]"
+        if on_key:
+            path = path[:-1]
+        if kind == "missing":
+            unknown = self._unknown
+            if len(path) == 1 and (unknown is None or path[0] in unknown):
+                return  # it may stand in what could not be read
+            self._report(path, "is missing", missing=True)
+        elif kind == "extra_forbidden":
+            message = f"unknown key{did_you_mean(str(path[-1]), _known_keys(path[:-1]))}"
+            self._report(path, message, key=True)
+        elif kind in ("enum", "literal_error"):
+            self._report(path, self._choose(path, on_key), key=on_key)
+        else:
+            empty = kind.endswith("_type") and not on_key and self._value(path) is None
+            message = "is empty" if empty else _say(kind, context, item["msg"])
+            self._report(path, message, key=on_key)
+
+    def _value(self, path: KeyPath) -> Any:
+        value: Any = self.data
+        for part in path:
+            try:
+                value = value[part]
+            except (LookupError, TypeError):  # ``sales`` stands for ``{name: sales}``
+                break
+        return value
+
+    def _choose(self, path: KeyPath, on_key: bool) -> str:
+        choices = _choices(path, on_key)
+        value: Any = path[-1] if on_key else self._value(path)
+        if not isinstance(value, str):
+            return f"must be one of {', '.join(choices)}"
+        guess = did_you_mean(value, choices)
+        what = f"{value!r} is not known" if on_key else f"{value!r} is no choice"
+        if on_key and guess:
+            return f"{what}{guess}"
+        return f"{what}{guess or ': one of ' + ', '.join(choices)}"
+
+
+def _is_block(node: Node) -> bool:
+    """Written below its key: then the key is the better place to point at."""
+    return isinstance(node, MappingNode | SequenceNode) and not node.flow_style
+
+
+_SAID = {
+    "model_type": "must be a mapping ('key: value' lines)",
+    "dict_type": "must be a mapping ('key: value' lines)",
+    "mapping_type": "must be a mapping ('key: value' lines)",
+    "tuple_type": "must be a list ([…] or '- ' lines)",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "is too large a number",
+    "string_type": "must be one value, not a list or a mapping",
+}
+
+
+def _say(kind: str, context: Mapping[str, Any], message: str) -> str:
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "greater_than_equal":
+        return f"must be at least {context['ge']}"
+    if kind == "less_than_equal":
+        return f"must be at most {context['le']}"
+    return _SAID.get(kind, message)
+
+
+def _annotations(path: KeyPath) -> Any:
+    """The annotation of what stands at ``path`` in the settings."""
+    at: Any = Settings
+    for part in path:
+        models = [inner for inner in _inside(at) if _is_model(inner)]
+        if isinstance(part, str) and models:
+            fields = models[0].model_fields
+            named = {info.alias or name: info for name, info in fields.items()}
+            if part not in named:
+                return None
+            at = named[part].annotation
+    return at
+
+
+def _inside(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _inside(inner)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _known_keys(path: KeyPath) -> list[str]:
+    for inner in _inside(_annotations(path)):
+        if _is_model(inner):
+            return [info.alias or name for name, info in inner.model_fields.items()]
+    return []
+
+
+def _choices(path: KeyPath, on_key: bool) -> list[str]:
+    annotation = _annotations(path[:-1] if on_key else path)
+    for inner in _inside(annotation):
+        if isinstance(inner, type) and issubclass(inner, Enum):
+            return [str(member.value) for member in inner]
+    return [inner for inner in _inside(annotation) if isinstance(inner, str)]
