@@ -652,10 +652,15 @@ class Client(Manager):  # type: ignore[misc]
                 self.protocol.drop(f"login impossible: {error}")
             return False  # otherwise the link was lost meanwhile, and that was told
         response = future.result()
-        assert self.protocol is not None
         if not response.success:
             self._refused = True
-            self.protocol.drop(f"login refused: {response.message or 'no reason given'}")
+            reason = f"login refused: {response.message or 'no reason given'}"
+            if self.protocol is None:  # Asterisk closes after a refusal, and was quicker than we
+                self.last_error = reason
+            else:
+                self.protocol.drop(reason)
+            return False
+        if self.protocol is None:
             return False
         self.protocol.forget_timer()
         self.authenticated = True
