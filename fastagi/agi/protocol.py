@@ -255,6 +255,11 @@ class Wire:
 
     def _headers(self, data: bytes) -> Sequence[Event]:
         rest = self._rest
+        if not rest and data.endswith(b"\n\n") and data.startswith(_AGI):
+            end = data.find(b"\n\n")
+            if end == len(data) - 2 and end <= MAX_HEADER_BYTES and b"\r" not in data:
+                self._in_headers = False  # all of it in one piece: nothing to keep
+                return (_request(data[:end]),)
         rest += data
         if not rest.startswith(_AGI) and not _AGI.startswith(rest[:4]):
             raise NotAGI(ascii(bytes(rest[:40])))

@@ -270,9 +270,15 @@ def percentiles(values: list[float]) -> dict[str, float]:
     }
 
 
-def closed(options: Options, at_once: int, seconds: float) -> dict[str, object]:
-    """``at_once`` calls always in progress, for that time."""
+def closed(
+    options: Options, at_once: int, seconds: float, pid: int | None
+) -> dict[str, object]:
+    """``at_once`` calls always in progress, for that time.
+
+    ``cpu_us_per_call`` is the server's own time: it says more than the rate on a busy machine.
+    """
     asterisk = Asterisk(options)
+    cpu = _cpu(pid)
     start = time.perf_counter()
     stop = start + seconds
 
@@ -288,7 +294,10 @@ def closed(options: Options, at_once: int, seconds: float) -> dict[str, object]:
     took = time.perf_counter() - start
     served = asterisk.served
     asterisk.finish()
-    return asterisk.report("closed", took, served)
+    report = asterisk.report("closed", took, served)
+    if pid is not None:
+        report["cpu_us_per_call"] = round((_cpu(pid) - cpu) / max(asterisk.served, 1) * 1e6, 1)
+    return report
 
 
 def burst(options: Options, calls: int) -> dict[str, object]:
@@ -378,6 +387,15 @@ def _resident(pid: int | None) -> int | None:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
 
+def _cpu(pid: int | None) -> float:
+    """The seconds a process has computed so far, the system's time for it included."""
+    if pid is None:
+        return 0.0
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _range(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
     return int(first), int(last or first)
@@ -394,6 +412,7 @@ def main(arguments: list[str] | None = None) -> int:
     common.add_argument("--digits", action="append", default=[], help="answer to a GET DATA")
     common.add_argument("--variable", action="append", default=[], help="NAME=VALUE to be read")
     common.add_argument("--expect", action="append", default=[], help="outcome that counts")
+    common.add_argument("--pid", type=int, help="of the server: its CPU time, or its memory")
     common.add_argument("--any", action="store_true", help="any outcome counts")
     modes = parser.add_subparsers(dest="mode", required=True)
     mode = modes.add_parser("closed", parents=[common])
@@ -407,7 +426,6 @@ def main(arguments: list[str] | None = None) -> int:
     mode = modes.add_parser("hold", parents=[common])
     mode.add_argument("--calls", type=int, default=2_000)
     mode.add_argument("--hold", type=float, default=2.0, help="seconds in the prompt")
-    mode.add_argument("--pid", type=int, help="of the server, to read its memory")
     given = parser.parse_args(arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -423,7 +441,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     match given.mode:
         case "closed":
-            report = closed(options, given.at_once, given.seconds)
+            report = closed(options, given.at_once, given.seconds, given.pid)
         case "burst":
             report = burst(options, given.calls)
         case "open":
