@@ -157,7 +157,9 @@ def test_any_bytes_as_caller_name(name: bytes) -> None:
 
 
 def test_latin_1_name_does_not_spoil_other_headers() -> None:
-    data = HEADERS.replace(b"Phone 1001", b"Fran\xe7ois").replace(b": phones", ": téléphones".encode())
+    data = HEADERS.replace(b"Phone 1001", b"Fran\xe7ois").replace(
+        b": phones", ": téléphones".encode()
+    )
     [request] = feed(data)
     assert isinstance(request, Request)
     assert request.calleridname == "François"
@@ -229,12 +231,10 @@ def test_reply_limits() -> None:
 def test_an_endless_line_is_not_kept() -> None:
     wire = Wire()
     wire.receive(HEADERS)
-    taken = 0
+    for _ in range(MAX_REPLY_BYTES // 1_024):
+        wire.receive(b"x" * 1_024)
     with pytest.raises(ReplyTooLong):
-        for _ in range(10_000):
-            wire.receive(b"x" * 1_000)
-            taken += 1_000
-    assert taken <= MAX_REPLY_BYTES
+        wire.receive(b"x")
 
 
 @pytest.mark.parametrize("line", [b"", b"result=0", b"20 result=0", b"hello", b"\xff\xfe", b"2000"])
