@@ -80,6 +80,31 @@ async def test_a_wake_from_another_thread_is_enough(memory: Memory) -> None:
             thread.join()
 
 
+async def test_a_wake_from_another_thread_ends_the_sleep_of_an_idle_loop(memory: Memory) -> None:
+    receiver, arrived = Receiver(), asyncio.Event()
+    receiver.before = arrived.set
+    async with running(memory, {Sink.USER_EVENT: receiver}, DEAF) as dispatcher:
+        memory.on_change = lambda: None
+        await asyncio.sleep(0.01)
+        await memory.commit(event())
+        timer = threading.Timer(0.1, dispatcher.wake)
+        timer.start()
+        async with asyncio.timeout(10):  # the loop's only other timer
+            await arrived.wait()
+        timer.join()
+
+
+async def test_after_a_wake_it_is_quiet_again(memory: Memory) -> None:
+    receiver = Receiver()
+    async with running(memory, {Sink.USER_EVENT: receiver}, DEAF):
+        await memory.commit(event())
+        await until(lambda: receiver.got)
+        await asyncio.sleep(0.1)
+        reads = memory.reads
+        await asyncio.sleep(0.2)
+        assert memory.reads == reads
+
+
 def test_a_wake_without_a_running_loop_is_harmless(memory: Memory) -> None:
     dispatcher = Dispatcher(memory, {Sink.LAMP: Receiver()}, now)
     dispatcher.wake()
@@ -189,6 +214,21 @@ async def test_a_receiver_that_answers_half_a_batch_gets_the_other_half_again(
     assert sorted(e.agent for e in receiver.got) == ["1001", "1002", "1003", "1004", "1005"]
 
 
+async def test_no_answer_for_one_event_never_lets_the_next_overtake_it(memory: Memory) -> None:
+    login, pause = event(), event(type=EventType.PAUSE)
+    answers = [Later("no answer"), Later("no answer")]
+
+    def script(happened: Event) -> Receipt:
+        return answers.pop() if happened is login and answers else DELIVERED
+
+    receiver = Receiver(script)
+    async with running(memory, {Sink.LAMP: receiver}):
+        await memory.commit(login, pause)
+        await until(lambda: len(receiver.got) == 2)
+    assert receiver.got == [login, pause]
+    assert not answers
+
+
 async def test_a_sink_that_is_away_does_not_stop_the_others(memory: Memory) -> None:
     away, there = Receiver(ready=False), Receiver()
     pace = Pace(batch=10, ask_ready=0.005)
@@ -215,7 +255,7 @@ async def test_a_storm_goes_out_in_few_large_batches(memory: Memory) -> None:
     async with running(memory, {Sink.USER_EVENT: receiver}, DEAF):
         for n in range(1000):
             await memory.commit(event(f"{n}"))
-            if n % 50 == 0:
+            if n % 4 == 0:
                 await asyncio.sleep(0.001)
         await until(lambda: len(receiver.got) == 1000)
     assert len(receiver.batches) <= 50
