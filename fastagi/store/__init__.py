@@ -1,6 +1,19 @@
 """The store: what is meant, in SQLite or PostgreSQL. Peewee stays in this room."""
 
+from fastagi.store.database import BadDatabaseUrl
 from fastagi.store.deliveries import Deliveries
+from fastagi.store.directory import Difference, DirectoryConflict
+from fastagi.store.migrations import SchemaTooNew
 from fastagi.store.transactions import PeeweeStore, open_store
+from fastagi.store.views import Views
 
-__all__ = ["Deliveries", "PeeweeStore", "open_store"]
+__all__ = [
+    "BadDatabaseUrl",
+    "Deliveries",
+    "Difference",
+    "DirectoryConflict",
+    "PeeweeStore",
+    "SchemaTooNew",
+    "Views",
+    "open_store",
+]

@@ -46,7 +46,7 @@ class Loaded:
         self.decided_at = decided_at
 
 
-_STATE = """
+STATE = """
 SELECT a.id, a.number, a.name, a.language, a.pin_hash, a.archived_at,
        i.command_id, i.command, i.decided_at,
        s.id, s.extension, s.context, s.interface, s.state_interface, s.type, s.since, s.planned,
@@ -64,7 +64,7 @@ ORDER BY a.id, m.queue_id
 
 
 def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list[Loaded]:
-    """States of the rows of ``_STATE``: one row per membership, an agent's rows together.
+    """States of the rows of ``STATE``: one row per membership, an agent's rows together.
 
     A membership that was taken away counts as long as the agent is in that queue: it has to be
     left. With ``all_memberships`` it counts anyway.
@@ -212,7 +212,7 @@ class Connection(Transactor):
         self._states = {
             found.state.number: found
             for found in loaded(
-                self.execute(_STATE.format(where=f"a.number IN ({_marks(size)})"), wanted)
+                self.execute(STATE.format(where=f"a.number IN ({_marks(size)})"), wanted)
             )
         }
 
@@ -239,7 +239,7 @@ class Connection(Transactor):
     def loaded_where(
         self, where: str, values: Sequence[object] = (), all_memberships: bool = False
     ) -> list[Loaded]:
-        rows = self.execute(_STATE.format(where=where), values).fetchall()
+        rows = self.execute(STATE.format(where=where), values).fetchall()
         return loaded(rows, all_memberships)
 
     def write(self, change: Change) -> None:
@@ -359,7 +359,7 @@ def _ending(change: Change) -> tuple[float, str]:
     return event.occurred_at.timestamp(), event.reason or change.outcome.value.lower()
 
 
-_BY_NUMBER = _STATE.format(where="a.number = ?")
+_BY_NUMBER = STATE.format(where="a.number = ?")
 _START_SESSION = (
     "INSERT INTO login_sessions (id, agent_id, extension, context, interface, state_interface,"
     " type, since, source, planned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

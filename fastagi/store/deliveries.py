@@ -1,17 +1,19 @@
 """The store's side of the outbox: which event is owed to which sink."""
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from fastagi.agents.commands import Actor
 from fastagi.agents.events import Event
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store.connection import Connection, moment
-from fastagi.store.transactions import PeeweeStore
+
+T = TypeVar("T")
 
 LEASE = 60.0  # seconds; a service that died frees its deliveries after it
 
@@ -85,10 +87,23 @@ _NOT_LEASED = """
 _ORDER = " ORDER BY d.event LIMIT ?"
 
 
+class Runs(Protocol):
+    """The store, as far as it is needed here."""
+
+    @property
+    def sqlite(self) -> bool: ...
+
+    def run(
+        self, job: Callable[[Connection], T], *, writes: bool = True
+    ) -> "asyncio.Future[T]": ...
+
+    def wake(self) -> None: ...
+
+
 class Deliveries:
     """Implements ``fastagi.outbox.delivery.Deliveries``. Every call may raise StoreUnavailable."""
 
-    def __init__(self, store: PeeweeStore) -> None:
+    def __init__(self, store: Runs) -> None:
         self._store = store
         self._name = uuid4().hex  # tells this service's leases from another's
 
@@ -119,7 +134,7 @@ class Deliveries:
                     )
             return [Delivery(_id(sink, row[11]), sink, event_from(row), row[12]) for row in rows]
 
-        return await self._store.run(job, writes=not self._store.place.sqlite)
+        return await self._store.run(job, writes=not self._store.sqlite)
 
     async def delivered(self, ids: Sequence[int], /) -> None:
         """These need not be told again."""

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
 import structlog
+from peewee import Database, PeeweeException
+from playhouse.pool import PooledDatabase
 
 from fastagi.agents import errors
 from fastagi.agents.commands import Command, LogIn, LogOff, PauseReason, from_dict, to_dict
@@ -15,8 +18,12 @@ from fastagi.agents.events import Event
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, decide
 from fastagi.agents.service import StoreUnavailable
+from fastagi.store import directory
 from fastagi.store.connection import Connection, Loaded, moment
 from fastagi.store.database import Place, parse, prepare
+from fastagi.store.deliveries import Deliveries
+from fastagi.store.directory import Declared, Difference
+from fastagi.store.pins import Pins
 from fastagi.store.worker import MAX_BATCH, Workers
 
 log = structlog.get_logger()
@@ -34,7 +41,10 @@ class PeeweeStore:
     """
 
     def __init__(self, place: Place, *, deadline: float = DEADLINE) -> None:
-        self.place = place
+        self.sqlite = place.sqlite
+        self.pins = Pins()
+        self.deliveries = Deliveries(self)
+        self._name = place.name
         self._woken: list[Callable[[], None]] = []
         self._database = place.database()
         self.workers: Workers[Connection] = Workers(
@@ -58,7 +68,34 @@ class PeeweeStore:
 
     async def close(self) -> None:
         """Works off what was begun, then closes."""
-        await asyncio.to_thread(self.workers.close)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self.workers.close()
+        self.pins.close()
+        if isinstance(self._database, PooledDatabase):
+            self._database.close_all()
+
+    # -- the directory; these block: to be called before the loop runs, or in a thread
+
+    def knows(self, material: bytes) -> bool:
+        """Whether the settings with this fingerprint are the ones brought in last."""
+        with self._blocking() as database:
+            return directory.knows(database, material)
+
+    def bring_in(self, declared: Declared) -> Difference:
+        """Brings the store in line with the settings. Raises DirectoryConflict, StoreUnavailable;
+        then nothing was changed."""
+        with self._blocking() as database:
+            return directory.bring_in(database, declared)
+
+    @contextmanager
+    def _blocking(self) -> Iterator[Database]:
+        try:
+            with self._database.connection_context():
+                yield self._database
+        except PeeweeException as error:
+            raise StoreUnavailable(f"{self._name}: {error}") from error
 
     def run(self, job: Callable[[Connection], T], *, writes: bool = True) -> "asyncio.Future[T]":
         """``job`` in a transaction of its own or with others; it may run twice."""
@@ -335,13 +372,13 @@ def _decided_again(found: Loaded) -> Change | None:
     return decision
 
 
-async def open_store(url: str, *, deadline: float = DEADLINE) -> PeeweeStore:
-    """Opens the database, makes it if need be, and brings its tables up to date.
+def open_store(url: str, *, deadline: float = DEADLINE) -> PeeweeStore:
+    """Opens the database, makes it if need be, and brings its tables up to date. Blocks.
 
     Raises BadDatabaseUrl, SchemaTooNew, StoreUnavailable; each text is meant for the admin.
     """
     place = parse(url)
-    applied = await asyncio.to_thread(prepare, place)
+    applied = prepare(place)
     if applied:
         log.info("the database was brought up to date", database=place.name, migrations=applied)
     return PeeweeStore(place, deadline=deadline)

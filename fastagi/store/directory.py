@@ -1,0 +1,420 @@
+"""What stands in the YAML is brought into the store: created, changed, archived.
+
+The YAML is declarative for what it created itself; what came through an API stays untouched. A
+row is never deleted: history refers to it, and it comes back when it is named again.
+"""
+
+import hashlib
+import hmac
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from peewee import SQL, Database, SqliteDatabase
+
+from fastagi.config.settings import AgentSettings, PauseReasonSettings, QueueSettings
+from fastagi.store import pins
+from fastagi.store.tables import (
+    Agent,
+    DeviceInUse,
+    LoginSession,
+    Membership,
+    Note,
+    PauseReason,
+    Queue,
+    Table,
+)
+
+T = TypeVar("T")
+
+CHUNK = 500  # rows per statement
+LINES = 20  # per kind, when a difference is told
+YAML = "yaml"
+
+
+class Declared(Protocol):
+    """The sections of the settings that are brought in."""
+
+    @property
+    def agents(self) -> Sequence[AgentSettings] | None: ...
+
+    @property
+    def queues(self) -> Sequence[QueueSettings]: ...
+
+    @property
+    def pause_reasons(self) -> Sequence[PauseReasonSettings]: ...
+
+    @property
+    def fingerprint_material(self) -> bytes: ...
+
+
+class DirectoryConflict(ValueError):
+    """The YAML claims something that was created through an API; the text says what."""
+
+
+@dataclass(slots=True)
+class Difference:
+    """What bringing in the YAML has changed, one readable line each; never a PIN.
+
+    The rest is for the service: ``to_log_off`` are agents (numbers) who were archived while they
+    are logged in or logging in. For agents who are logged in and stay, ``to_leave`` and
+    ``to_join`` are pairs of agent and queue name, ``to_set_penalty`` has the new penalty as well.
+    A membership taken away stays part of the agent's state until that queue was left.
+    """
+
+    created: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    archived: list[str] = field(default_factory=list)
+    to_log_off: list[str] = field(default_factory=list)
+    to_leave: list[tuple[str, str]] = field(default_factory=list)
+    to_join: list[tuple[str, str]] = field(default_factory=list)
+    to_set_penalty: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.created or self.changed or self.archived)
+
+    def lines(self) -> list[str]:
+        """For a log: each change, or how many more when there are many."""
+        told: list[str] = []
+        for what, lines in (
+            ("created", self.created),
+            ("changed", self.changed),
+            ("archived", self.archived),
+        ):
+            told += [f"{what} {line}" for line in lines[:LINES]]
+            if len(lines) > LINES:
+                told.append(f"{what} {len(lines) - LINES} more")
+        return told
+
+
+def knows(database: Database, material: bytes) -> bool:
+    """Whether the YAML with this fingerprint is the one brought in last."""
+    row = Note.select(Note.value).where(Note.key == "directory").tuples().execute(database)
+    for (value,) in row:
+        salt, _, digest = value.partition(":")
+        return hmac.compare_digest(_fingerprint(bytes.fromhex(salt), material), digest)
+    return False
+
+
+def _fingerprint(salt: bytes, material: bytes) -> str:
+    # Hashed hard: the material is made of PINs too.
+    return hashlib.scrypt(material, salt=salt, n=2**14, r=8, p=1, dklen=32).hex()
+
+
+def bring_in(database: Database, declared: Declared) -> Difference:
+    """Blocks: to be called in a thread. All or nothing. Raises DirectoryConflict.
+
+    ``database`` must be connected in this thread.
+    """
+    agents = declared.agents
+    if agents is None:
+        raise ValueError("the agents were left out when the settings were loaded")
+    # Before the transaction, as hashing takes its time and holds up nobody here.
+    known = dict(Agent.select(Agent.number, Agent.pin_hash).tuples().execute(database))
+    hashes: dict[str, str | None] = dict.fromkeys((a.number for a in agents), None)
+    hashes |= {a.number: a.pin_hash.get_secret_value() for a in agents if a.pin_hash is not None}
+    plain = [(a.number, a.pin.get_secret_value()) for a in agents if a.pin is not None]
+    if plain:
+        hashes |= pins.hashed(plain, known)
+    salt = os.urandom(16)
+    note = f"{salt.hex()}:{_fingerprint(salt, declared.fingerprint_material)}"
+    difference = Difference()
+    with _alone(database):
+        now = time.time()
+        _bring(
+            database,
+            PauseReason,
+            "code",
+            "pause reason",
+            [
+                {
+                    "code": reason.code,
+                    "name": reason.name,
+                    "description": reason.description,
+                    "productive": reason.productive,
+                    "max_duration": None
+                    if reason.max_duration is None
+                    else reason.max_duration.total_seconds(),
+                    "when_exceeded": str(reason.when_exceeded),
+                }
+                for reason in declared.pause_reasons
+            ],
+            now,
+            difference,
+        )
+        _bring(
+            database,
+            Queue,
+            "name",
+            "queue",
+            [{"id": q.id, "number": q.number, "name": q.name} for q in declared.queues],
+            now,
+            difference,
+        )
+        gone = _bring(
+            database,
+            Agent,
+            "number",
+            "agent",
+            [
+                {
+                    "id": agent.id,
+                    "number": agent.number,
+                    "name": agent.name,
+                    "language": agent.language,
+                    "pin_hash": hashes[agent.number],
+                }
+                for agent in agents
+            ],
+            now,
+            difference,
+        )
+        there = _logged_in(database)
+        difference.to_log_off = sorted(number for number in gone if number in there)
+        _memberships(database, agents, now, there, difference)
+        Note.insert(key="directory", value=note).on_conflict(
+            conflict_target=[Note.key], update={Note.value: note}
+        ).execute(database)
+    return difference
+
+
+@contextmanager
+def _alone(database: Any) -> Iterator[None]:
+    """One transaction; nobody else brings in meanwhile."""
+    if isinstance(database, SqliteDatabase):
+        with database.atomic("IMMEDIATE"):
+            yield
+    else:
+        with database.atomic():
+            database.execute_sql("SELECT pg_advisory_xact_lock(hashtextextended('directory', 2))")
+            yield
+
+
+def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:
+    rows = iter(rows)
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def _bring(
+    database: Any,
+    table: type[Table],
+    key: str,
+    what: str,
+    wanted: Sequence[Mapping[str, Any]],
+    now: float,
+    difference: Difference,
+) -> list[str]:
+    """One table; returns the keys that were archived."""
+    rows: dict[str, dict[str, Any]] = {
+        row[key]: row for row in table.select().dicts().execute(database)
+    }
+    names = {row[key] for row in wanted}
+    gone = [
+        name
+        for name, row in rows.items()
+        if row["origin"] == YAML and row["archived_at"] is None and name not in names
+    ]
+    # First, as an archived queue's number is free for another.
+    for chunk in _chunks(gone):
+        table.update(archived_at=now).where(getattr(table, key).in_(chunk)).execute(database)
+    difference.archived += [f"{what} {name}" for name in sorted(gone)]
+    _clear_numbers(database, table, rows, wanted)
+    ids = _ids(database, table, key, what, wanted, rows)
+    new: list[dict[str, Any]] = []
+    for row in wanted:
+        name = row[key]
+        old = rows.get(name)
+        values = {column: value for column, value in row.items() if column != "id"}
+        if old is None:
+            new.append({**values, "id": ids[name], "origin": YAML, "archived_at": None})
+            difference.created.append(f"{what} {name}")
+            continue
+        changes = {column: value for column, value in values.items() if old[column] != value}
+        told = [_told(column, old[column], value) for column, value in changes.items()]
+        if old["archived_at"] is not None:
+            changes["archived_at"] = None
+            told.append("is back")
+        if old["origin"] != YAML:
+            changes["origin"] = YAML
+            told.append("is in the YAML now")
+        if changes:
+            table.update(**changes).where(getattr(table, key) == name).execute(database)
+            difference.changed.append(f"{what} {name}: {', '.join(told)}")
+    for rows_chunk in _chunks(new):
+        table.insert_many(rows_chunk).execute(database)
+    if new and not isinstance(database, SqliteDatabase):
+        # The sequence did not see these ids go by.
+        name = table._meta.table_name
+        database.execute_sql(
+            f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))"
+        )
+    return gone
+
+
+def _told(column: str, old: object, new: object) -> str:
+    if column == "pin_hash":
+        if old is None:
+            return "has a PIN"
+        return "has no PIN any more" if new is None else "another PIN"
+    return f"{column} {old!r} -> {new!r}"
+
+
+def _clear_numbers(
+    database: Database,
+    table: type[Table],
+    rows: Mapping[str, Mapping[str, Any]],
+    wanted: Sequence[Mapping[str, Any]],
+) -> None:
+    """Two queues may swap their numbers: those that change are set aside for a moment."""
+    if table is not Queue:
+        return
+    changing = [
+        row["name"]
+        for row in wanted
+        if row["name"] in rows and rows[row["name"]]["number"] != row["number"]
+    ]
+    taken = {r["number"]: r["name"] for r in wanted}
+    for row in rows.values():
+        owner = taken.get(row["number"])
+        if (
+            row["origin"] != YAML
+            and row["archived_at"] is None
+            and owner not in (None, row["name"])
+        ):
+            raise DirectoryConflict(
+                f"queue {owner}: the number {row['number']} belongs to queue {row['name']}, "
+                "which was created through an API"
+            )
+    for chunk in _chunks(changing):
+        Queue.update(number=SQL("'~' || name")).where(Queue.name.in_(chunk)).execute(database)
+
+
+def _ids(
+    database: Database,
+    table: type[Table],
+    key: str,
+    what: str,
+    wanted: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, Mapping[str, Any]],
+) -> dict[str, int]:
+    """An id for every wanted row; rows that stand in the way of a given id move to another."""
+    given = {row["id"]: row[key] for row in wanted if row.get("id") is not None}
+    holders = {row["id"]: name for name, row in rows.items()}
+    free = max([0, *holders, *given])
+    ids: dict[str, int] = {name: id for id, name in given.items()}
+    moves: dict[str, int] = {}
+    for id, name in given.items():
+        holder = holders.get(id)
+        if name in rows and rows[name]["id"] != id:
+            moves[name] = id
+        if holder is None or holder == name or holder in ids:
+            continue
+        if rows[holder]["origin"] != YAML:
+            raise DirectoryConflict(
+                f"{what} {name}: the id {id} belongs to {what} {holder}, "
+                "which was created through an API"
+            )
+        free += 1
+        moves[holder] = ids[holder] = free
+    # In two steps, as ids may be swapped; what refers to them follows (ON UPDATE CASCADE).
+    for name in moves:
+        table.update(id=-rows[name]["id"]).where(getattr(table, key) == name).execute(database)
+    for name, id in moves.items():
+        table.update(id=id).where(getattr(table, key) == name).execute(database)
+    for row in wanted:
+        name = row[key]
+        if name not in ids and name not in rows:
+            free += 1
+            ids[name] = free
+    return ids
+
+
+def _logged_in(database: Database) -> set[str]:
+    """Numbers of the agents who are logged in, or whose login has begun."""
+    numbers: set[str] = set()
+    for agent_ids in (
+        LoginSession.select(LoginSession.agent).where(LoginSession.ended_at.is_null()),
+        DeviceInUse.select(DeviceInUse.agent),
+    ):
+        rows = Agent.select(Agent.number).where(Agent.id.in_(agent_ids)).tuples()
+        numbers.update(number for (number,) in rows.execute(database))
+    return numbers
+
+
+def _memberships(
+    database: Database,
+    agents: Sequence[AgentSettings],
+    now: float,
+    there: set[str],
+    difference: Difference,
+) -> None:
+    """The memberships of the agents who came from the YAML. Rows are archived, never deleted."""
+    yaml = Agent.select(Agent.number, Agent.id).where(Agent.origin == YAML)
+    ids: dict[str, int] = dict(yaml.tuples().execute(database))
+    numbers = {id: number for number, id in ids.items()}
+    queues = dict(Queue.select(Queue.name, Queue.id).tuples().execute(database))
+    names = {id: name for name, id in queues.items()}
+    wanted = {
+        (ids[agent.number], queues[queue.name]): queue.penalty
+        for agent in agents
+        for queue in agent.queues
+    }
+    named = {agent.number for agent in agents}
+    fresh = set(wanted)
+    gone: list[tuple[int, int]] = []
+    rows = (
+        Membership.select(
+            Membership.agent,
+            Membership.queue,
+            Membership.penalty,
+            Membership.joined,
+            Membership.archived_at,
+        )
+        .tuples()
+        .execute(database)
+    )
+    for agent_id, queue_id, penalty, joined, archived_at in list(rows):
+        number = numbers.get(agent_id)
+        pair = (agent_id, queue_id)
+        if number is None or number not in named:
+            continue  # not the YAML's, or archived as a whole
+        fresh.discard(pair)
+        what = f"agent {number}, queue {names[queue_id]}"
+        here = (Membership.agent == agent_id) & (Membership.queue == queue_id)
+        if pair not in wanted:
+            if archived_at is None:
+                gone.append(pair)
+                difference.archived.append(what)
+                if joined:
+                    difference.to_leave.append((number, names[queue_id]))
+            continue
+        if archived_at is not None or penalty != wanted[pair]:
+            Membership.update(penalty=wanted[pair], archived_at=None).where(here).execute(database)
+            if archived_at is not None:
+                difference.changed.append(f"{what}: is back")
+            if penalty != wanted[pair]:
+                difference.changed.append(f"{what}: penalty {penalty} -> {wanted[pair]}")
+                if joined:
+                    difference.to_set_penalty.append((number, names[queue_id], wanted[pair]))
+        if archived_at is not None and not joined and number in there:
+            difference.to_join.append((number, names[queue_id]))
+    for agent_id, queue_id in gone:
+        Membership.update(archived_at=now).where(
+            (Membership.agent == agent_id) & (Membership.queue == queue_id)
+        ).execute(database)
+    new_agents = {line.removeprefix("agent ") for line in difference.created}
+    for agent_id, queue_id in sorted(fresh):
+        number = numbers[agent_id]
+        if number not in new_agents:
+            difference.created.append(f"agent {number}, queue {names[queue_id]}")
+            if number in there:
+                difference.to_join.append((number, names[queue_id]))
+    for chunk in _chunks(sorted(fresh)):
+        Membership.insert_many(
+            [{"agent": a, "queue": q, "penalty": wanted[a, q], "joined": False} for a, q in chunk]
+        ).execute(database)
