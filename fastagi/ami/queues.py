@@ -31,7 +31,8 @@ ANSWERS: dict[type, tuple[tuple[str, Answer], ...]] = {
     RemoveMember: (
         ("Removed interface from queue", Answer.DONE),
         ("Unable to remove interface: Not there", Answer.ALREADY_SO),
-        ("Unable to remove interface from queue: No such queue", Answer.REFUSED),
+        # Nobody is in a queue that is gone: it keeps no agent from logging off.
+        ("Unable to remove interface from queue: No such queue", Answer.ALREADY_SO),
         ("Member not dynamic", Answer.REFUSED),
     ),
     PauseMember: (

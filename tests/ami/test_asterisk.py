@@ -174,7 +174,7 @@ async def test_every_answer(queues: Queues) -> None:
         (Answer.REFUSED, "Invalid interface, queuename or penalty"),
         (Answer.DONE, "Removed interface from queue"),
         (Answer.ALREADY_SO, "Unable to remove interface: Not there"),
-        (Answer.REFUSED, "Unable to remove interface from queue: No such queue"),
+        (Answer.ALREADY_SO, "Unable to remove interface from queue: No such queue"),
     ]
 
 

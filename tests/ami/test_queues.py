@@ -34,7 +34,7 @@ PENALTY = SetPenalty("sales", "PJSIP/1001", 3)
         (ADD, False, "Something new", Answer.REFUSED),
         (REMOVE, True, "Removed interface from queue", Answer.DONE),
         (REMOVE, False, "Unable to remove interface: Not there", Answer.ALREADY_SO),
-        (REMOVE, False, "Unable to remove interface from queue: No such queue", Answer.REFUSED),
+        (REMOVE, False, "Unable to remove interface from queue: No such queue", Answer.ALREADY_SO),
         (REMOVE, False, "Member not dynamic", Answer.REFUSED),
         (PAUSE, True, "Interface paused successfully", Answer.DONE),
         (PAUSE, False, "Interface not found", Answer.REFUSED),
