@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -17,8 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fastagi.agents.events import Event
     from fastagi.config import Settings
     from fastagi.dial import Channel, Step
+    from fastagi.store import Views
+    from fastagi.store.views import AgentView, StoredEvent
 
 T = TypeVar("T")
 
@@ -101,12 +108,12 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.INFO,
 ) -> None:
     """Answer the feature codes, until SIGTERM or Ctrl-C."""
-    from fastagi.app import serve as run
+    from fastagi import app as service
 
     path = _find(config)
     set_up_log(log_format, log_level)
     with _explained():
-        _run(run(path), fast=True)
+        service.run(lambda: service.serve(path))
 
 
 @app.command()
@@ -230,6 +237,292 @@ def _tell_result(channel: "Channel", as_json: bool) -> None:
         typer.echo(f"{printable(name)}={printable(value)}")
 
 
+# -- who is where, and what happened -------------------------------------------------------------
+
+
+@app.command()
+def agents(
+    config: Config = None,
+    as_json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep the table up to date, until Ctrl-C.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How often, with --watch.")
+    ] = 1.0,
+) -> None:
+    """Who is where: logged in, paused, in which queues."""
+    with _explained(), _interruptible(), _views(config) as views:
+        if not watch:
+            found = views.agents()
+            if as_json:
+                for agent in found:
+                    _print_json(_agent_json(agent))
+            else:
+                from rich.console import Console
+
+                Console().print(_agents_table(found))
+            return
+        if as_json:
+            _watch_json(views, every)
+        from rich.live import Live
+
+        with Live(_agents_table(views.agents()), auto_refresh=False, screen=False) as live:
+            while True:
+                time.sleep(every)
+                live.update(_agents_table(views.agents()), refresh=True)
+
+
+def _watch_json(views: "Views", every: float) -> NoReturn:
+    """A line for each agent at first, then one for each that has changed."""
+    shown: dict[str, AgentView] = {}
+    while True:
+        found = {agent.number: agent for agent in views.agents()}
+        for number, agent in found.items():
+            if shown.get(number) != agent:
+                _print_json(_agent_json(agent))
+        shown = found
+        sys.stdout.flush()
+        time.sleep(every)
+
+
+def _agent_json(agent: "AgentView") -> dict[str, Any]:
+    return {
+        "number": agent.number,
+        "name": agent.name,
+        "status": agent.status.name.lower(),
+        "extension": agent.extension,
+        "interface": agent.interface,
+        "since": _moment(agent.since),
+        "queues": list(agent.queues),
+        "joined": list(agent.joined),
+        "pause_reason": agent.pause_reason,
+        "paused_since": agent.paused_since
+        and agent.paused_since.isoformat(timespec="milliseconds"),
+        "logoff_planned": agent.logoff_planned,
+    }
+
+
+def _moment(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds")
+
+
+_COLOURS = {"LOGGED_OFF": "dim", "AVAILABLE": "green", "PAUSED": "yellow"}
+
+
+def _agents_table(found: "Sequence[AgentView]") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("agent", "name", "status", "extension", "since", "queues"):
+        table.add_column(heading, overflow="fold")
+    now = datetime.now(UTC)
+    for agent in found:
+        status = agent.status.name.lower().replace("_", " ")
+        if agent.paused_since is not None:
+            status = f"paused {_lasted(now - agent.paused_since)}: {_printable(agent.pause_reason)}"
+        if agent.logoff_planned:
+            status += " (logs off after this call)"
+        queues = [q if q in agent.joined or not agent.extension else f"({q})" for q in agent.queues]
+        table.add_row(
+            agent.number,
+            Text(_printable(agent.name)),
+            Text(status, style=_COLOURS[agent.status.name]),
+            Text(_printable(agent.extension)),
+            "" if agent.since is None else agent.since.astimezone().strftime("%d %b %H:%M"),
+            Text(_printable(" ".join(queues))),
+        )
+    return table
+
+
+def _lasted(length: timedelta) -> str:
+    minutes = max(0, int(length.total_seconds())) // 60
+    return f"{minutes // 60}:{minutes % 60:02}" if minutes >= 60 else f"{minutes} min"
+
+
+@app.command()
+def events(
+    config: Config = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens now, until Ctrl-C.")
+    ] = False,
+    agent: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="Of this agent only.", show_default=False),
+    ] = None,
+    last: Annotated[
+        int, typer.Option("--last", "-n", metavar="N", min=0, help="How many to begin with.")
+    ] = 20,
+    parked: Annotated[
+        bool,
+        typer.Option("--parked", help="The deliveries that were given up, and why, instead."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What happened: who did what, where, when, and through which door."""
+    if parked and follow:
+        _fail("--parked and --follow do not go together", USAGE)
+    with _explained(), _interruptible(), _views(config) as views:
+        if parked:
+            _tell_parked(views, as_json)
+            return
+        tell = _tell_event_json if as_json else _tell_event
+        if not follow:
+            for stored in views.latest_events(last, agent=agent) if last else ():
+                tell(stored.event)
+            return
+        newest = views.latest_events(max(last, OVERLAP))
+        following = Following(newest[0].seq - 1 if newest else 0)
+        following.fresh(newest, time.monotonic())
+        for stored in views.latest_events(last, agent=agent) if last else ():
+            if following.knows(stored.seq):  # else it is new, and comes below
+                tell(stored.event)
+        while True:
+            for stored in _unseen(views, following):
+                if agent is None or stored.event.agent == agent:
+                    tell(stored.event)
+            sys.stdout.flush()
+            time.sleep(POLL_SECONDS)
+
+
+POLL_SECONDS = 0.3
+PAGE = 500
+OVERLAP = 200
+GAP_SECONDS = 15.0  # longer than a transaction may take
+
+
+class Following:
+    """Which of the events read are new: none is missed, none comes twice.
+
+    Where two services share a PostgreSQL store, an event's number can become visible after a
+    higher one. So a missing number is waited for, and what follows it is read again meanwhile.
+    """
+
+    def __init__(self, after: int) -> None:
+        self.after = after  # everything up to here is done with
+        self._seen: set[int] = set()  # beyond
+        self._missing_since: float | None = None
+
+    def knows(self, seq: int) -> bool:
+        return seq <= self.after or seq in self._seen
+
+    def fresh(self, read: "Sequence[StoredEvent]", now: float) -> "list[StoredEvent]":
+        """Those not seen before. now: seconds on a clock that only goes forward."""
+        new = [stored for stored in read if not self.knows(stored.seq)]
+        self._seen.update(stored.seq for stored in new)
+        if self._missing_since is not None and now - self._missing_since > GAP_SECONDS:
+            self._advance(min(self._seen) - 1)
+        before = self.after
+        while self.after + 1 in self._seen:
+            self._advance(self.after + 1)
+        if not self._seen:
+            self._missing_since = None
+        elif self._missing_since is None or self.after != before:
+            self._missing_since = now
+        return new
+
+    def _advance(self, to: int) -> None:
+        self._seen.discard(to)
+        self.after = to
+        self._missing_since = None
+
+
+def _unseen(views: "Views", following: Following) -> "Iterator[StoredEvent]":
+    after = following.after
+    while page := views.events(after, PAGE):
+        yield from following.fresh(page, time.monotonic())
+        after = page[-1].seq
+        if len(page) < PAGE:
+            return
+    following.fresh((), time.monotonic())
+
+
+def _tell_event(event: "Event") -> None:
+    actor = event.actor
+    by = actor.name or actor.channel
+    if actor.hung_up:
+        by += " (had hung up)"
+    place = f"at {event.extension}" if event.extension else ""
+    words = (place, event.reason, " ".join(event.queues), f"by {event.source} {by}".rstrip())
+    when = event.occurred_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    line = f"{when}  {event.type.value:13} {event.agent:>6}  " + "  ".join(w for w in words if w)
+    typer.echo(_printable(line))
+
+
+def _tell_event_json(event: "Event") -> None:
+    _print_json(event.as_dict())
+
+
+def _tell_parked(views: "Views", as_json: bool) -> None:
+    for delivery in views.parked():
+        at = delivery.parked_at
+        if as_json:
+            _print_json(
+                {
+                    "sink": delivery.sink,
+                    "event": delivery.event_id,
+                    "agent": delivery.agent,
+                    "attempts": delivery.attempts,
+                    "error": delivery.error,
+                    "parked_at": _moment(at),
+                }
+            )
+        else:
+            when = at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+            typer.echo(
+                _printable(
+                    f"{when}  {delivery.sink}  agent {delivery.agent}  event {delivery.event_id}  "
+                    f"{delivery.attempts} attempts: {delivery.error}"
+                )
+            )
+
+
+@contextlib.contextmanager
+def _views(config: Path | None) -> "Iterator[Views]":
+    from fastagi.store import Views
+
+    views = Views(_load(config, agents=False).database)
+    try:
+        yield views
+    finally:
+        views.close()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+# -- the demonstration ---------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where a downloaded Asterisk is kept; else the user's cache folder.",
+            show_default=False,
+        ),
+    ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait/--no-wait", help="Stay, with a live table of agents, until Ctrl-C."),
+    ] = True,
+    config: Config = None,
+) -> None:
+    """Show it all on this machine: a real Asterisk, a SIP phone, the service, one login."""
+    from fastagi.demo import show
+
+    with _explained(), _interruptible():
+        raise typer.Exit(show.main(cache=cache, wait=wait, config=config))
+
+
 # -- the log -------------------------------------------------------------------------------------
 
 
@@ -311,27 +604,28 @@ def _load(config: Path | None, *, agents: bool = True) -> "Settings":
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """What an admin can mend is said in one line, and without a traceback."""
+    """What an admin can mend is said in a line, and without a traceback."""
+    from fastagi.agents.service import StoreUnavailable
     from fastagi.config import ConfigError
+    from fastagi.store import BadDatabaseUrl, DirectoryConflict, SchemaTooNew
 
     try:
         yield
     except ConfigError as error:
         _fail(str(error), USAGE)
+    except (BadDatabaseUrl, DirectoryConflict) as error:
+        _fail(f"fastagi: {error}", USAGE)
+    except (StoreUnavailable, SchemaTooNew) as error:
+        _fail(f"fastagi: the store: {error}", REFUSED)
     except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
         _fail(f"fastagi: {error.strerror or error}", REFUSED)
 
 
-def _run(work: Coroutine[Any, Any, T], *, fast: bool = False) -> T:
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if fast:
-        with contextlib.suppress(ImportError):
-            import uvloop
-
-            factory = uvloop.new_event_loop
+def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(work)
+        return asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 

@@ -370,22 +370,29 @@ class Keys(Protocol):
 
 
 class Prepared:
-    """Keys given beforehand, one after the other as they are asked for; a comma is a silence."""
+    """Keys given beforehand, pressed as they are asked for.
+
+    A comma is a silence: what stands behind it waits for the next question. ``1001,4321`` answers
+    two, the second of two commas leaves one unanswered.
+    """
 
     def __init__(self, keys: str) -> None:
         if not re.fullmatch(r"[0-9*#A-Da-d,]*", keys):
             raise ValueError("keys are 0-9, *, #, A-D, and a comma for a pause")
         self._left = deque(keys.upper())
+        self._ended = False  # the last question, by # or because it had enough
 
     async def press(self, most: int, secret: bool) -> str:
+        if self._ended and self._left and self._left[0] == ",":
+            self._left.popleft()
+        self._ended = False
         pressed = ""
-        while self._left and len(pressed) < most:
+        while self._left and not self._ended:
             key = self._left.popleft()
             if key == ",":
                 break
             pressed += key
-            if key == "#":
-                break
+            self._ended = key == "#" or len(pressed) == most
         return pressed
 
 
@@ -492,8 +499,8 @@ async def dial(
                 except HangUp:
                     channel.hang_up_at = channel.commands
                 else:
-                    shown = re.sub(r"[^#]", "•", pressed) if step.secret else pressed
-                    heard(Step("keys"), shown)
+                    # Not even how many they were.
+                    heard(Step("keys"), "••••" if step.secret and pressed else pressed)
             elif not channel.hung_up:
                 heard(step, "")
             writer.write(channel.reply(step, pressed))
