@@ -53,8 +53,8 @@ def load(
 
     With ``agents=False`` the block of the agents is left out by its lines, unread, and
     ``Settings.agents`` is None. It is for a start with thousands of agents that have not changed:
-    compare ``fingerprint_material`` with what the last full load had, and take this short way only
-    when that load was ``sliceable``. Where leaving out goes wrong, everything is loaded.
+    compare ``fingerprint_material`` with what the last full load had; it never equals that of a
+    load that was not ``sliceable``. Where leaving out goes wrong, everything is loaded.
     """
     environ = os.environ if environ is None else environ
     place = Path(path)
@@ -70,6 +70,11 @@ def load(
         if settings is None:
             raise ConfigError(full.in_order())
         settings._sliceable = full.sliceable()
+        if not settings._sliceable:
+            # Another digest than the short way's, so that whoever compares never believes it.
+            settings._fingerprint_material = hashlib.sha256(
+                b"read whole" + settings._fingerprint_material
+            ).digest()
         return settings
 
 

@@ -42,6 +42,7 @@ from fastagi.config.values import (
     Secret,
     Sounds,
     Timeout,
+    Username,
     frozen_mapping,
     network,
 )
@@ -78,7 +79,7 @@ class AsteriskSettings(Section):
 
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 5038
-    username: AsteriskName = "fastagi"
+    username: Username = "fastagi"
     secret: Secret
     timeout: Timeout = timedelta(seconds=5)
 

@@ -21,6 +21,7 @@ _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?", r
 _SOUND = re.compile(r"[A-Za-z0-9_/.-]+", re.ASCII)
 _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}", re.ASCII)
 _LANGUAGE = re.compile(r"[a-z]{2}(_[A-Z]{2})?", re.ASCII)
+_USERNAME = re.compile(r"[A-Za-z0-9_.@-]{1,79}", re.ASCII)
 _CODE = re.compile(r"[*#0-9]{1,16}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _REASON_CODE = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -169,6 +170,13 @@ def asterisk_name(text: str) -> str:
     return text
 
 
+def username(text: str) -> str:
+    """The name of a section in manager.conf and of an AMI header's value."""
+    if not _USERNAME.fullmatch(text):
+        raise ValueError(f"{text!r} is no user name: letters, digits and _ . @ -")
+    return text
+
+
 def queue_name(text: str) -> str:
     asterisk_name(text)
     if any(char in '[]()"\\' for char in text):
@@ -239,6 +247,7 @@ NetworkValue = Annotated[Network, BeforeValidator(network)]
 DatabaseUrl = Annotated[str, BeforeValidator(database_url)]
 PlainText = Annotated[str, AfterValidator(plain)]
 AsteriskName = Annotated[str, AfterValidator(asterisk_name)]
+Username = Annotated[str, AfterValidator(username)]
 QueueName = Annotated[str, AfterValidator(queue_name)]
 Language = Annotated[str, _matching(_LANGUAGE, "is no language, such as en or pt_BR")]
 Code = Annotated[str, _matching(_CODE, "is no feature code: 1 to 16 of 0-9, * and #")]

@@ -1,0 +1,248 @@
+"""Pure: settings -> the texts that Asterisk includes (extensions, manager.conf, queues.conf).
+
+Only values that cannot end a line, an argument or a section are written; for any other the
+functions here raise ValueError, although the settings refuse them already.
+"""
+
+import re
+from ipaddress import ip_address
+
+from fastagi.config import HostPort, Settings
+from fastagi.contract import (
+    FEATURES_CONTEXT,
+    HINTS_CONTEXT,
+    LOGIN_LAMP,
+    PAUSE_LAMP,
+    Outcome,
+    Script,
+    Variable,
+)
+
+CALL_CONTEXT = f"{FEATURES_CONTEXT}-call"
+AFTER_CONTEXT = f"{FEATURES_CONTEXT}-after"
+
+# What agi/prompts.py says for UNAVAILABLE; here it is said when nobody is there to say it.
+TRY_AGAIN = ("tt-somethingwrong", "please-try-again")
+
+# An agent's number and an extension with a star between them fit in; nothing much longer does.
+_MOST_DIGITS = 64
+
+_SAFE = {
+    "code": re.compile(r"[*#0-9]{1,16}", re.ASCII),
+    "host": re.compile(r"[A-Za-z0-9_.-]{1,253}|[0-9a-fA-F:.]{2,45}", re.ASCII),
+    "sound": re.compile(r"[A-Za-z0-9_/.-]+", re.ASCII),
+    "user name": re.compile(r"[A-Za-z0-9_.@-]{1,79}", re.ASCII),
+    "number": re.compile(r"[0-9]{1,20}", re.ASCII),
+    "queue": re.compile(r"[^\x00-\x1f\x7f\[\]();,|\"\\#]+"),
+}
+
+
+def _safe(kind: str, text: str) -> str:
+    if not _SAFE[kind].fullmatch(text):
+        raise ValueError(f"{text!r} cannot be written as a {kind}")
+    return text
+
+
+def _address(server: HostPort) -> str:
+    _safe("host", server.host)
+    if not 1 <= server.port <= 65535:
+        raise ValueError(f"{server.port} is no port that can be called")
+    return str(server)
+
+
+def render_dialplan(settings: Settings) -> str:
+    """The include for extensions.conf: the feature codes, the way out, the hints."""
+    codes = settings.feature_codes.by_script()
+    return "\n".join(
+        [
+            _HEAD.format(features=FEATURES_CONTEXT, hints=HINTS_CONTEXT),
+            _features(codes),
+            _call(settings),
+            _hints(codes),
+        ]
+    )
+
+
+_HEAD = """\
+; Agent feature codes. Written by `fastagi dialplan`: change the configuration, not this file.
+;
+; In extensions.conf, once:      #include agent-features.conf
+; in the context of the phones:  include => {features}
+;
+; Lamps: phones subscribe to agent-<number> (logged in) and pause-<number> (paused), or a key with
+; the login code and the number, such as *30<number>, is lamp and button in one. Where phones have
+; a subscribe_context of their own, that one includes {hints} instead.
+"""
+
+
+def _features(codes: dict[Script, str]) -> str:
+    lines = [f"[{FEATURES_CONTEXT}]"]
+    for script, code in codes.items():
+        length = len(_safe("code", code))
+        typed = f"${{FILTER(0-9*,${{EXTEN:{length}:{_MOST_DIGITS}}})}}"
+        lines += [
+            f"exten => {code},1,Gosub({CALL_CONTEXT},s,1({script.value},))",
+            # X and X. rather than X!, which would end overlap dialling after the first digit
+            f"exten => _{code}X,1,Gosub({CALL_CONTEXT},s,1({script.value},{typed}))",
+            f"exten => _{code}X.,1,Gosub({CALL_CONTEXT},s,1({script.value},{typed}))",
+        ]
+    lines += [f"include => {HINTS_CONTEXT}", ""]
+    return "\n".join(lines)
+
+
+def _call(settings: Settings) -> str:
+    """One subroutine for all codes: ARG1 the script, ARG2 the digits, filtered already.
+
+    AGISTATUS says SUCCESS too when the server dies in mid-call, so what counts is our own variable,
+    which is set last.
+    """
+    servers = [settings.fastagi.advertised, *settings.fastagi.standby]
+    # The service ends a session at its deadline; only one that hangs gets this far.
+    seconds = int(settings.fastagi.session_deadline.total_seconds()) + 5
+    status = Variable.STATUS.value
+    done = f"GotoIf(${{LEN(${{{status}}})}}?done)"
+    lines = [
+        f"[{CALL_CONTEXT}]",
+        f"exten => s,1,Set({status}=)",
+        f" same => n,Set(TIMEOUT(absolute)={seconds})",
+    ]
+    for number, server in enumerate(dict.fromkeys(servers)):
+        if number:
+            lines.append("; the one before did not answer, or left before it was done")
+        lines += [
+            f" same => n,AGI(agi://{_address(server)}/${{ARG1}},${{ARG2}})",
+            f" same => n,{done}",
+        ]
+    sounds = settings.prompts.get(Outcome.UNAVAILABLE, TRY_AGAIN)
+    said = "&".join(_safe("sound", sound) for sound in sounds)
+    lines += [
+        " same => n(away),Answer()",
+        " same => n,Wait(0.5)",
+        f" same => n,Playback({said})",
+        ' same => n,GotoIf($["${PLAYBACKSTATUS}" = "SUCCESS"]?end)',
+        " same => n,Playtones(congestion)",
+        " same => n,Wait(3)",
+        " same => n(end),Hangup()",
+        f"; [{AFTER_CONTEXT}] s,1 is yours to write: it runs when a code was carried out or",
+        f"; refused, with {status} set and the script in ARG1, and ends with Return()",
+        f" same => n(done),GosubIf(${{DIALPLAN_EXISTS({AFTER_CONTEXT},s,1)}}"
+        f"?{AFTER_CONTEXT},s,1(${{ARG1}}))",
+        " same => n,Hangup()",
+        "; a server that took the call and hangs: Asterisk itself would wait for ever",
+        "exten => T,1,Goto(s,away)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _hints(codes: dict[Script, str]) -> str:
+    """Pattern hints, since agents come and go: Asterisk makes one of them when it is asked for."""
+
+    def digits(skip: int) -> str:
+        return f"${{FILTER(0-9,${{EXTEN:{skip}:20}})}}"
+
+    lines = [
+        f"[{HINTS_CONTEXT}]",
+        "; [n] because a bare n in a pattern is a digit from 2 to 9",
+        f"exten => _age[n]t-X!,hint,{LOGIN_LAMP.format(number=digits(len('agent-')))}",
+        f"exten => _pause-X!,hint,{PAUSE_LAMP.format(number=digits(len('pause-')))}",
+    ]
+    for script in (Script.TOGGLE_LOGIN, Script.LOGIN):
+        if code := codes.get(script):
+            lamp = LOGIN_LAMP.format(number=digits(len(code)))
+            lines.append(f"exten => _{_safe('code', code)}X!,hint,{lamp}")
+    return "\n".join([*lines, ""])
+
+
+def render_manager(settings: Settings) -> str:
+    """The section of manager.conf for the service; its secret is to be filled in."""
+    name = _safe("user name", settings.asterisk.username)
+    permit, remark = _permitted(settings)
+    return f"""\
+; The manager user of the agent feature codes. Written by `fastagi dialplan --manager`.
+;
+; In manager.conf, [general] needs `enabled = yes`; keep its bindaddr on 127.0.0.1 when the service
+; runs on this machine.
+
+[{name}]
+secret = CHANGE-ME              ; what the configuration has as asterisk.secret
+deny = 0.0.0.0/0.0.0.0
+deny = ::/0
+permit = {permit:<22} ; {remark}
+; No more than this:
+;   read  agent      somebody else added, removed or paused a queue member
+;   write agent      QueueAdd, QueueRemove, QueuePause, QueuePenalty, QueueLog
+;         user       UserEvent: tells other programs
+;         call       Setvar DEVICE_STATE(Custom:…): the lamps
+;         reporting  CoreStatus: was Asterisk restarted?
+read = agent
+write = agent,user,call,reporting
+writetimeout = 5000
+"""
+
+
+def _permitted(settings: Settings) -> tuple[str, str]:
+    """The address the service connects from, as far as the settings tell."""
+
+    def address(host: str) -> str | None:
+        if host == "localhost":
+            return "127.0.0.1"
+        try:
+            return str(ip_address(host))
+        except ValueError:
+            return None
+
+    asterisk = address(settings.asterisk.host)
+    own = address(settings.fastagi.advertised.host)
+    if asterisk and ip_address(asterisk).is_loopback:
+        found, remark = asterisk, "the service's address: this machine"
+    elif own and not ip_address(own).is_loopback:
+        found, remark = own, "the service's address"
+    else:
+        found, remark = "127.0.0.1", "put the service's address here"
+    return f"{found}/{'128' if ':' in found else '255.255.255.255'}", remark
+
+
+def render_queues(settings: Settings) -> str:
+    """A queues.conf with the configured queues. The members come and go by the service."""
+    lines = [_QUEUES]
+    for queue in settings.queues:
+        lines += [
+            f"; dialled as {_safe('number', queue.number)}",
+            f"[{_name(queue.name)}](agent-queue)",
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _name(text: str) -> str:
+    _safe("queue", text)
+    if text.lower() in ("general", "agent-queue") or text != text.strip():
+        raise ValueError(f"{text!r} cannot be written as a queue")
+    return text
+
+
+_QUEUES = """\
+; The queues of the agent feature codes. Written by `fastagi dialplan --queues`, to begin with.
+
+[general]
+; The service keeps who is logged in and puts members back after a restart. Asterisk's own memory
+; would bring back members whom nobody logged in, and makes each change three times as slow.
+persistentmembers = no
+autofill = yes
+; Reports show Agent/4001 rather than the phone that agent 4001 happened to sit at.
+log_membername_as_agent = yes
+; An agent of several queues gets the pause after a call (wrapuptime) in all of them.
+shared_lastcall = yes
+
+[agent-queue](!)
+strategy = leastrecent
+timeout = 15                    ; so many seconds a phone rings
+retry = 2
+wrapuptime = 5                  ; so many seconds after a call until the next
+ringinuse = no                  ; one call at a time; needs the state interface of the devices
+autopause = no                  ; the service must know who is paused, why and since when
+; Callers may wait while all agents talk or have a pause, but not when nobody is logged in.
+joinempty = unavailable,invalid,unknown
+leavewhenempty = no
+"""
