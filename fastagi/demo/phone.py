@@ -174,9 +174,10 @@ class Phone:
             told = str((await self._command("reginfo")).get("data", ""))
             told = re.sub(r"\x1b\[[0-9;]*m", "", told)
             # > sip:1001@127.0.0.1:5060      OK  Asterisk Expires 599s
-            if re.search(r"^>?\s*sip:\S+\s+OK\b", told, re.MULTILINE):
+            # baresip 1.1 has "0 - " where 1.0 has "> "
+            if re.search(r"\bsip:\S+\s+OK\b", told):
                 return
-            if re.search(r"^>?\s*sip:\S+\s+ERR\b", told, re.MULTILINE):
+            if re.search(r"\bsip:\S+\s+ERR\b", told):
                 self._refused = "Asterisk refuses the registration"
             await asyncio.sleep(0.02)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from fastagi.demo import debian
 from fastagi.demo.asterisk import Asterisk, AsteriskError, Extension, Played, clipped, parse_log
 from fastagi.demo.equipment import Equipment
-from fastagi.demo.phone import CallRefused, Phone, PhoneError
+from fastagi.demo.phone import CallRefused, Phone, PhoneError, in_tree
 
 MakePhone = Callable[..., Awaitable[Phone]]
 Eventually = Callable[..., Awaitable[None]]
@@ -106,6 +107,30 @@ def test_clipped_prompts_are_all_there_and_short(equipment: Equipment, tmp_path:
         assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == names
         assert (folder / "agent-loginok.gsm").stat().st_size == 330
         assert (folder / "silence/1.gsm").stat().st_size > 1600
+
+
+async def test_the_phone_among_unpacked_packages(
+    asterisk: Asterisk, tmp_path: Path, eventually: Eventually
+) -> None:
+    """The machine's own baresip is taken where there is one; this is what others get."""
+    tree = await asyncio.to_thread(debian.unpacked, ["baresip-core"])
+    mark = asterisk.mark()
+    program, password = in_tree(tree), asterisk.password("1005")
+    async with Phone(tmp_path / "5", program, "1005", password, asterisk.sip_port) as phone:
+        await phone.dial("601")
+        await eventually(lambda: "agent-pass" in asterisk.played("PJSIP/1005", since=mark))
+        await phone.press("159#")
+        await phone.wait_closed()
+        assert 'pressed=159"' in asterisk.log_since(mark)
+        with pytest.raises(CallRefused, match="486"):
+            await phone.dial("602")
+        async with Phone(
+            tmp_path / "6", program, "1006", asterisk.password("1006"), asterisk.sip_port
+        ) as other:
+            await phone.dial("1006")
+            call = await other.wait_answered()
+            await phone.hangup()
+            await asyncio.wait_for(call.closed.wait(), 10)
 
 
 async def test_a_french_phone_hears_french(asterisk: Asterisk, phones: MakePhone) -> None:
