@@ -97,6 +97,7 @@ async def test_a_wake_from_another_thread_ends_the_sleep_of_an_idle_loop(memory:
 async def test_after_a_wake_it_is_quiet_again(memory: Memory) -> None:
     receiver = Receiver()
     async with running(memory, {Sink.USER_EVENT: receiver}, DEAF):
+        await until(lambda: memory.reads)
         await memory.commit(event())
         await until(lambda: receiver.got)
         await asyncio.sleep(0.1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -67,6 +68,10 @@ async def listener(asterisk: Asterisk) -> AsyncIterator[list[dict[str, str]]]:
     try:
         yield heard
     finally:
+        # Manager.close() logs off, and fails or waits for ever when Asterisk is the quicker to
+        # hang up. To one that is not connected any more it only ends its threads.
+        peer._connected.clear()
+        peer._sock._sock.shutdown(socket.SHUT_RDWR)
         await asyncio.to_thread(peer.close)
 
 
