@@ -63,6 +63,7 @@ class Asterisk:
         self.epoll = select.epoll()
         self.calls: dict[int, Call] = {}
         self.number = count()
+        self.order = count()
         self.timers: list[tuple[float, int, Callable[[], None]]] = []
         self.latencies: list[float] = []
         self.outcomes: Counter[str] = Counter()
@@ -198,6 +199,9 @@ class Asterisk:
                 return b"200 result=1\n", outcome.strip('"')
             case ["SET", "VARIABLE", *_]:
                 return b"200 result=1\n", ""
+            case ["EXEC", "MSet", pairs]:
+                status = pairs.strip('"').rpartition("AGENT_STATUS=")[2]
+                return b"200 result=0\n", status
             case ["GET", "VARIABLE", name]:
                 value = self.options.variables.get(name.strip('"'))
                 if value is None:
@@ -218,7 +222,7 @@ class Asterisk:
         return b"510 Invalid or unknown command\n", ""
 
     def later(self, due: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self.timers, (due, next(self.number), action))
+        heapq.heappush(self.timers, (due, next(self.order), action))
 
     def run(self, going_on: Callable[[], bool]) -> None:
         """Until ``going_on`` says no."""

@@ -21,6 +21,7 @@ from fastagi.store.connection import Connection
 
 
 def fill(connection: Connection, agents: int) -> None:
+    connection.forget()
     execute = connection.execute
     for n in range(3):
         execute(
