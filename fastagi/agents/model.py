@@ -198,7 +198,7 @@ def _log_in_again(state: AgentState, command: LogIn, now: datetime) -> Decision:
         return Change(command, Outcome.ALREADY_LOGGED_IN, state, replace(state, planned=None))
     if not command.move:
         return errors.LoggedInElsewhere(here)
-    after = replace(state, session=LoginSession(command.id, command.device, now))
+    after = replace(state, session=LoginSession(command.id, command.device, now), planned=None)
     # The new place first: at no moment is the agent in fewer queues than before.
     steps = _joining(after, command.device, after.joined) + _leaving(state, here, state.joined)
     return Change(

@@ -1,0 +1,569 @@
+"""A store and an Asterisk in memory, for the hall's tests, and ways to break both.
+
+Every call of either passes ``Faults.at`` before and after it takes effect. There a test can kill
+the process, cancel the caller, lose the link, fail the store or just look.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from fastagi.agents import errors
+from fastagi.agents.commands import (
+    Actor,
+    Command,
+    JoinQueue,
+    LeaveQueue,
+    LogIn,
+    LogOff,
+    Pause,
+    PauseReason,
+    Unpause,
+    from_dict,
+    to_dict,
+)
+from fastagi.agents.devices import Device
+from fastagi.agents.events import Event
+from fastagi.agents.lockout import Lockout
+from fastagi.agents.model import AgentState, Change, Membership, decide
+from fastagi.agents.operations import (
+    AddMember,
+    Answer,
+    Operation,
+    PauseMember,
+    QueuesUnavailable,
+    RemoveMember,
+    ReportedMember,
+    Result,
+    SetPenalty,
+)
+from fastagi.agents.service import AgentService, Policy, StoreUnavailable
+from fastagi.contract import EventType, Source
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+QUEUES = {"sales": "701", "support": "702", "billing": "703"}
+LUNCH, BREAK = PauseReason("1", "lunch"), PauseReason("2", "break")
+LOCKOUT = Lockout(3, timedelta(minutes=15), timedelta(minutes=15))
+
+
+class Killed(BaseException):
+    """kill -9: nothing after this runs."""
+
+
+def device(extension: str) -> Device:
+    return Device(extension, "phones", f"PJSIP/{extension}", f"PJSIP/{extension}")
+
+
+def an_agent(
+    number: str, *queues: str, pin: str | None = None, language: str = "en"
+) -> AgentState:
+    return AgentState(
+        id=int(number),
+        number=number,
+        name=f"Agent {number}",
+        language=language,
+        pin_hash=None if pin is None else f"hash of {pin}",
+        memberships=tuple(
+            Membership(name, QUEUES.get(name, ""), penalty)
+            for penalty, name in enumerate(queues or QUEUES)
+        ),
+    )
+
+
+class Faults:
+    """What happens at which point. ``trace`` is where execution has been."""
+
+    def __init__(self) -> None:
+        self.trace: list[str] = []
+        self.at_point: Callable[[int, str], None] | None = None
+        self.hold: dict[str, asyncio.Event] = {}  # waits there until the event is set
+        self.seen: dict[str, asyncio.Event] = {}  # is set when somebody waits there
+
+    async def at(self, point: str) -> None:
+        self.trace.append(point)
+        if self.at_point is not None:
+            self.at_point(len(self.trace) - 1, point)
+        if point in self.hold:
+            gate = self.hold[point]
+            self.seen[point].set()
+            await gate.wait()
+        await asyncio.sleep(0)
+
+    def stop_at(self, point: str) -> asyncio.Event:
+        """Whoever comes to ``point`` waits there; returns what is set when somebody does.
+        ``go_on`` lets them, and all later ones, through."""
+        self.hold[point] = asyncio.Event()
+        self.seen[point] = asyncio.Event()
+        return self.seen[point]
+
+    def go_on(self, point: str) -> None:
+        self.hold.pop(point).set()
+
+
+class MemoryStore:
+    """``fastagi.agents.service.Store`` as dictionaries; each call is one transaction."""
+
+    def __init__(self, *agents: AgentState, faults: Faults) -> None:
+        self.agents = {agent.number: agent for agent in agents}
+        self.intents: dict[str, tuple[dict[str, object], datetime]] = {}
+        self.devices: dict[str, str] = {}  # interface in small letters -> agent
+        self.events: dict[str, Event] = {}
+        self.notes: dict[str, str] = {}
+        self.pin_failures: dict[str, list[datetime]] = {}
+        self.known_queues = dict(QUEUES)
+        self.known_reasons = (LUNCH, BREAK)
+        self.down: set[str] = set()  # names of calls that fail; "*" is all
+        self.late: set[str] = set()  # names of calls that are said to fail, yet were written
+        self.faults = faults
+
+    async def _transaction(self, name: str) -> None:
+        await self.faults.at(f"before store.{name}")
+        if name in self.down or "*" in self.down:
+            raise StoreUnavailable(f"{name}: the disk is full")
+
+    async def _written(self, name: str) -> None:
+        await self.faults.at(f"after store.{name}")
+        if name in self.late:
+            raise StoreUnavailable(f"{name}: no answer in time")
+
+    # -- reading
+
+    async def agent(self, number: str) -> AgentState | None:
+        await self._transaction("agent")
+        return self.agents.get(number)
+
+    async def agent_at(self, interface: str) -> AgentState | None:
+        await self._transaction("agent_at")
+        for agent in self.agents.values():
+            if agent.session and agent.session.device.interface.lower() == interface.lower():
+                return agent
+        return None
+
+    async def queue_numbered(self, number: str) -> str | None:
+        await self._transaction("queue_numbered")
+        return next((name for name, n in self.known_queues.items() if n == number), None)
+
+    async def reasons(self) -> tuple[PauseReason, ...]:
+        await self._transaction("reasons")
+        return self.known_reasons
+
+    async def logged_in(self) -> list[AgentState]:
+        await self._transaction("logged_in")
+        found = [agent for agent in self.agents.values() if agent.session]
+        await self._written("logged_in")
+        return found
+
+    async def planned(self) -> list[LogOff]:
+        await self._transaction("planned")
+        found = [agent.planned for agent in self.agents.values() if agent.planned]
+        await self._written("planned")
+        return found
+
+    # -- changing
+
+    async def begin(self, command: Command, now: datetime) -> Change:
+        await self._transaction("begin")
+        state = self.agents.get(command.agent)
+        if state is None:
+            raise errors.NoSuchAgent(command.agent)
+        if command.agent in self.intents:
+            recorded, when = self.intents[command.agent]
+            if recorded["id"] != command.id:
+                raise errors.Unavailable("an unsettled change")
+            now = when
+        decision = decide(state, command, now)
+        if isinstance(command, LogIn):
+            interface = command.device.interface.lower()
+            moves = not isinstance(decision, Change) or decision.after.session != state.session
+            owner = self.devices.get(interface)
+            if moves and owner not in (None, state.number):
+                decision = decide(state, command, now, occupant=owner)
+            elif moves and isinstance(decision, Change):
+                self.devices[interface] = state.number
+        if isinstance(decision, errors.Refused):
+            raise decision
+        if decision.steps:
+            self.intents[command.agent] = (to_dict(command), now)
+        elif decision.alters:
+            self._write(decision)
+        await self._written("begin")
+        return decision
+
+    async def confirm(self, change: Change) -> None:
+        await self._transaction("confirm")
+        if change.steps and self._drop(change):
+            self._write(change)
+        elif change.steps and change.events and change.events[0].id not in self.events:
+            raise StoreUnavailable("taken back meanwhile")
+        await self._written("confirm")
+
+    async def withdraw(self, change: Change, event: Event | None) -> None:
+        await self._transaction("withdraw")
+        if self._drop(change):
+            if isinstance(change.command, LogIn):
+                claimed = change.command.device.interface.lower()
+                session = change.before.session
+                if session is None or session.device.interface.lower() != claimed:
+                    self.devices.pop(claimed, None)
+            if event is not None:
+                self.events.setdefault(event.id, event)
+        await self._written("withdraw")
+
+    async def record(self, event: Event) -> None:
+        await self._transaction("record")
+        self.events.setdefault(event.id, event)
+        await self._written("record")
+
+    async def unsettled(self) -> list[Change]:
+        await self._transaction("unsettled")
+        changes: list[Change] = []
+        for number, (recorded, when) in sorted(self.intents.items(), key=lambda item: item[1][1]):
+            change = decide(self.agents[number], from_dict(recorded), when)
+            assert isinstance(change, Change), change
+            changes.append(change)
+        return changes
+
+    def _drop(self, change: Change) -> bool:
+        recorded = self.intents.get(change.before.number)
+        if recorded is None or recorded[0]["id"] != change.command.id:
+            return False
+        del self.intents[change.before.number]
+        return True
+
+    def _write(self, change: Change) -> None:
+        before, after = change.before, change.after
+        assert self.agents[before.number] == before, "written over somebody else's change"
+        self.agents[before.number] = after
+        left, now = before.session, after.session
+        if left and (now is None or now.device != left.device):
+            self.devices.pop(left.device.interface.lower(), None)
+        if now:
+            self.devices[now.device.interface.lower()] = before.number
+        for event in change.events:
+            assert event.id not in self.events, "an event was written twice"
+            self.events[event.id] = event
+
+    # -- PINs and notes
+
+    async def pin_attempt(self, keys: Sequence[str], now: datetime, lockout: Lockout) -> str | None:
+        await self._transaction("pin_attempt")
+        for key in keys:
+            if lockout.locked(self.pin_failures.get(key, ()), now):
+                return key
+        for key in keys:
+            self.pin_failures.setdefault(key, []).append(now)
+        return None
+
+    async def pin_passed(self, keys: Sequence[str]) -> None:
+        await self._transaction("pin_passed")
+        first, *others = keys
+        self.pin_failures.pop(first, None)
+        for key in others:
+            if self.pin_failures.get(key):
+                self.pin_failures[key].pop()
+
+    async def note(self, key: str) -> str | None:
+        await self._transaction("note")
+        return self.notes.get(key)
+
+    async def set_note(self, key: str, value: str) -> None:
+        await self._transaction("set_note")
+        self.notes[key] = value
+        await self._written("set_note")
+
+
+@dataclass
+class Member:
+    """A queue member as Asterisk keeps it."""
+
+    name: str
+    interface: str
+    state_interface: str
+    penalty: int
+    paused: bool
+    reason: str
+    dynamic: bool = True
+
+
+def apply(queues: dict[str, dict[str, Member]], operation: Operation) -> tuple[Answer, str]:
+    """What Asterisk does and answers (app_queue.c, seen on the wire)."""
+    key = operation.interface.lower()
+    if isinstance(operation, PauseMember):
+        hit = [members[key] for members in queues.values() if key in members]
+        for member in hit:
+            member.paused = operation.paused
+            member.reason = operation.reason if operation.paused else ""
+        if hit:
+            return Answer.DONE, "Interface paused successfully"
+        refused = Answer.REFUSED if operation.paused else Answer.ALREADY_SO
+        return refused, "Interface not found"
+    members = queues.get(operation.queue)
+    if members is None:
+        return Answer.REFUSED, "No such queue"
+    if isinstance(operation, AddMember):
+        if key in members:
+            return Answer.ALREADY_SO, "Unable to add interface: Already there"
+        members[key] = Member(
+            operation.member_name,
+            operation.interface,
+            operation.state_interface,
+            operation.penalty,
+            operation.paused,
+            operation.reason if operation.paused else "",
+        )
+        return Answer.DONE, "Added interface to queue"
+    if isinstance(operation, RemoveMember):
+        if key not in members:
+            return Answer.ALREADY_SO, "Unable to remove interface: Not there"
+        if not members[key].dynamic:
+            return Answer.REFUSED, "Member not dynamic"
+        del members[key]
+        return Answer.DONE, "Removed interface from queue"
+    assert isinstance(operation, SetPenalty)
+    members[key].penalty = operation.penalty
+    return Answer.DONE, "Interface penalty set successfully"
+
+
+@dataclass
+class MemoryAsterisk:
+    """``fastagi.agents.service.Queues``: a small Asterisk behind a link that can be cut."""
+
+    faults: Faults
+    queues: dict[str, dict[str, Member]] = field(
+        default_factory=lambda: {name: {} for name in QUEUES}
+    )
+    connected: bool = True
+    started: str = "2026-11-22 08:00:00"
+    calls: set[str] = field(default_factory=set)  # interfaces in a queue call
+    refuses: Callable[[Operation], bool] = lambda _: False
+    answers_left: int | None = None  # then the link is lost
+    executes_unanswered: bool = True  # the operation whose answer is lost
+    done: list[Operation] = field(default_factory=list)  # what had an effect, in order
+
+    def _linked(self) -> None:
+        if not self.connected:
+            raise QueuesUnavailable("the link is down")
+
+    async def apply(self, operations: Sequence[Operation]) -> list[Result]:
+        await self.faults.at("before queues.apply")
+        self._linked()
+        results: list[Result] = []
+        for operation in operations:
+            if not self.connected:
+                results.append(Result(operation, Answer.UNKNOWN, "connection lost"))
+                continue
+            if self.answers_left == 0:
+                self.connected, self.answers_left = False, None
+                if self.executes_unanswered:
+                    self._do(operation)
+                results.append(Result(operation, Answer.UNKNOWN, "connection lost"))
+                continue
+            if self.answers_left is not None:
+                self.answers_left -= 1
+            results.append(self._do(operation))
+            await self.faults.at("within queues.apply")
+        await self.faults.at("after queues.apply")
+        return results
+
+    def _do(self, operation: Operation) -> Result:
+        if self.refuses(operation):
+            return Result(operation, Answer.REFUSED, "Permission denied")
+        answer, message = apply(self.queues, operation)
+        if answer is Answer.DONE:
+            self.done.append(operation)
+        return Result(operation, answer, message)
+
+    async def members(self, queue: str | None = None) -> list[ReportedMember]:
+        await self.faults.at("before queues.members")
+        self._linked()
+        found = [
+            ReportedMember(
+                name,
+                m.interface,
+                m.state_interface,
+                m.name,
+                m.penalty,
+                m.paused,
+                m.reason,
+                m.interface.lower() in self.calls,
+                m.dynamic,
+            )
+            for name, members in self.queues.items()
+            for m in members.values()
+            if queue is None or queue == name
+        ]
+        await self.faults.at("after queues.members")
+        return found
+
+    async def in_call(self, interface: str) -> bool:
+        await self.faults.at("before queues.in_call")
+        self._linked()
+        answer = interface.lower() in self.calls
+        await self.faults.at("after queues.in_call")
+        return answer
+
+    async def started_at(self) -> str:
+        await self.faults.at("before queues.started_at")
+        self._linked()
+        return self.started
+
+    def restart(self, started: str) -> None:
+        """Asterisk is killed and comes back without dynamic members."""
+        self.started = started
+        self.connected = True
+        self.answers_left = None
+        for members in self.queues.values():
+            for key in [key for key, member in members.items() if member.dynamic]:
+                del members[key]
+
+
+class MemoryPins:
+    """``hash of 1234`` is the hash of 1234."""
+
+    async def verify(self, pin_hash: str, pin: str) -> bool:
+        await asyncio.sleep(0)
+        return pin_hash == f"hash of {pin}"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_(self, **units: float) -> None:
+        self.now += timedelta(**units)
+
+
+class Hall:
+    """A service on a store and an Asterisk in memory."""
+
+    def __init__(self, *agents: AgentState) -> None:
+        self.faults = Faults()
+        self.store = MemoryStore(*(agents or (an_agent("1001"),)), faults=self.faults)
+        self.asterisk = MemoryAsterisk(self.faults)
+        self.clock = Clock()
+        self._ids = 0
+        self.start()
+
+    def start(self) -> None:
+        """A new process: what the old one held in memory is gone."""
+        self.service = AgentService(
+            self.store,
+            self.asterisk,
+            MemoryPins(),
+            Policy(LOCKOUT),
+            clock=self.clock,
+            new_id=self.new_id,
+        )
+
+    def new_id(self) -> str:
+        self._ids += 1
+        return f"c{self._ids}"
+
+    @property
+    def state(self) -> AgentState:
+        return self.store.agents["1001"]
+
+    @property
+    def events(self) -> list[Event]:
+        return list(self.store.events.values())
+
+    @property
+    def told(self) -> list[tuple[EventType, str]]:
+        """Type and reason of each event, in order."""
+        return [(event.type, event.reason) for event in self.events]
+
+    def all_well(self) -> None:
+        """Nothing is open, and Asterisk's queues are what the store means."""
+        assert self.store.intents == {}
+        meant: dict[str, dict[str, Member]] = {name: {} for name in self.asterisk.queues}
+        devices: dict[str, str] = {}
+        for agent in self.store.agents.values():
+            if agent.session is None:
+                assert agent.pause is None
+                assert agent.planned is None
+                assert agent.joined == ()
+                continue
+            at = agent.session.device
+            devices[at.interface.lower()] = agent.number
+            for membership in agent.joined:
+                meant[membership.queue][at.interface.lower()] = Member(
+                    f"Agent/{agent.number}",
+                    at.interface,
+                    at.state_interface,
+                    membership.penalty,
+                    agent.pause is not None,
+                    agent.pause.reason.name if agent.pause else "",
+                )
+        assert self.asterisk.queues == meant
+        assert self.store.devices == devices
+        self.history_is_true()
+
+    def history_is_true(self) -> None:
+        """The events, read in order, tell how each agent came to be as it is."""
+        for agent in self.store.agents.values():
+            where, paused, queues = "", "", set[str]()
+            for event in self.events:
+                if event.agent != agent.number:
+                    continue
+                match event.type:
+                    case EventType.LOGIN:
+                        assert where == "", "logged in twice"
+                        where, queues = event.extension, set(event.queues)
+                    case EventType.LOGOUT:
+                        assert where == event.extension, "logged off where the agent was not"
+                        moved = event.reason == "moved"
+                        where, paused, queues = "", paused if moved else "", set()
+                    case EventType.PAUSE:
+                        paused = event.reason
+                    case EventType.UNPAUSE:
+                        assert paused == event.reason
+                        paused = ""
+                    case EventType.QUEUE_JOIN:
+                        queues |= set(event.queues)
+                    case EventType.QUEUE_LEAVE:
+                        queues -= set(event.queues)
+            assert where == (agent.session.device.extension if agent.session else "")
+            assert paused == (agent.pause.reason.name if agent.pause else "")
+            assert queues == {m.queue for m in agent.joined}
+
+    # -- commands, in short
+
+    def _values(self, agent: str) -> dict[str, object]:
+        return {
+            "id": self.new_id(),
+            "agent": agent,
+            "source": Source.PHONE,
+            "actor": Actor(channel="PJSIP/1001-00000001", caller_id="1001", unique_id="1.1"),
+        }
+
+    def log_in(self, at: str = "1001", agent: str = "1001", move: bool = False) -> LogIn:
+        return LogIn(**self._values(agent), device=device(at), move=move)  # type: ignore[arg-type]
+
+    def log_off(self, agent: str = "1001", **more: object) -> LogOff:
+        return LogOff(**self._values(agent), **more)  # type: ignore[arg-type]
+
+    def pause(self, reason: PauseReason = LUNCH, agent: str = "1001") -> Pause:
+        return Pause(**self._values(agent), reason=reason)  # type: ignore[arg-type]
+
+    def unpause(self, agent: str = "1001") -> Unpause:
+        return Unpause(**self._values(agent))  # type: ignore[arg-type]
+
+    def join(self, queue: str, agent: str = "1001") -> JoinQueue:
+        return JoinQueue(**self._values(agent), queue=queue)  # type: ignore[arg-type]
+
+    def leave(self, queue: str, agent: str = "1001", confirmed: bool = True) -> LeaveQueue:
+        return LeaveQueue(**self._values(agent), queue=queue, confirmed=confirmed)  # type: ignore[arg-type]
+
+    async def do(self, *commands: Command) -> None:
+        for command in commands:
+            await self.service.execute(command)
+
+    def in_state(self, state: AgentState) -> AgentState:
+        """``state`` as if nothing had been given an identity: for comparing."""
+        session = state.session and replace(state.session, id="", since=NOON)
+        pause = state.pause and replace(state.pause, id="", since=NOON)
+        return replace(state, session=session, pause=pause)

@@ -1,0 +1,512 @@
+"""The rules, as one table: what each command does to an agent in each state."""
+
+import copy
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastagi.agents import errors
+from fastagi.agents.commands import (
+    COMMANDS,
+    Actor,
+    Command,
+    JoinQueue,
+    LeaveQueue,
+    LogIn,
+    LogOff,
+    Pause,
+    PauseReason,
+    Unpause,
+    WhenInCall,
+)
+from fastagi.agents.errors import Refused
+from fastagi.agents.model import (
+    TABLE,
+    AgentState,
+    Change,
+    LoginSession,
+    Membership,
+    PauseSegment,
+    Status,
+    decide,
+)
+from fastagi.agents.operations import AddMember, Answer, PauseMember, RemoveMember
+from fastagi.agents.reconcile import undo
+from fastagi.contract import EventType, Outcome, Source
+
+from .memory import BREAK, LUNCH, NOON, QUEUES, Member, an_agent, apply, device
+
+SINCE = NOON - timedelta(minutes=90)
+ACTOR = Actor(channel="PJSIP/1001-00000001", caller_id="1001", unique_id="1.1")
+SALES_AND_SUPPORT = an_agent("1001", "sales", "support")  # with penalties 0 and 1
+
+
+def joined(state: AgentState, *queues: str) -> AgentState:
+    return replace(
+        state,
+        memberships=tuple(replace(m, joined=m.queue in queues) for m in state.memberships),
+    )
+
+
+OFF = SALES_AND_SUPPORT
+IN = joined(
+    replace(OFF, session=LoginSession("login", device("1001"), SINCE)), "sales", "support"
+)
+IN_SALES_ONLY = joined(IN, "sales")
+IN_NONE = joined(IN)
+PAUSED = replace(IN, pause=PauseSegment("pause", LUNCH, SINCE))
+PAUSED_IN_NONE = joined(PAUSED)
+PAUSED_IN_SALES = joined(PAUSED, "sales")
+NO_QUEUES = replace(OFF, memberships=())
+
+
+def command(kind: type[Command], **values: Any) -> Command:
+    return kind(id="c", agent="1001", source=Source.PHONE, actor=ACTOR, **values)
+
+
+LATER = command(LogOff, when_in_call=WhenInCall.AFTER_CALL, in_call=True)
+LEAVING_LATER = replace(IN, planned=LATER)  # type: ignore[arg-type]
+
+
+def log_in(at: str, move: bool = False) -> Command:
+    return command(LogIn, device=device(at), move=move)
+
+
+def add(queue: str, at: str = "1001", reason: str = "") -> AddMember:
+    penalty = {"sales": 0, "support": 1}[queue]
+    interface = f"PJSIP/{at}"
+    return AddMember(queue, interface, interface, "Agent/1001", penalty, bool(reason), reason)
+
+
+def remove(queue: str, at: str = "1001") -> RemoveMember:
+    return RemoveMember(queue, f"PJSIP/{at}")
+
+
+def said(paused: bool, reason: str = "") -> PauseMember:
+    return PauseMember("PJSIP/1001", paused, reason)
+
+
+@dataclass(frozen=True)
+class Row:
+    """``events``: type, reason, extension and queues of each."""
+
+    name: str
+    state: AgentState
+    command: Command
+    outcome: Outcome
+    operations: tuple[object, ...] = ()
+    events: tuple[tuple[EventType, str, str, tuple[str, ...]], ...] = ()
+    after: AgentState | None = None  # None: nothing changes
+    refused: type[Refused] | None = None
+    occupant: str | None = field(default=None)
+
+
+LOGIN, LOGOUT = EventType.LOGIN, EventType.LOGOUT
+BOTH = ("sales", "support")
+HERE = LoginSession("c", device("1001"), NOON)
+THERE = LoginSession("c", device("1002"), NOON)
+NOW_PAUSED = PauseSegment("c", LUNCH, NOON)
+ON_BREAK = PauseSegment("c", BREAK, NOON)
+
+ROWS = [
+    # -- login
+    Row(
+        "log in: all queues",
+        OFF, log_in("1001"), Outcome.LOGGED_IN,
+        (add("sales"), add("support")),
+        ((LOGIN, "", "1001", BOTH),),
+        replace(IN, session=HERE),
+    ),
+    Row(
+        "log in without any queue",
+        NO_QUEUES, log_in("1001"), Outcome.LOGGED_IN,
+        (), ((LOGIN, "", "1001", ()),), replace(NO_QUEUES, session=HERE),
+    ),
+    Row("log in again, same phone", IN, log_in("1001"), Outcome.ALREADY_LOGGED_IN),
+    Row("log in again, paused", PAUSED, log_in("1001"), Outcome.ALREADY_LOGGED_IN),
+    Row(
+        "log in again takes back a planned log-off",
+        LEAVING_LATER, log_in("1001"), Outcome.ALREADY_LOGGED_IN, after=IN,
+    ),
+    Row(
+        "the interface's letter case does not matter",
+        IN,
+        command(LogIn, device=replace(device("1001"), interface="pjsip/1001")),
+        Outcome.ALREADY_LOGGED_IN,
+    ),
+    Row(
+        "log in elsewhere", IN, log_in("1002"), Outcome.LOGGED_IN_ELSEWHERE,
+        refused=errors.LoggedInElsewhere,
+    ),
+    Row(
+        "move: the new place first",
+        IN, log_in("1002", move=True), Outcome.MOVED,
+        (add("sales", "1002"), add("support", "1002"), remove("sales"), remove("support")),
+        ((LOGOUT, "moved", "1001", BOTH), (LOGIN, "moved", "1002", BOTH)),
+        replace(IN, session=THERE),
+    ),
+    Row(
+        "move keeps pause, reason and queues",
+        PAUSED_IN_SALES, log_in("1002", move=True), Outcome.MOVED,
+        (add("sales", "1002", "lunch"), remove("sales")),
+        ((LOGOUT, "moved", "1001", ("sales",)), (LOGIN, "moved", "1002", ("sales",))),
+        replace(PAUSED_IN_SALES, session=THERE),
+    ),
+    Row(
+        "move takes back a planned log-off, as logging in again does",
+        LEAVING_LATER, log_in("1002", move=True), Outcome.MOVED,
+        (add("sales", "1002"), add("support", "1002"), remove("sales"), remove("support")),
+        ((LOGOUT, "moved", "1001", BOTH), (LOGIN, "moved", "1002", BOTH)),
+        replace(IN, session=THERE),
+    ),
+    Row(
+        "another's phone", OFF, log_in("1002"), Outcome.EXTENSION_IN_USE,
+        refused=errors.ExtensionInUse, occupant="1002",
+    ),
+    Row(
+        "move to another's phone", IN, log_in("1002", move=True), Outcome.EXTENSION_IN_USE,
+        refused=errors.ExtensionInUse, occupant="1002",
+    ),
+    # -- log-off
+    Row(
+        "log off", IN, command(LogOff), Outcome.LOGGED_OFF,
+        (remove("sales"), remove("support")), ((LOGOUT, "", "1001", BOTH),), OFF,
+    ),
+    Row(
+        "log off ends the pause", PAUSED, command(LogOff), Outcome.LOGGED_OFF,
+        (remove("sales"), remove("support")), ((LOGOUT, "", "1001", BOTH),), OFF,
+    ),
+    Row(
+        "log off leaves only what was joined", IN_SALES_ONLY, command(LogOff), Outcome.LOGGED_OFF,
+        (remove("sales"),), ((LOGOUT, "", "1001", ("sales",)),), OFF,
+    ),
+    Row(
+        "log off says why", IN, command(LogOff, reason="taken over"), Outcome.LOGGED_OFF,
+        (remove("sales"), remove("support")), ((LOGOUT, "taken over", "1001", BOTH),), OFF,
+    ),
+    Row("log off in a call: later", IN, LATER, Outcome.LOGOFF_AFTER_CALL, after=LEAVING_LATER),
+    Row(
+        "log off in a call: refused", IN,
+        command(LogOff, when_in_call=WhenInCall.REFUSE, in_call=True), Outcome.IN_CALL,
+        refused=errors.InCall,
+    ),
+    Row(
+        "log off in a call: at once", IN,
+        command(LogOff, when_in_call=WhenInCall.ALLOW, in_call=True), Outcome.LOGGED_OFF,
+        (remove("sales"), remove("support")), ((LOGOUT, "", "1001", BOTH),), OFF,
+    ),
+    Row(
+        "log off after the call, and there is none", IN,
+        command(LogOff, when_in_call=WhenInCall.AFTER_CALL), Outcome.LOGGED_OFF,
+        (remove("sales"), remove("support")), ((LOGOUT, "", "1001", BOTH),), OFF,
+    ),
+    Row(
+        "log off at once, though one was planned", LEAVING_LATER, command(LogOff),
+        Outcome.LOGGED_OFF,
+        (remove("sales"), remove("support")), ((LOGOUT, "", "1001", BOTH),), OFF,
+    ),
+    Row(
+        "log off twice", OFF, command(LogOff), Outcome.NOT_LOGGED_IN, refused=errors.NotLoggedIn
+    ),
+    # -- pause
+    Row(
+        "pause", IN, command(Pause, reason=LUNCH), Outcome.PAUSED,
+        (said(True, "lunch"),), ((EventType.PAUSE, "lunch", "1001", BOTH),),
+        replace(IN, pause=NOW_PAUSED),
+    ),
+    Row(
+        "pause in no queue: Asterisk knows no such interface",
+        IN_NONE, command(Pause, reason=LUNCH), Outcome.PAUSED,
+        (), ((EventType.PAUSE, "lunch", "1001", ()),), replace(IN_NONE, pause=NOW_PAUSED),
+    ),
+    Row("pause, same reason", PAUSED, command(Pause, reason=LUNCH), Outcome.ALREADY_PAUSED),
+    Row(
+        "pause, renamed reason", PAUSED, command(Pause, reason=PauseReason("1", "Lunch break")),
+        Outcome.ALREADY_PAUSED,
+    ),
+    Row(
+        "pause, another reason: a new segment",
+        PAUSED, command(Pause, reason=BREAK), Outcome.PAUSE_REASON_CHANGED,
+        (said(True, "break"),), ((EventType.PAUSE, "break", "1001", BOTH),),
+        replace(PAUSED, pause=ON_BREAK),
+    ),
+    Row(
+        "pause while a log-off is planned keeps the plan",
+        LEAVING_LATER, command(Pause, reason=LUNCH), Outcome.PAUSED,
+        (said(True, "lunch"),), ((EventType.PAUSE, "lunch", "1001", BOTH),),
+        replace(LEAVING_LATER, pause=NOW_PAUSED),
+    ),
+    Row(
+        "pause, not logged in", OFF, command(Pause, reason=LUNCH), Outcome.NOT_LOGGED_IN,
+        refused=errors.NotLoggedIn,
+    ),
+    Row(
+        "unpause", PAUSED, command(Unpause), Outcome.UNPAUSED,
+        (said(False),), ((EventType.UNPAUSE, "lunch", "1001", BOTH),), IN,
+    ),
+    Row(
+        "unpause in no queue", PAUSED_IN_NONE, command(Unpause), Outcome.UNPAUSED,
+        (), ((EventType.UNPAUSE, "lunch", "1001", ()),), IN_NONE,
+    ),
+    Row("unpause, not paused", IN, command(Unpause), Outcome.NOT_PAUSED),
+    Row(
+        "unpause, not logged in", OFF, command(Unpause), Outcome.NOT_LOGGED_IN,
+        refused=errors.NotLoggedIn,
+    ),
+    # -- one queue
+    Row(
+        "join", IN_SALES_ONLY, command(JoinQueue, queue="support"), Outcome.QUEUE_JOINED,
+        (add("support"),), ((EventType.QUEUE_JOIN, "", "1001", ("support",)),), IN,
+    ),
+    Row(
+        "join, paused", PAUSED_IN_SALES, command(JoinQueue, queue="support"), Outcome.QUEUE_JOINED,
+        (add("support", reason="lunch"),),
+        ((EventType.QUEUE_JOIN, "", "1001", ("support",)),), PAUSED,
+    ),
+    Row("join, there already", IN, command(JoinQueue, queue="sales"), Outcome.QUEUE_JOINED),
+    Row(
+        "join, none of the agent's", IN, command(JoinQueue, queue="billing"), Outcome.NOT_A_MEMBER,
+        refused=errors.NotAMember,
+    ),
+    Row(
+        "join, not logged in", OFF, command(JoinQueue, queue="sales"), Outcome.NOT_LOGGED_IN,
+        refused=errors.NotLoggedIn,
+    ),
+    Row(
+        "leave", IN, command(LeaveQueue, queue="support"), Outcome.QUEUE_LEFT,
+        (remove("support"),), ((EventType.QUEUE_LEAVE, "", "1001", ("support",)),), IN_SALES_ONLY,
+    ),
+    Row(
+        "leave, paused", PAUSED, command(LeaveQueue, queue="support"), Outcome.QUEUE_LEFT,
+        (remove("support"),), ((EventType.QUEUE_LEAVE, "", "1001", ("support",)),),
+        PAUSED_IN_SALES,
+    ),
+    Row(
+        "leave as the last", IN, command(LeaveQueue, queue="sales", last=True),
+        Outcome.LAST_IN_QUEUE, refused=errors.LastInQueue,
+    ),
+    Row(
+        "leave as the last, confirmed", IN,
+        command(LeaveQueue, queue="support", last=True, confirmed=True), Outcome.QUEUE_LEFT,
+        (remove("support"),), ((EventType.QUEUE_LEAVE, "", "1001", ("support",)),), IN_SALES_ONLY,
+    ),
+    Row(
+        "leave, not there", IN_SALES_ONLY, command(LeaveQueue, queue="support"),
+        Outcome.QUEUE_LEFT,
+    ),
+    Row(
+        "leave, none of the agent's", IN, command(LeaveQueue, queue="billing"),
+        Outcome.NOT_A_MEMBER, refused=errors.NotAMember,
+    ),
+    Row(
+        "leave, not logged in", OFF, command(LeaveQueue, queue="sales"), Outcome.NOT_LOGGED_IN,
+        refused=errors.NotLoggedIn,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_rules(row: Row) -> None:
+    decision = decide(row.state, row.command, NOON, row.occupant)
+
+    if row.refused is not None:
+        assert type(decision) is row.refused
+        assert decision.outcome is row.outcome
+        return
+    assert isinstance(decision, Change)
+    assert decision.outcome is row.outcome
+    assert tuple(step.do for step in decision.steps) == row.operations
+    assert (
+        tuple((e.type, e.reason, e.extension, e.queues) for e in decision.events) == row.events
+    )
+    assert decision.before == row.state
+    assert decision.after == (row.after or row.state)
+    assert decision.alters is (row.after is not None)
+
+
+def test_every_state_and_command_has_a_row_in_the_rules() -> None:
+    assert set(TABLE) == {(status, kind) for status in Status for kind in COMMANDS.values()}
+    assert {(row.state.status, type(row.command)) for row in ROWS} == set(TABLE)
+
+
+def test_a_log_off_says_how_long_the_agent_was_there() -> None:
+    change = decide(IN, command(LogOff), NOON)
+    assert isinstance(change, Change)
+    assert change.events[0].session_seconds == 90 * 60
+    assert change.events[0].context == "phones"
+
+
+def test_a_clock_set_back_makes_no_negative_session() -> None:
+    change = decide(IN, command(LogOff), SINCE - timedelta(hours=1))
+    assert isinstance(change, Change)
+    assert change.events[0].session_seconds == 0
+
+
+def test_a_refusal_says_who_is_there_and_where_the_agent_is() -> None:
+    in_use = decide(OFF, log_in("1002"), NOON, occupant="1002")
+    assert isinstance(in_use, errors.ExtensionInUse)
+    assert in_use.occupant == "1002"
+    elsewhere = decide(IN, log_in("1002"), NOON)
+    assert isinstance(elsewhere, errors.LoggedInElsewhere)
+    assert elsewhere.device == device("1001")
+
+
+# -- whatever the state, whatever the command
+
+reasons = st.builds(PauseReason, st.sampled_from("123"), st.sampled_from(["lunch", "break"]))
+extensions = st.sampled_from(["1001", "1002", "1003"])
+
+
+@st.composite
+def states(draw: st.DrawFn) -> AgentState:
+    session = draw(
+        st.none() | st.builds(LoginSession, st.just("s"), extensions.map(device), st.just(SINCE))
+    )
+    memberships = tuple(
+        Membership(name, QUEUES[name], draw(st.integers(0, 9)), bool(session) and draw(st.booleans()))
+        for name in draw(st.sets(st.sampled_from(sorted(QUEUES))).map(sorted))
+    )
+    pause = None
+    planned = None
+    if session:
+        pause = draw(st.none() | st.builds(PauseSegment, st.just("p"), reasons, st.just(SINCE)))
+        planned = draw(st.none() | st.just(LATER))
+    return AgentState(
+        1, "1001", "Alice", "en", None, memberships, session, pause, planned  # type: ignore[arg-type]
+    )
+
+
+common: dict[str, Any] = {
+    "id": st.just("c"),
+    "agent": st.just("1001"),
+    "source": st.sampled_from(Source),
+    "actor": st.builds(Actor, channel=st.text(max_size=5), hung_up=st.booleans()),
+}
+queues = st.sampled_from(sorted(QUEUES))
+commands = st.one_of(
+    st.builds(LogIn, **common, device=extensions.map(device), move=st.booleans()),
+    st.builds(
+        LogOff,
+        **common,
+        when_in_call=st.sampled_from(WhenInCall),
+        in_call=st.booleans(),
+        reason=st.sampled_from(["", "taken over"]),
+    ),
+    st.builds(Pause, **common, reason=reasons),
+    st.builds(Unpause, **common),
+    st.builds(JoinQueue, **common, queue=queues),
+    st.builds(LeaveQueue, **common, queue=queues, last=st.booleans(), confirmed=st.booleans()),
+)
+
+
+def asterisk_as_meant(state: AgentState) -> dict[str, dict[str, Member]]:
+    """Asterisk's queues when they are what ``state`` means; a stranger is in each."""
+    found = {
+        name: {"pjsip/9": Member("Agent/9", "PJSIP/9", "PJSIP/9", 5, False, "")} for name in QUEUES
+    }
+    if state.session:
+        at = state.session.device.interface
+        for m in state.joined:
+            found[m.queue][at.lower()] = Member(
+                state.member_name,
+                at,
+                at,
+                m.penalty,
+                state.pause is not None,
+                state.pause.reason.name if state.pause else "",
+            )
+    return found
+
+
+@given(states(), commands)
+def test_the_same_asked_twice_is_decided_the_same(state: AgentState, asked: Command) -> None:
+    first, second = decide(state, asked, NOON), decide(state, asked, NOON)
+    if isinstance(first, Refused):
+        assert type(first) is type(second)
+    else:
+        assert first == second
+
+
+@given(states(), commands)
+def test_the_steps_make_asterisk_what_the_new_state_means(
+    state: AgentState, asked: Command
+) -> None:
+    change = decide(state, asked, NOON)
+    if isinstance(change, Refused):
+        return
+    asterisk = asterisk_as_meant(state)
+    for step in change.steps:
+        assert apply(asterisk, step.do)[0] is Answer.DONE
+    assert asterisk == asterisk_as_meant(change.after)
+
+
+@given(states(), commands, st.data())
+def test_what_was_done_is_taken_back_wherever_it_stopped(
+    state: AgentState, asked: Command, data: st.DataObject
+) -> None:
+    change = decide(state, asked, NOON)
+    if isinstance(change, Refused):
+        return
+    asterisk = asterisk_as_meant(state)
+    before = copy.deepcopy(asterisk)
+    done = change.steps[: data.draw(st.integers(0, len(change.steps)))]
+    for step in done:
+        apply(asterisk, step.do)
+    for operation in undo(done):
+        assert apply(asterisk, operation)[0] is Answer.DONE
+    assert asterisk == before
+
+
+@given(states(), commands)
+def test_a_paused_agent_is_never_joined_unpaused(state: AgentState, asked: Command) -> None:
+    change = decide(state, asked, NOON)
+    if isinstance(change, Refused):
+        return
+    for who, steps in (
+        (change.after, [step.do for step in change.steps]),
+        (change.before, [step.undo for step in change.steps]),
+    ):
+        for operation in steps:
+            if isinstance(operation, AddMember):
+                assert operation.paused is (who.pause is not None)
+                assert operation.reason == (who.pause.reason.name if who.pause else "")
+
+
+@given(states(), commands)
+def test_events_are_named_after_the_command_and_say_who_asked(
+    state: AgentState, asked: Command
+) -> None:
+    change = decide(state, asked, NOON)
+    if isinstance(change, Refused):
+        return
+    ids = [event.id for event in change.events]
+    assert ids == [f"c-{n}" for n in range(1, len(ids) + 1)]
+    for event in change.events:
+        assert (event.agent, event.source, event.actor) == ("1001", asked.source, asked.actor)
+        assert event.occurred_at == NOON
+
+
+@given(states(), commands)
+def test_nothing_but_what_the_command_is_about_changes(state: AgentState, asked: Command) -> None:
+    change = decide(state, asked, NOON)
+    if isinstance(change, Refused):
+        return
+    after = change.after
+    if not isinstance(asked, LogIn | LogOff):
+        assert after.session == state.session
+        assert after.planned == state.planned
+    if not isinstance(asked, LogOff | Pause | Unpause):
+        assert after.pause == state.pause
+    if isinstance(asked, Pause | Unpause) or change.outcome is Outcome.MOVED:
+        assert after.memberships == state.memberships
+    if after.session is None:
+        assert after.pause is None
+        assert after.planned is None
+        assert not after.joined
+    if change.steps:  # a change that asks Asterisk is worth an event, and the other way round
+        assert change.events
+        assert change.alters
