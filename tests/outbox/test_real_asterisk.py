@@ -155,6 +155,7 @@ async def test_hostile_values_reach_nobody(asterisk: Asterisk, eventually: Event
             event("2004", queues=tuple(f"queue-{n:04}" for n in range(300))),
         )
         await eventually(lambda: not memory.rows)
+        await eventually(lambda: len(heard) == 2)
     assert [said["Agent"] for said in heard] == ["1)=x", "2004"]
     assert heard[1]["QueuesOmitted"] == "219"  # 81 names of ten letters fit
     assert heard[1]["OccurredAt"], "nothing after the long line was lost"
