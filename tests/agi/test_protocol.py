@@ -33,7 +33,8 @@ from fastagi.agi.protocol import (
     command,
     printable,
 )
-from tests.agi.asterisk_client import headers, words
+
+from .asterisk_client import headers, words
 
 HEADERS = headers("agent/login?try=2", "1001", "1002")
 REPLIES = {

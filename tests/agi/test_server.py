@@ -25,7 +25,8 @@ from fastagi.agi.session import (
     SessionTimeout,
     SoundMissing,
 )
-from tests.agi.asterisk_client import dial, headers
+
+from .asterisk_client import dial, headers
 
 Journal = list[object]
 

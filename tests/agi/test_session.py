@@ -24,7 +24,8 @@ from fastagi.agi.session import (
     SessionTimeout,
     SoundMissing,
 )
-from tests.agi.asterisk_client import headers
+
+from .asterisk_client import headers
 
 
 class Line:
