@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fastagi.agents.events import Event
+    from fastagi.check import Finding
     from fastagi.config import Settings
     from fastagi.dial import Channel, Step
     from fastagi.store import Views
@@ -114,6 +115,60 @@ def serve(
     set_up_log(log_format, log_level)
     with _explained():
         service.run(lambda: service.serve(path))
+
+
+@app.command()
+def check(
+    config: Config = None,
+    as_json: Json = False,
+    sounds: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Asterisk's folder of sounds, when it is not in one of the usual places.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Look for what is wrong, and say how to mend it. Changes nothing.
+
+    Exit status 0 when nothing is (warnings may be), 1 with problems, 2 when the configuration
+    cannot be used.
+    """
+    from fastagi import check as room
+
+    place = _find(config)
+    settings = _load(place)
+    set_up_log(LogFormat.CONSOLE, LogLevel.ERROR)
+    counts = dict.fromkeys(room.Level, 0)
+
+    async def tell() -> None:
+        async for finding in room.check(settings, str(place), sounds):
+            counts[finding.level] += 1
+            if as_json:
+                _print_json(finding.as_dict())
+            else:
+                _tell_finding(finding)
+
+    _run(tell())
+    if not as_json:
+        typer.echo(
+            f"{counts[room.Level.PROBLEM]} problems, {counts[room.Level.WARNING]} warnings, "
+            f"{counts[room.Level.OK]} ok"
+        )
+    raise typer.Exit(REFUSED if counts[room.Level.PROBLEM] else DONE)
+
+
+_LEVEL_COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+
+
+def _tell_finding(finding: "Finding") -> None:
+    level = typer.style(f"{finding.level:8}", fg=_LEVEL_COLOURS[finding.level])
+    typer.echo(f"{level} {finding.about}: {_printable(finding.what)}")
+    if finding.mend:
+        typer.echo(f"         where: {_printable(finding.where)}")
+        lines = [_printable(line) for line in finding.mend.splitlines()]
+        typer.echo("         mend:  " + "\n                ".join(lines))
 
 
 @app.command()

@@ -104,25 +104,18 @@ class Dialled:
     number: str  # all of it
 
 
-# What may follow each code. A code that takes nothing matches alone.
-_DIGITS: Final[Mapping[Script, re.Pattern[str]]] = {
-    Script.LOGIN: re.compile(r"[0-9]*(\*[0-9]*)?"),
-    Script.TOGGLE_LOGIN: re.compile(r"[0-9]*(\*[0-9]*)?"),
-    Script.LOGOFF: re.compile(r"[0-9]*"),
-    Script.PAUSE: re.compile(r"[0-9]*"),
-    Script.TOGGLE_PAUSE: re.compile(r"[0-9]*"),
-    Script.QUEUE: re.compile(r"[0-9]*"),
-    Script.UNPAUSE: re.compile(r""),
-    Script.STATUS: re.compile(r""),
-}
+# What the rendered dialplan takes after a code, and what it leaves out of it.
+_AFTER: Final = re.compile(r"|[0-9].*", re.DOTALL)
+_FILTERED: Final = re.compile(r"[^0-9*]")
+_MOST_DIGITS: Final = 64
 
 
 def dialled(number: str, codes: Mapping[Script, str]) -> Dialled:
     """Which code this is and what was dialled after it. Raises NotACode."""
     found = [
-        Dialled(script, code, number[len(code) :], number)
+        Dialled(script, code, _FILTERED.sub("", number[len(code) :])[:_MOST_DIGITS], number)
         for script, code in codes.items()
-        if number.startswith(code) and _DIGITS[script].fullmatch(number[len(code) :])
+        if number.startswith(code) and _AFTER.fullmatch(number[len(code) :])
     ]
     if not found:
         known = ", ".join(f"{code} {script.name.lower()}" for script, code in codes.items())
@@ -130,6 +123,7 @@ def dialled(number: str, codes: Mapping[Script, str]) -> Dialled:
     return max(found, key=lambda call: len(call.code))
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PHONE = re.compile(r"(?:[A-Za-z0-9]+/)?[A-Za-z0-9_.+@-]{1,80}", re.ASCII)
 
 
@@ -173,11 +167,11 @@ def headers(
         ("callingani2", "0"),
         ("callington", "0"),
         ("callingtns", "0"),
-        ("dnid", call.number),
+        ("dnid", _CONTROL.sub("", call.number)),
         ("rdnis", "unknown"),
-        ("context", FEATURES_CONTEXT),
-        ("extension", call.number),
-        ("priority", "2"),
+        ("context", f"{FEATURES_CONTEXT}-call"),
+        ("extension", "s"),
+        ("priority", "3"),
         ("enhanced", "0.0"),
         ("accountcode", ""),
         ("threadid", str(serial)),
