@@ -7,19 +7,23 @@ runs at every call is therefore SQL text here; everything else uses Peewee's que
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
 import psycopg
 from peewee import Database, PeeweeException
 
-from fastagi.agents.commands import LogOff, PauseReason, from_dict, to_dict
+from fastagi.agents.commands import COMMANDS, Actor, Command, LogOff, PauseReason, from_dict
 from fastagi.agents.devices import Device
 from fastagi.agents.events import SINKS, Event
 from fastagi.agents.model import AgentState, Change, LoginSession, Membership, PauseSegment
 from fastagi.agents.service import StoreUnavailable
 from fastagi.store.database import Place
 from fastagi.store.worker import Transactor
+
+MAX_STATES = 20_000  # of about 1 KiB
 
 
 def moment(seconds: float) -> datetime:
@@ -29,21 +33,23 @@ def moment(seconds: float) -> datetime:
 class Loaded:
     """An agent's state with what only the store knows of it."""
 
-    __slots__ = ("archived", "decided_at", "intent", "intent_id", "state")
+    __slots__ = ("archived", "decided_at", "intent", "intent_id", "leaving", "state")
 
     def __init__(
         self,
         state: AgentState,
         archived: bool,
-        intent_id: str | None,
-        intent: str | None,
-        decided_at: float | None,
+        intent_id: str | None = None,
+        intent: str | None = None,
+        decided_at: float | None = None,
+        leaving: bool = False,
     ) -> None:
         self.state = state
         self.archived = archived
         self.intent_id = intent_id
         self.intent = intent
         self.decided_at = decided_at
+        self.leaving = leaving  # still in a queue that was taken away: gone from the state then
 
 
 STATE = """
@@ -72,22 +78,25 @@ def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list
     found: list[Loaded] = []
     last: Sequence[Any] | None = None
     memberships: list[Membership] = []
+    leaving = False
     for row in rows:
         if last is not None and last[0] != row[0]:
-            found.append(_one(last, tuple(memberships)))
+            found.append(_one(last, tuple(memberships), leaving))
             memberships = []
+            leaving = False
         last = row
         name = row[21]
-        if name is not None and (
-            row[24] or all_memberships or (row[25] is None and row[26] is None)
-        ):
-            memberships.append(Membership(name, row[22], row[23], bool(row[24])))
+        if name is not None:
+            gone = row[25] is not None or row[26] is not None
+            if row[24] or all_memberships or not gone:
+                memberships.append(Membership(name, row[22], row[23], bool(row[24])))
+                leaving = leaving or gone
     if last is not None:
-        found.append(_one(last, tuple(memberships)))
+        found.append(_one(last, tuple(memberships), leaving))
     return found
 
 
-def _one(row: Sequence[Any], memberships: tuple[Membership, ...]) -> Loaded:
+def _one(row: Sequence[Any], memberships: tuple[Membership, ...], leaving: bool) -> Loaded:
     session: LoginSession | None = None
     pause: PauseSegment | None = None
     planned: LogOff | None = None
@@ -107,6 +116,7 @@ def _one(row: Sequence[Any], memberships: tuple[Membership, ...]) -> Loaded:
         row[6],
         row[7],
         row[8],
+        leaving,
     )
 
 
@@ -119,9 +129,13 @@ class Connection(Transactor):
         self._place = place
         self._cursor: Any = None
         self._open = False  # a transaction
+        # States by number, true to the database: what an agent does comes in threes (who is it,
+        # begin, confirm), and loading a state takes longer than writing one.
         self._states: dict[str, Loaded] = {}
+        self._version: int | None = None
         self._texts: dict[str, str] = {}
         self.wrote_deliveries = False
+        self.outdated = True
 
     # -- transactions
 
@@ -129,13 +143,20 @@ class Connection(Transactor):
         if self._cursor is None:
             self._database.connect(reuse_if_open=True)
             self._cursor = self._database.connection().cursor()
-        self._states.clear()
         if self._sqlite:
             self._cursor.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             self._open = True
-        elif writes:
-            self._cursor.execute("BEGIN")
-            self._open = True
+            # Changes when another connection has committed; our own writes keep _states true.
+            version = self._cursor.execute("PRAGMA data_version").fetchone()[0]
+            self.outdated = version != self._version
+            if self.outdated or len(self._states) > MAX_STATES:
+                self._version = version
+                self._states.clear()
+        else:
+            self._states.clear()
+            if writes:
+                self._cursor.execute("BEGIN")
+                self._open = True
 
     def commit(self) -> None:
         if self._open:
@@ -203,18 +224,17 @@ class Connection(Transactor):
 
     def prefetch(self, numbers: Sequence[str]) -> None:
         """Loads the states that the jobs of one batch will ask for in one query."""
-        if not self._sqlite or len(numbers) < 2:
+        if not self._sqlite:
             return
-        wanted = list(dict.fromkeys(numbers))
+        wanted = [number for number in dict.fromkeys(numbers) if number not in self._states]
+        if len(wanted) < 2:
+            return
         # Padded to a power of two, so that few texts are prepared.
         size = 1 << (len(wanted) - 1).bit_length()
         wanted += [wanted[0]] * (size - len(wanted))
-        self._states = {
-            found.state.number: found
-            for found in loaded(
-                self.execute(STATE.format(where=f"a.number IN ({_marks(size)})"), wanted)
-            )
-        }
+        text = STATE.format(where=f"a.number IN ({_marks(size)})")
+        for found in loaded(self.execute(text, wanted).fetchall()):
+            self._states[found.state.number] = found
 
     def load(self, number: str) -> Loaded | None:
         found = self._states.get(number)
@@ -224,6 +244,11 @@ class Connection(Transactor):
                 self._states[number] = found
         return found
 
+    def kept(self, number: str) -> AgentState | None:
+        """What ``load`` would say without asking the database, unless archived."""
+        found = self._states.get(number)
+        return None if found is None or found.archived else found.state
+
     def lock(self, number: str) -> Loaded | None:
         """The same; nobody else changes the agent before this transaction ends."""
         if not self._sqlite:
@@ -232,9 +257,33 @@ class Connection(Transactor):
             self._states.pop(number, None)
         return self.load(number)
 
-    def forget(self, number: str) -> None:
-        """After a write that changes what ``load`` says of the agent."""
-        self._states.pop(number, None)
+    def forget(self, number: str | None = None) -> None:
+        """After a write of other than the methods here that changes what ``load`` says of the
+        agent, or of any."""
+        if number is None:
+            self._states.clear()
+            self.outdated = True
+        else:
+            self._states.pop(number, None)
+
+    def write_intent(self, found: Loaded, command: Command, now: datetime) -> None:
+        state = found.state
+        text, at = dumped(command), now.timestamp()
+        self.execute(_INTEND, (state.id, command.id, text, at))
+        self._states[state.number] = Loaded(
+            state, found.archived, command.id, text, at, found.leaving
+        )
+
+    def drop_intent(self, change: Change) -> bool:
+        """False: there was none of this change."""
+        before = change.before
+        found = self._states.pop(before.number, None)
+        if self.execute(_DROP_INTENT, (before.id, change.command.id)).rowcount == 0:
+            return False
+        # The very state that was decided on: nothing else has changed it since.
+        if found is not None and found.state is before:
+            self._states[before.number] = Loaded(before, found.archived, leaving=found.leaving)
+        return True
 
     def loaded_where(
         self, where: str, values: Sequence[object] = (), all_memberships: bool = False
@@ -245,7 +294,9 @@ class Connection(Transactor):
     def write(self, change: Change) -> None:
         """What differs between before and after, and the events."""
         before, after = change.before, change.after
-        self._states.pop(before.number, None)
+        found = self._states.pop(before.number, None)
+        if found is not None and found.state is before and not found.archived and not found.leaving:
+            self._states[before.number] = Loaded(after, False)
         source = change.command.source.value
         was, now = before.session, after.session
         if was is not now and was != now:
@@ -298,6 +349,9 @@ class Connection(Transactor):
 
     def _write_joined(self, before: AgentState, after: AgentState) -> None:
         was = {m.queue: m.joined for m in before.memberships}
+        if not any(m.joined for m in after.memberships):
+            self.execute(_LEAVE_ALL, (False, before.id))
+            return
         for joined in (True, False):
             queues = [
                 m.queue
@@ -319,10 +373,10 @@ class Connection(Transactor):
             event.agent,
             event.extension,
             event.context,
-            json.dumps(event.queues),
+            _encode(event.queues),
             event.reason,
             event.source.value,
-            json.dumps(event.actor.as_dict()),
+            _actor(event.actor),
             event.occurred_at.timestamp(),
             event.session_seconds,
         )
@@ -350,7 +404,36 @@ def _marks(count: int) -> str:
 
 
 def _planned(state: AgentState) -> str | None:
-    return None if state.planned is None else json.dumps(to_dict(state.planned))
+    return None if state.planned is None else dumped(state.planned)
+
+
+_FIELDS: dict[type, tuple[str, ...]] = {
+    kind: tuple(item.name for item in fields(kind))
+    for kind in (*COMMANDS.values(), Actor, Device, PauseReason)
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return {name: getattr(value, name) for name in _FIELDS[type(value)]}
+
+
+_encode = json.JSONEncoder(default=_plain).encode
+
+
+def dumped(command: Command) -> str:
+    """The JSON of ``commands.to_dict``, in a fifth of the time."""
+    kind = type(command)
+    data = {name: getattr(command, name) for name in _FIELDS[kind]}
+    data["kind"] = kind.__name__
+    return _encode(data)
+
+
+def _actor(actor: Actor) -> str:
+    """The JSON of ``Actor.as_dict``, likewise."""
+    pairs = ((name, getattr(actor, name)) for name in _FIELDS[Actor])
+    return _encode({name: value for name, value in pairs if value})
 
 
 def _ending(change: Change) -> tuple[float, str]:
@@ -360,6 +443,9 @@ def _ending(change: Change) -> tuple[float, str]:
 
 
 _BY_NUMBER = STATE.format(where="a.number = ?")
+_LEAVE_ALL = "UPDATE memberships SET joined = ? WHERE agent_id = ?"
+_INTEND = "INSERT INTO intents (agent_id, command_id, command, decided_at) VALUES (?, ?, ?, ?)"
+_DROP_INTENT = "DELETE FROM intents WHERE agent_id = ? AND command_id = ?"
 _START_SESSION = (
     "INSERT INTO login_sessions (id, agent_id, extension, context, interface, state_interface,"
     " type, since, source, planned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -12,14 +12,14 @@ from peewee import Database, PeeweeException
 from playhouse.pool import PooledDatabase
 
 from fastagi.agents import errors
-from fastagi.agents.commands import Command, LogIn, LogOff, PauseReason, from_dict, to_dict
+from fastagi.agents.commands import Command, LogIn, LogOff, PauseReason, from_dict
 from fastagi.agents.errors import Refused
 from fastagi.agents.events import Event
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, decide
 from fastagi.agents.service import StoreUnavailable
 from fastagi.store import directory
-from fastagi.store.connection import Connection, Loaded, moment
+from fastagi.store.connection import MAX_STATES, Connection, Loaded, moment
 from fastagi.store.database import Place, parse, prepare
 from fastagi.store.deliveries import Deliveries
 from fastagi.store.directory import Declared, Difference
@@ -45,6 +45,10 @@ class PeeweeStore:
         self.pins = Pins()
         self.deliveries = Deliveries(self)
         self._name = place.name
+        # Agents' states as last committed, so that a read need not wait for a thread and for
+        # others' commits. With PostgreSQL another service may write, so nothing is kept there;
+        # with SQLite the next transaction notices when another process did.
+        self._known: dict[str, AgentState] = {}
         self._woken: list[Callable[[], None]] = []
         self._database = place.database()
         self.workers: Workers[Connection] = Workers(
@@ -54,6 +58,7 @@ class PeeweeStore:
             deadline=deadline,
             retry=not place.sqlite,
             on_commit=self.wake,
+            on_outdated=self._known.clear,
             name="store",
         )
 
@@ -87,7 +92,9 @@ class PeeweeStore:
         """Brings the store in line with the settings. Raises DirectoryConflict, StoreUnavailable;
         then nothing was changed."""
         with self._blocking() as database:
-            return directory.bring_in(database, declared)
+            difference = directory.bring_in(database, declared)
+        self._known.clear()
+        return difference
 
     @contextmanager
     def _blocking(self) -> Iterator[Database]:
@@ -98,17 +105,24 @@ class PeeweeStore:
             raise StoreUnavailable(f"{self._name}: {error}") from error
 
     def run(self, job: Callable[[Connection], T], *, writes: bool = True) -> "asyncio.Future[T]":
-        """``job`` in a transaction of its own or with others; it may run twice."""
+        """``job`` in a transaction of its own or with others; it may run twice. One that changes
+        what makes an agent's state ends with ``connection.forget()``."""
         return self.workers.submit(job, writes=writes)
 
     # -- reading
 
     async def agent(self, number: str) -> AgentState | None:
+        known = self._known.get(number)
+        if known is not None:
+            return known
+
         def job(connection: Connection) -> AgentState | None:
             found = connection.load(number)
             return None if found is None or found.archived else found.state
 
-        return await self.workers.submit(job, writes=False, number=number)
+        return await self.workers.submit(
+            job, writes=False, number=number, seen=lambda state: self._keep(number, state)
+        )
 
     async def agent_at(self, interface: str) -> AgentState | None:
         def job(connection: Connection) -> AgentState | None:
@@ -167,13 +181,27 @@ class PeeweeStore:
         return await self.workers.submit(
             lambda connection: _begin(connection, command, now),
             number=command.agent,
-            undo=lambda change: (
-                (lambda connection: _withdraw(connection, change, None)) if change.steps else None
-            ),
+            undo=_given_up,
+            seen=self._begun,
         )
 
+    def _begun(self, change: Change) -> None:
+        if not change.steps and change.alters:
+            self._known.pop(change.before.number, None)
+
     async def confirm(self, change: Change) -> None:
-        await self.run(lambda connection: _confirm(connection, change))
+        await self.workers.submit(
+            lambda connection: _confirm(connection, change),
+            seen=lambda state: self._keep(change.before.number, state),
+        )
+
+    def _keep(self, number: str, state: AgentState | None) -> None:
+        if state is None:
+            self._known.pop(number, None)
+        elif self.sqlite:
+            if len(self._known) >= MAX_STATES:
+                self._known.clear()
+            self._known[number] = state
 
     async def withdraw(self, change: Change, event: Event | None) -> None:
         await self.run(lambda connection: _withdraw(connection, change, event))
@@ -261,11 +289,7 @@ def _begin(connection: Connection, command: Command, now: datetime) -> Change:
         decision = _claim(connection, found.state, command, now, decision)
     change = _accepted(decision)
     if change.steps:
-        connection.execute(
-            "INSERT INTO intents (agent_id, command_id, command, decided_at) VALUES (?, ?, ?, ?)",
-            (found.state.id, command.id, json.dumps(to_dict(command)), now.timestamp()),
-        )
-        connection.forget(command.agent)
+        connection.write_intent(found, command, now)
     elif change.alters:
         connection.write(change)
     return change
@@ -309,30 +333,31 @@ def _claim(
     return decision
 
 
-def _drop_intent(connection: Connection, change: Change) -> bool:
-    cursor = connection.execute(
-        "DELETE FROM intents WHERE agent_id = ? AND command_id = ?",
-        (change.before.id, change.command.id),
-    )
-    connection.forget(change.before.number)
-    return bool(cursor.rowcount)
-
-
-def _confirm(connection: Connection, change: Change) -> None:
+def _given_up(change: Change) -> Callable[[Connection], None] | None:
+    """Nobody waits for what was begun, so nobody will apply or confirm it."""
     if not change.steps:
-        return  # was written when it was begun
-    if _drop_intent(connection, change):
+        return None
+    return lambda connection: _withdraw(connection, change, None)
+
+
+def _confirm(connection: Connection, change: Change) -> AgentState | None:
+    """The agent's state now, where it is known without asking."""
+    if not change.steps:
+        return None  # was written when it was begun
+    if connection.drop_intent(change):
         connection.write(change)
-    elif change.events:
+        return connection.kept(change.before.number)
+    if change.events:
         there = connection.execute(
             "SELECT 1 FROM events WHERE id = ?", (change.events[0].id,)
         ).fetchone()
         if there is None:
             raise StoreUnavailable(f"the change {change.command.id} was taken back meanwhile")
+    return None
 
 
 def _withdraw(connection: Connection, change: Change, event: Event | None) -> None:
-    if not _drop_intent(connection, change):
+    if not connection.drop_intent(change):
         return
     if isinstance(change.command, LogIn):
         claimed = change.command.device.interface.lower()

@@ -28,6 +28,7 @@ class Transactor:
     """What a worker needs of a database; one belongs to each thread."""
 
     wrote_deliveries: bool
+    outdated: bool  # at ``begin``: another connection has written since this one's last
 
     def prefetch(self, numbers: Sequence[str]) -> None:
         raise NotImplementedError
@@ -57,9 +58,10 @@ class Job(Generic[C, T]):
     """``function`` may run again after a rollback; it raises Refused before it writes anything.
 
     ``undo`` makes of the result the job that takes it back, for a caller who is gone by then.
+    ``seen`` is called in the loop with the result, gone or not, in the order of the commits.
     """
 
-    __slots__ = ("deadline", "function", "future", "number", "ticket", "undo", "writes")
+    __slots__ = ("deadline", "function", "future", "number", "seen", "ticket", "undo", "writes")
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Job(Generic[C, T]):
         writes: bool,
         number: str | None,
         undo: "Callable[[T], Callable[[C], object] | None] | None",
+        seen: "Callable[[T], object] | None",
     ) -> None:
         self.function = function
         self.future = future
@@ -76,6 +79,7 @@ class Job(Generic[C, T]):
         self.writes = writes
         self.number = number  # the agent whose state the job will read
         self.undo = undo
+        self.seen = seen
         self.ticket = [None]  # list.pop is atomic: whoever gets it runs the job, or cancels it
 
 
@@ -99,6 +103,7 @@ class Workers(Generic[C]):
         deadline: float,
         retry: bool,
         on_commit: Callable[[], None],
+        on_outdated: Callable[[], None],
         name: str,
     ) -> None:
         self._connect = connect
@@ -106,6 +111,7 @@ class Workers(Generic[C]):
         self._deadline = deadline
         self._retry = retry
         self._on_commit = on_commit
+        self._on_outdated = on_outdated
         self._jobs: SimpleQueue[Job[C, Any] | None] = SimpleQueue()
         self._waiting: deque[Job[C, Any]] = deque()
         self._sweeping = False
@@ -125,6 +131,7 @@ class Workers(Generic[C]):
         writes: bool = True,
         number: str | None = None,
         undo: Callable[[T], Callable[[C], object] | None] | None = None,
+        seen: Callable[[T], object] | None = None,
     ) -> "asyncio.Future[T]":
         """To be called in the loop. The future raises what the job raised, or StoreUnavailable."""
         loop = asyncio.get_running_loop()
@@ -132,7 +139,7 @@ class Workers(Generic[C]):
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
-        job = Job(function, future, loop.time() + self._deadline, writes, number, undo)
+        job = Job(function, future, loop.time() + self._deadline, writes, number, undo, seen)
         self._waiting.append(job)
         if not self._sweeping:
             self._sweeping = True
@@ -173,9 +180,13 @@ class Workers(Generic[C]):
         if waiting:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
-    def _answer(self, answers: list[Answer], wrote_deliveries: bool) -> None:
+    def _answer(self, answers: list[Answer], wrote_deliveries: bool, outdated: bool) -> None:
+        if outdated:
+            self._on_outdated()
         for job, result, error in answers:
             future = job.future
+            if error is None and job.seen is not None:
+                job.seen(result)
             if not future.done():
                 if error is None:
                     future.set_result(result)
@@ -225,20 +236,20 @@ class Workers(Generic[C]):
             # A lost backend: the jobs are idempotent, so once more on a new connection.
             answers, failure = self._transaction(connection, batch)
         if failure is None:
-            self._post(answers, connection.wrote_deliveries)
+            self._post(answers, connection.wrote_deliveries, connection.outdated)
         elif connection.unavailable(failure):
             log.warning("the database failed", error=str(failure), jobs=len(batch))
             for job in batch:
                 error = StoreUnavailable(str(failure))
                 error.__cause__ = failure
                 answers.append((job, None, error))
-            self._post(answers, False)
+            self._post(answers, False, True)
         elif len(batch) > 1:
             # One of them is at fault: each by itself harms nobody else.
             for job in batch:
                 self._run(connection, [job])
         else:
-            self._post([(batch[0], None, failure)], False)
+            self._post([(batch[0], None, failure)], False, True)
 
     def _transaction(
         self, connection: C, batch: list[Job[C, Any]]
@@ -262,10 +273,10 @@ class Workers(Generic[C]):
         self.commits += 1
         return answers, None
 
-    def _post(self, answers: list[Answer], wrote_deliveries: bool) -> None:
+    def _post(self, answers: list[Answer], wrote_deliveries: bool, outdated: bool) -> None:
         loop = answers[0][0].future.get_loop()
         try:
-            loop.call_soon_threadsafe(self._answer, answers, wrote_deliveries)
+            loop.call_soon_threadsafe(self._answer, answers, wrote_deliveries, outdated)
         except RuntimeError:  # the loop is closed: nobody waits
             log.debug("nobody waits for the store's answer any more")
 
