@@ -1,15 +1,15 @@
 """Takes what is due from the store, hands it to the sinks, and marks what has arrived.
 
 Each sink has a lane of its own, so that a slow or absent receiver delays no other. A lane takes a
-batch and hands it over in rounds with one event of each agent: the rounds keep an agent's events
-in order even when one of them is refused, and a storm of many agents is still one round.
+batch and hands it over in rounds in which no agent comes twice. So an agent's events stay in order
+even when one of them is refused, all events stay in order when none is, and a storm of many agents
+is still one round.
 """
 
 import asyncio
 import heapq
 import random
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -203,18 +203,16 @@ class _Lane:
         return len(batch) >= self._pace.batch
 
     async def _rounds(self, batch: Sequence[Delivery], arrived: list[int]) -> None:
-        by_agent: dict[str, deque[Delivery]] = {}
-        for delivery in batch:
-            by_agent.setdefault(delivery.event.agent, deque()).append(delivery)
-        while by_agent and not self._stopping:
-            heads = [waiting[0] for waiting in by_agent.values()]
-            receipts = await self._hand_over([delivery.event for delivery in heads])
+        held: set[str] = set()  # agents with a refused event, until that has been tried again
+        begin = 0
+        while not self._stopping:
+            chosen, begin = _next_round(batch, begin, held)
+            if not chosen:
+                return
+            receipts = await self._hand_over([delivery.event for delivery in chosen])
             later: Later | None = None
             refused: list[tuple[Delivery, Rejected]] = []
-            for delivery, receipt in zip(heads, receipts, strict=True):
-                agent = delivery.event.agent
-                waiting = by_agent[agent]
-                waiting.popleft()
+            for delivery, receipt in zip(chosen, receipts, strict=True):
                 if isinstance(receipt, Delivered):
                     arrived.append(delivery.id)
                 elif isinstance(receipt, Later):
@@ -222,9 +220,7 @@ class _Lane:
                 else:
                     refused.append((delivery, receipt))
                     if not self._gives_up(delivery, receipt):
-                        waiting.clear()  # held back until this one has been tried again
-                if not waiting:
-                    del by_agent[agent]
+                        held.add(delivery.event.agent)
             for delivery, rejection in refused:
                 await self._refuse(delivery, rejection)
             if later is not None:
@@ -283,6 +279,23 @@ class _Lane:
                 if failures == 1:
                     log.warning("deliveries wait", sink=self.name.value, error=_brief(error))
                 await asyncio.sleep(self._pace.delay(failures))
+
+
+def _next_round(
+    batch: Sequence[Delivery], begin: int, held: Set[str]
+) -> tuple[list[Delivery], int]:
+    """From ``begin`` on until an agent comes a second time, without those ``held`` back."""
+    agents: set[str] = set()
+    chosen = []
+    for delivery in batch[begin:]:
+        agent = delivery.event.agent
+        if agent in agents:
+            break
+        begin += 1
+        if agent not in held:
+            agents.add(agent)
+            chosen.append(delivery)
+    return chosen, begin
 
 
 def _brief(error: Exception) -> str:

@@ -51,6 +51,15 @@ async def test_every_sink_gets_what_is_its_own(memory: Memory) -> None:
     assert sinks[Sink.QUEUE_LOG].got == [login]
 
 
+async def test_all_events_stay_in_order_while_none_is_refused(memory: Memory) -> None:
+    told = [event(f"100{n * n % 7}", EventType.PAUSE, reason=str(n)) for n in range(60)]
+    await memory.commit(*told)
+    receiver = Receiver()
+    async with running(memory, {Sink.LAMP: receiver}):
+        await until(lambda: len(receiver.got) == 60)
+    assert receiver.got == told
+
+
 async def test_what_an_earlier_service_left_is_delivered_without_a_wake(memory: Memory) -> None:
     first, second = event(), event(type=EventType.PAUSE)
     await memory.commit(first, second)
