@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import signal
-import wave
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +20,9 @@ from fastagi.demo.debian import DebianError, Tree
 
 log = structlog.get_logger()
 
-# A digit's tone and the silence after it, in seconds. Q.24 asks receivers to take 40 ms of each;
-# people press slower than this.
-_TONE = 0.1
-_GAP = 0.08
+# From one key to the next, in seconds. baresip spends 240 ms on a key's RTP packets (tone, its end
+# three times) and queues those that come faster, so they would arrive after we believe them gone.
+_KEY = 0.25
 
 _KEYS = frozenset("0123456789*#ABCD")
 
@@ -269,7 +267,7 @@ class Phone:
             if key not in _KEYS:
                 raise ValueError(f"not a key: {key!r}")
             await self._command("sndcode", key)
-            await asyncio.sleep(_TONE + _GAP)
+            await asyncio.sleep(_KEY)
 
     async def hangup(self) -> None:
         """Put the receiver down and wait until the call is gone."""
@@ -414,11 +412,10 @@ class Phone:
         self.folder.mkdir(parents=True, exist_ok=True)
         heard = self.folder / "heard"
         heard.mkdir(exist_ok=True)
-        quiet = self.folder / "quiet.wav"
-        if not quiet.exists():
-            _write_silence(quiet)
         listen = free_port(beside=1)  # it takes the next port too
-        modules = ["g711.so", "aufile.so", "aubridge.so", *(["sndfile.so"] if self.record else [])]
+        # The microphone is wired to the earpiece: an endless source, where a sound file would end the
+        # call at its end (baresip's aufile does), and one that keeps RTP and so the keys going.
+        modules = ["g711.so", "aubridge.so", *(["sndfile.so"] if self.record else [])]
         (self.folder / "config").write_text(
             f"""\
 sip_listen 127.0.0.1:{listen}
@@ -426,7 +423,7 @@ net_interface 127.0.0.1
 call_local_timeout 120
 call_max_calls 8
 audio_player aubridge,nil
-audio_source aufile,{quiet}
+audio_source aubridge,nil
 audio_alert aubridge,nil
 audio_path {self.program.sounds}
 ausrc_srate 8000
@@ -460,12 +457,3 @@ ctrl_tcp_listen 127.0.0.1:{control}
     def _last_words(self) -> str:
         path = self.folder / "console"
         return "\n".join(path.read_text(errors="replace").splitlines()[-15:])
-
-
-def _write_silence(path: Path, seconds: int = 60) -> None:
-    """Nobody speaks into these phones. 16 bit, 8 kHz, mono: the format baresip's aufile takes."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8000)
-        file.writeframes(bytes(2 * 8000 * seconds))
