@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 Answer = str | Callable[[list[str]], str]
 
 # What Asterisk still does after the caller hung up (res_agi.c: the last column of `commands`).
-WORKS_DEAD = ("SET VARIABLE", "GET VARIABLE", "GET FULL VARIABLE", "EXEC", "NOOP", "VERBOSE")
-WORKS_DEAD += ("DATABASE",)
+WORKS_DEAD = (
+    *("SET VARIABLE", "GET VARIABLE", "GET FULL VARIABLE"),
+    *("EXEC", "NOOP", "VERBOSE", "DATABASE"),
+)
 ENDS_WITH_THE_CALL = ("STREAM FILE", "GET DATA", "SAY ", "WAIT FOR DIGIT", "ANSWER", "EXEC")
 
 

@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -708,9 +708,9 @@ class Process:
 
 
 @pytest.fixture(params=LOOPS)
-def process(request: pytest.FixtureRequest) -> "AsyncIterator[Process]":
+def process(request: pytest.FixtureRequest) -> Iterator[Process]:
     process = Process(request.param)
-    yield process  # type: ignore[misc]
+    yield process
     if process.process.poll() is None:
         process.process.kill()
         process.process.communicate()

@@ -72,22 +72,34 @@ class Asterisk:
         self.on_end: Callable[[Call], None] = lambda call: None
         # Each command line is looked up whole, once; SET VARIABLE brings its outcome along.
         self.known: dict[bytes, tuple[bytes, str]] = {}
+        self.before, self.after = self.same_for_all()
 
     def headers(self, n: int) -> bytes:
         options = self.options
         first, last = options.extensions
         extension = first + n % (last - first + 1)
-        lines = [
+        argument = ""
+        if options.agents is not None:
+            first, last = options.agents
+            argument = f"agi_arg_1: {first + n % (last - first + 1)}\n"
+        return (
+            f"{self.before}agi_channel: PJSIP/{extension}-{n:08x}\n"
+            f"agi_uniqueid: 1790000000.{n}\n"
+            f"agi_callerid: {extension}\nagi_calleridname: Phone {extension}\n"
+            f"{self.after}{argument}\n"
+        ).encode()
+
+    def same_for_all(self) -> tuple[str, str]:
+        options = self.options
+        before = [
             "agi_network: yes",
             f"agi_network_script: {options.script}",
             f"agi_request: agi://{options.host}:{options.port}/{options.script}",
-            f"agi_channel: PJSIP/{extension}-{n:08x}",
             "agi_language: en",
             "agi_type: PJSIP",
-            f"agi_uniqueid: 1790000000.{n}",
             "agi_version: 22.10.1",
-            f"agi_callerid: {extension}",
-            f"agi_calleridname: Phone {extension}",
+        ]
+        after = [
             "agi_callingpres: 0",
             "agi_callingani2: 0",
             "agi_callington: 0",
@@ -101,10 +113,7 @@ class Asterisk:
             "agi_accountcode: ",
             "agi_threadid: 140000000000",
         ]
-        if options.agents is not None:
-            first, last = options.agents
-            lines.append(f"agi_arg_1: {first + n % (last - first + 1)}")
-        return ("\n".join(lines) + "\n\n").encode()
+        return "\n".join([*before, ""]), "\n".join([*after, ""])
 
     def dial(self, due: float, hold: float = 0.0) -> None:
         sock = socket.socket(self.family, socket.SOCK_STREAM)
@@ -112,9 +121,15 @@ class Asterisk:
         call = Call(sock, self.headers(next(self.number)), due, hold)
         self.calls[sock.fileno()] = call
         error = sock.connect_ex(self.address)
-        self.epoll.register(sock.fileno(), READ | select.EPOLLOUT)
         if error not in (0, errno.EINPROGRESS):
             self.end(call, os.strerror(error))
+            return
+        # On the same machine the connection usually stands already.
+        try:
+            call.connected = sock.send(call.headers) > 0
+        except OSError:
+            call.connected = False
+        self.epoll.register(sock.fileno(), READ if call.connected else READ | select.EPOLLOUT)
 
     def end(self, call: Call, error: str = "") -> None:
         fd = call.sock.fileno()
@@ -274,9 +289,7 @@ def percentiles(values: list[float]) -> dict[str, float]:
     }
 
 
-def closed(
-    options: Options, at_once: int, seconds: float, pid: int | None
-) -> dict[str, object]:
+def closed(options: Options, at_once: int, seconds: float, pid: int | None) -> dict[str, object]:
     """``at_once`` calls always in progress, for that time.
 
     ``cpu_us_per_call`` is the server's own time: it says more than the rate on a busy machine.
