@@ -1,0 +1,536 @@
+"""Begin, confirm, withdraw: what is written, and what is left after each kind of accident."""
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastagi.agents import errors
+from fastagi.agents.commands import (
+    Command,
+    JoinQueue,
+    LeaveQueue,
+    LogIn,
+    PauseReason,
+    Unpause,
+    WhenInCall,
+    from_dict,
+    to_dict,
+)
+from fastagi.agents.events import SINKS, Event
+from fastagi.agents.lockout import Lockout
+from fastagi.agents.model import TABLE, Change, Status
+from fastagi.agents.service import StoreUnavailable
+from fastagi.contract import EventType, Outcome, Sink, Source
+from fastagi.store import PeeweeStore
+from fastagi.store.connection import Connection, dumped
+
+from .conftest import ACTOR, LATER, NOW, device, done, log_in, log_off, pause, settings
+
+Opened = Callable[..., PeeweeStore]
+
+
+def count(table: str) -> Callable[[Connection], int]:
+    def job(connection: Connection) -> int:
+        (number,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        return int(number)
+
+    return job
+
+
+async def fresh(store: PeeweeStore, number: str = "1001") -> object:
+    """The state as the database has it, past everything that is kept in memory."""
+    return await store.run(
+        lambda connection: connection.loaded_where("a.number = ?", (number,))[0].state, writes=False
+    )
+
+
+async def same_everywhere(store: PeeweeStore, change: Change) -> None:
+    assert await fresh(store) == change.after
+    assert await store.agent("1001") == change.after
+
+
+COFFEE = PauseReason("2", "coffee")
+
+
+def commands(kind: type[Command]) -> list[Command]:
+    """Every command of a kind that makes a difference to how it is stored."""
+    common = {"agent": "1001", "source": Source.PHONE, "actor": ACTOR}
+    return {
+        "LogIn": [
+            log_in(),
+            log_in(extension="2002", move=True),
+            log_in(extension="2002"),
+        ],
+        "LogOff": [
+            log_off(),
+            log_off(when_in_call=WhenInCall.AFTER_CALL, in_call=True),
+            log_off(when_in_call=WhenInCall.REFUSE, in_call=True),
+            log_off(reason="taken over"),
+        ],
+        "Pause": [pause(), pause(reason=COFFEE)],
+        "Unpause": [Unpause(id="unpause", **common)],
+        "JoinQueue": [
+            JoinQueue(id="join", queue="support", **common),
+            JoinQueue(id="join-sales", queue="sales", **common),
+            JoinQueue(id="join-none", queue="nowhere", **common),
+        ],
+        "LeaveQueue": [
+            LeaveQueue(id="leave", queue="sales", **common),
+            LeaveQueue(id="leave-last", queue="sales", last=True, **common),
+            LeaveQueue(id="leave-support", queue="support", **common),
+        ],
+    }[kind.__name__]  # type: ignore[return-value]
+
+
+CELLS = [
+    pytest.param(
+        status, planned, command, id=f"{status.name}{'-planned' * planned}-{command.id}-{n}"
+    )
+    for n, (status, kind) in enumerate(TABLE)
+    for command in commands(kind)
+    for planned in (False, True)
+    if not (planned and status is Status.LOGGED_OFF)
+]
+
+
+@pytest.mark.parametrize(("status", "planned", "command"), CELLS)
+async def test_every_transition_is_read_back_as_it_was_decided(
+    store: PeeweeStore, status: Status, planned: bool, command: Command
+) -> None:
+    if status is not Status.LOGGED_OFF:
+        await done(store, log_in())
+        await done(store, LeaveQueue(id="out", agent="1001", source=Source.API, queue="support"))
+    if status is Status.PAUSED:
+        await done(store, pause())
+    if planned:
+        await done(store, log_off(when_in_call=WhenInCall.AFTER_CALL, in_call=True))
+    before = await fresh(store)
+    events = await store.run(count("events"))
+    try:
+        change = await store.begin(command, LATER)
+    except errors.Refused:
+        assert await fresh(store) == before
+        assert await store.run(count("events")) == events
+        assert await store.run(count("intents")) == 0
+        return
+    assert change.before == before
+    if change.steps:
+        assert await fresh(store) == before  # nothing is assumed applied
+        assert await store.unsettled() == [change]
+        assert await store.agent("1001") == before
+    await store.confirm(change)
+    await same_everywhere(store, change)
+    await store.confirm(change)
+    await same_everywhere(store, change)
+    assert await store.run(count("events")) == events + len(change.events)
+    assert await store.unsettled() == []
+    for event in change.events:
+        for sink in SINKS[event.type]:
+            owed = [d.event for d in await store.deliveries.due(LATER, 100, sink)]
+            assert owed.count(event) == 1
+    # Whose device is whose follows from the sessions.
+    after = change.after.session
+    held = await store.run(
+        lambda connection: connection.execute("SELECT interface FROM devices_in_use").fetchall()
+    )
+    assert [row[0] for row in held] == ([] if after is None else [after.device.interface.lower()])
+
+
+@pytest.mark.parametrize(("status", "planned", "command"), CELLS[::3])
+async def test_a_withdrawn_change_leaves_no_trace(
+    store: PeeweeStore, status: Status, planned: bool, command: Command
+) -> None:
+    if status is not Status.LOGGED_OFF:
+        await done(store, log_in())
+    if status is Status.PAUSED:
+        await done(store, pause())
+    before = await fresh(store)
+    rows = await store.run(count("events")), await store.run(count("devices_in_use"))
+    try:
+        change = await store.begin(command, LATER)
+    except errors.Refused:
+        return
+    if not change.steps:
+        return
+    await store.withdraw(change, None)
+    await store.withdraw(change, None)
+    assert await fresh(store) == before
+    assert await store.agent("1001") == before
+    assert await store.unsettled() == []
+    assert rows == (await store.run(count("events")), await store.run(count("devices_in_use")))
+
+
+async def test_the_event_of_a_withdrawal_is_written_once(store: PeeweeStore) -> None:
+    change = await store.begin(log_in(), NOW)
+    refused = replace(
+        change.events[0],
+        id=f"{change.command.id}-refused",
+        type=EventType.LOGIN_REFUSED,
+        reason=Outcome.QUEUE_REFUSED.value,
+    )
+    await store.withdraw(change, refused)
+    await store.record(refused)
+    due = await store.deliveries.due(NOW, 10, Sink.USER_EVENT)
+    assert [d.event for d in due] == [refused]
+
+
+async def test_what_was_taken_back_cannot_be_confirmed(store: PeeweeStore) -> None:
+    change = await store.begin(log_in(), NOW)
+    await store.withdraw(change, None)
+    with pytest.raises(StoreUnavailable, match="taken back"):
+        await store.confirm(change)
+    assert await store.logged_in() == []
+
+
+async def test_one_unsettled_change_per_agent(store: PeeweeStore) -> None:
+    change = await store.begin(log_in(), NOW)
+    with pytest.raises(errors.Unavailable):
+        await store.begin(log_in(extension="2002"), NOW)
+    assert await store.begin(change.command, LATER) == change  # the same call again
+    await store.confirm(change)
+    with pytest.raises(errors.LoggedInElsewhere):
+        await store.begin(log_in(extension="2002"), NOW)
+
+
+async def test_unknown_agents(store: PeeweeStore) -> None:
+    assert await store.agent("9999") is None
+    with pytest.raises(errors.NoSuchAgent):
+        await store.begin(log_in("9999"), NOW)
+    nasty = "1001'; DROP TABLE agents; --"
+    assert await store.agent(nasty) is None
+    assert await store.queue_numbered(nasty) is None
+    assert await store.agent_at(nasty) is None
+    assert await store.agent("1001") is not None
+
+
+async def test_who_is_where(store: PeeweeStore) -> None:
+    change = await store.begin(log_in(), NOW)
+    assert await store.agent_at("PJSIP/1001") is None  # claimed, not yet logged in
+    await store.confirm(change)
+    assert await store.agent_at("pjsip/1001") == change.after
+    moved = await store.begin(log_in(extension="2002", move=True), LATER)
+    assert await store.agent_at("PJSIP/2002") is None
+    assert await store.agent_at("PJSIP/1001") == change.after
+    await store.confirm(moved)
+    assert await store.agent_at("PJSIP/1001") is None
+    assert await store.agent_at("PJSIP/2002") == moved.after
+    assert await store.logged_in() == [moved.after]
+
+
+async def test_small_questions(store: PeeweeStore) -> None:
+    assert await store.queue_numbered("702") == "support"
+    assert await store.queue_numbered("799") is None
+    assert [r.code for r in await store.reasons()] == ["1", "2", "10"]
+    assert await store.note("asterisk_started") is None
+    await store.set_note("asterisk_started", "2026-11-22 08:00:00")
+    await store.set_note("asterisk_started", "2026-11-22 09:00:00")
+    assert await store.note("asterisk_started") == "2026-11-22 09:00:00"
+
+
+async def test_planned_log_offs(store: PeeweeStore) -> None:
+    await done(store, log_in())
+    command = log_off(when_in_call=WhenInCall.AFTER_CALL, in_call=True)
+    await done(store, command)
+    assert await store.planned() == [command]
+    await done(store, log_off())
+    assert await store.planned() == []
+
+
+async def test_a_wake_up_follows_a_commit_with_deliveries(store: PeeweeStore) -> None:
+    woken: list[int] = []
+    store.on_commit(lambda: woken.append(1))
+    change = await store.begin(log_in(), NOW)
+    assert not woken
+    await store.confirm(change)
+    assert woken == [1]
+    await store.confirm(change)
+    assert woken == [1]
+
+
+# -- races
+
+
+async def test_fifty_agents_want_one_device(url: str, opened: Opened) -> None:
+    """On PostgreSQL two services race for it; SQLite belongs to one."""
+    first = opened(url)
+    first.bring_in(settings(agents=50))
+    second = first if url.startswith("sqlite") else opened(url)
+    results = await asyncio.gather(
+        *((first, second)[n % 2].begin(log_in(str(1001 + n), "5000"), NOW) for n in range(50)),
+        return_exceptions=True,
+    )
+    winners = [r for r in results if isinstance(r, Change)]
+    assert len(winners) == 1
+    refusals = [r for r in results if not isinstance(r, Change)]
+    assert {type(r) for r in refusals} == {errors.ExtensionInUse}
+    assert {getattr(r, "occupant", None) for r in refusals} == {winners[0].command.agent}
+    await first.confirm(winners[0])
+    assert await second.agent_at("PJSIP/5000") == winners[0].after
+
+
+async def test_two_changes_of_one_agent_race(url: str, opened: Opened) -> None:
+    first = opened(url)
+    first.bring_in(settings())
+    second = first if url.startswith("sqlite") else opened(url)
+    results = await asyncio.gather(
+        *((first, second)[n % 2].begin(log_in(extension=str(5000 + n)), NOW) for n in range(20)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(r, Change) for r in results) == 1
+    assert sum(isinstance(r, errors.Unavailable) for r in results) == 19
+    assert await first.run(count("devices_in_use")) == 1
+
+
+async def test_racing_attempts_all_count(url: str, opened: Opened) -> None:
+    lockout = Lockout(5, timedelta(minutes=15), timedelta(minutes=15))
+    first = opened(url)
+    second = first if url.startswith("sqlite") else opened(url)
+    keys = ("agent:1001", "extension:2001")
+    answers = await asyncio.gather(
+        *((first, second)[n % 2].pin_attempt(keys, NOW, lockout) for n in range(30))
+    )
+    assert answers.count(None) == 5
+    assert answers.count("agent:1001") == 25
+    # The extension is locked for others too; a right PIN forgives one of its failures only.
+    assert await first.pin_attempt(("agent:1002", keys[1]), NOW, lockout) == "extension:2001"
+    await first.pin_passed(keys)
+    assert await first.pin_attempt(keys, NOW, lockout) is None
+    assert await first.pin_attempt(keys, NOW, lockout) == "extension:2001"
+    # In the end everything is forgotten, and not kept for ever either.
+    much_later = NOW + timedelta(hours=1)
+    assert await first.pin_attempt(keys, much_later, lockout) is None
+    assert await first.run(count("pin_failures")) == 2
+
+
+# -- many calls, one commit
+
+
+async def test_waiting_calls_share_a_commit(sqlite_url: str, opened: Opened) -> None:
+    store = opened(sqlite_url)
+    store.bring_in(settings(agents=50))
+    commits = store.workers.commits
+    changes = await asyncio.gather(
+        *(store.begin(log_in(str(1001 + n), str(1001 + n)), NOW) for n in range(50))
+    )
+    await asyncio.gather(*(store.confirm(change) for change in changes))
+    assert store.workers.commits - commits <= 6
+    assert len(await store.logged_in()) == 50
+
+
+async def test_a_failing_call_harms_no_other(store: PeeweeStore) -> None:
+    class Fault(Exception):
+        pass
+
+    def faulty(connection: Connection) -> None:
+        connection.execute("INSERT INTO notes (key, value) VALUES ('faulty', 'x')")
+        raise Fault
+
+    def forbidden(connection: Connection) -> None:
+        connection.execute("INSERT INTO notes (key, value) VALUES ('twice', 'x')")
+        connection.execute("INSERT INTO notes (key, value) VALUES ('twice', 'x')")
+
+    results = await asyncio.gather(
+        store.set_note("before", "1"),
+        store.run(faulty),
+        store.begin(log_in(), NOW),
+        store.run(forbidden),
+        store.set_note("after", "1"),
+        return_exceptions=True,
+    )
+    assert isinstance(results[1], Fault)
+    assert isinstance(results[3], sqlite3.IntegrityError | psycopg.IntegrityError)
+    assert isinstance(results[2], Change)
+    await store.confirm(results[2])
+    assert await store.note("before") == await store.note("after") == "1"
+    assert await store.note("faulty") is None
+    assert await store.note("twice") is None
+
+
+# -- accidents
+
+
+async def test_a_full_disk(sqlite_url: str, opened: Opened) -> None:
+    store = opened(sqlite_url)
+    store.bring_in(settings())
+    before = await fresh(store)
+    change = await store.begin(log_in(), NOW)
+
+    def pragma(name: str, value: int) -> Callable[[Connection], None]:
+        return lambda connection: connection.execute(f"PRAGMA {name} = {value}").fetchall() and None
+
+    def fill(connection: Connection) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+
+    await store.run(fill, writes=False)
+    big = "x" * 1_000_000
+    results = await asyncio.gather(
+        store.confirm(change), store.set_note("big", big), return_exceptions=True
+    )
+    assert [type(r) for r in results] == [StoreUnavailable, StoreUnavailable]
+    assert await store.agent("1001") == before  # nothing was written, reading goes on
+    assert await store.unsettled() == [change]
+    await store.run(pragma("max_page_count", 1_000_000), writes=False)
+    await store.confirm(change)
+    await store.set_note("big", big)
+    await same_everywhere(store, change)
+
+
+async def test_a_locked_file_is_waited_for_and_given_up(sqlite_url: str, opened: Opened) -> None:
+    store = opened(sqlite_url, deadline=1.0)
+    store.bring_in(settings())
+    path = sqlite_url.removeprefix("sqlite:///")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    running = asyncio.ensure_future(store.set_note("a", "1"))
+    await asyncio.sleep(0.3)
+    waiting = asyncio.ensure_future(store.set_note("b", "1"))
+    with pytest.raises(StoreUnavailable):
+        await waiting
+    other.execute("ROLLBACK")
+    await asyncio.wait({running})
+    assert await store.note("b") is None  # what was given up was not done behind our back
+    other.close()
+
+
+async def test_a_caller_who_leaves_while_it_begins(sqlite_url: str, opened: Opened) -> None:
+    store = opened(sqlite_url)
+    store.bring_in(settings())
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    task = asyncio.ensure_future(store.begin(log_in(), NOW))
+    await asyncio.sleep(0.2)  # the thread waits for the lock now
+    task.cancel()
+    await asyncio.wait({task})
+    other.execute("ROLLBACK")
+    other.close()
+    for _ in range(100):
+        if not await store.run(count("devices_in_use")) and not await store.unsettled():
+            break
+        await asyncio.sleep(0.02)
+    change = await store.begin(log_in(), NOW)
+    assert change.outcome is Outcome.LOGGED_IN
+
+
+@pytest.mark.postgres
+async def test_lost_backends_are_replaced(postgres_url: str, opened: Opened) -> None:
+    store = opened(postgres_url)
+    store.bring_in(settings())
+    change = await store.begin(log_in(), NOW)
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        for _ in range(3):
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            await asyncio.gather(*(store.set_note(f"n{n}", "1") for n in range(20)))
+    await store.confirm(change)
+    await same_everywhere(store, change)
+
+
+async def test_after_a_kill_the_same_change_is_found(url: str, opened: Opened) -> None:
+    opened(url).bring_in(settings())
+    program = textwrap.dedent(
+        f"""
+        import asyncio, os, signal
+        from tests.store.conftest import NOW, log_in, LogOff
+        from fastagi.store import open_store
+        async def main():
+            store = open_store({url!r})
+            change = await store.begin(log_in(id="before-the-kill"), NOW)
+            print(repr(change), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        asyncio.run(main())
+        """
+    )
+    child = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    store = opened(url)
+    (change,) = await store.unsettled()
+    assert repr(change) in child.stdout
+    with pytest.raises(errors.ExtensionInUse):  # the claim holds too
+        await store.begin(log_in("1002", "1001"), NOW)
+    await store.withdraw(change, None)
+    await done(store, log_in("1002", "1001"))
+
+
+async def test_unsettled_changes_come_oldest_first(store: PeeweeStore) -> None:
+    late = await store.begin(log_in("1001", "1"), LATER)
+    early = await store.begin(log_in("1002", "2"), NOW)
+    assert await store.unsettled() == [early, late]
+
+
+async def test_a_closed_store_says_so(sqlite_url: str, opened: Opened) -> None:
+    store = opened(sqlite_url)
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await store.agent("1001")
+
+
+# -- words on paper
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(id=TEXT, caller=TEXT, extension=TEXT, hung_up=st.booleans(), move=st.booleans())
+def test_a_command_is_written_as_the_hall_would(
+    id: str, caller: str, extension: str, hung_up: bool, move: bool
+) -> None:
+    actor = replace(ACTOR, caller_id=caller, hung_up=hung_up)
+    command = LogIn(
+        id=id,
+        agent="1001",
+        source=Source.API,
+        actor=actor,
+        device=replace(device(), extension=extension),
+        move=move,
+    )
+    assert json.loads(dumped(command)) == to_dict(command)
+    assert from_dict(json.loads(dumped(command))) == command
+
+
+@pytest.mark.parametrize("kind", sorted({kind for _, kind in TABLE}, key=str))
+def test_every_command_is_written_as_the_hall_would(kind: type[Command]) -> None:
+    for command in commands(kind):
+        assert json.loads(dumped(command)) == to_dict(command)
+        assert from_dict(json.loads(dumped(command))) == command
+
+
+@pytest.mark.parametrize("moment", [NOW, datetime.max.replace(tzinfo=NOW.tzinfo, year=2100)])
+async def test_an_event_is_read_back_as_it_was(store: PeeweeStore, moment: datetime) -> None:
+    event = Event(
+        id="e",
+        type=EventType.LOGOUT,
+        agent="no such agent",
+        extension="+49 'x' %s ?",
+        queues=("a,b", 'c"d'),
+        reason="naïve ☎",
+        source=Source.ASTERISK,
+        actor=replace(ACTOR, hung_up=True),
+        occurred_at=moment,
+        context="phones",
+        session_seconds=12,
+    )
+    await store.record(event)
+    await store.record(event)
+    for sink in SINKS[event.type]:
+        assert [d.event for d in await store.deliveries.due(NOW, 10, sink)] == [event]
