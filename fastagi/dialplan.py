@@ -105,6 +105,7 @@ def _call(settings: Settings) -> str:
         f"[{CALL_CONTEXT}]",
         f"exten => s,1,Set({status}=)",
         f" same => n,Set(TIMEOUT(absolute)={seconds})",
+        " same => n,Set(AGIEXITONHANGUP=yes)",
     ]
     for number, server in enumerate(dict.fromkeys(servers)):
         if number:

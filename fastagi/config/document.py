@@ -23,7 +23,8 @@ _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
 _TOP_KEY = re.compile(r"""(?:([A-Za-z_][\w-]*)|"([^"]*)"|'([^']*)')[ \t]*:(?=[ \t\r]|$)""")
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
 _MOST_RETRIES = 50
-_MOST_NODES = 5_000_000  # aliases of aliases of aliases
+_MOST_NODES = 2_000_000  # aliases of aliases of aliases
+_DEEPEST = 50
 
 Path = tuple[str | int, ...]
 
@@ -55,7 +56,7 @@ def blocks(lines: list[str]) -> list[Block]:
             starts.append((number, next(name for name in found.groups() if name is not None)))
         elif line.startswith(("---", "...")):
             starts.append((number, None))
-    ends = [number for number, _ in starts[1:]] + [len(lines)]
+    ends = [*(number for number, _ in starts), len(lines)][1:]
     return [
         Block(key, number, end)
         for (number, key), end in zip(starts, ends, strict=True)
@@ -255,6 +256,9 @@ class Builder:
         if id(node) in self._open or self._built > _MOST_NODES:
             self._report(node, "this alias contains itself, or far too much")
             return None
+        if len(self._open) > _DEEPEST:
+            self._report(node, "nested too deep")
+            return None
         self._open.add(id(node))
         try:
             if isinstance(node, SequenceNode):
@@ -300,27 +304,26 @@ class Builder:
         return merged | data if merged else data
 
     def _substitute(self, node: ScalarNode, value: str) -> str:
+        def wrong(found: re.Match[str], message: str) -> str:
+            self._report(node, message, self._column(node, found.group()))
+            self._document.mended.add((node.start_mark.line, node.start_mark.column))
+            return ""
+
         def one(found: re.Match[str]) -> str:
             name, default = found.group(1), found.group(2)
             if found.group() == "$${":
                 return "${"
             if name is None:
-                self._report(
-                    node,
-                    "write ${NAME} or ${NAME:-default}, or $${ for a ${ that means nothing",
-                    self._column(node, found.group()),
+                return wrong(
+                    found, "write ${NAME} or ${NAME:-default}, or $${ for a ${ that means nothing"
                 )
-                return ""
             set_to = self._environ.get(name)
             if default is not None:
                 return set_to or default
             if set_to is None:
-                self._report(
-                    node,
-                    f"the environment has no {name} (${{{name}:-…}} gives a default)",
-                    self._column(node, found.group()),
+                return wrong(
+                    found, f"the environment has no {name} (${{{name}:-…}} gives a default)"
                 )
-                return ""
             return set_to
 
         return _VARIABLE.sub(one, value)

@@ -223,13 +223,9 @@ class _Loading:
         """By place; of several on one value the first, which the others mostly follow from."""
         order = {file: number for number, (file, _) in enumerate(self._files)}
         kept: dict[tuple[str, int, int, str], Problem] = {}
-        mended = {
-            (d.file, line + 1, column + 1) for d in self._documents for line, column in d.mended
-        }
         for problem in self.problems:
             place = (problem.file, problem.line, problem.column)
-            path = "" if place in mended else problem.path
-            kept.setdefault((*place, path), problem)
+            kept.setdefault((*place, problem.path), problem)
         return sorted(
             kept.values(), key=lambda p: (order.get(p.file, -1), p.file, p.line, p.column)
         )
@@ -295,6 +291,8 @@ class _Loading:
             self.problems.append(Problem(str(self._place), 1, 1, spell(path), message))
             return
         line, column = (mark.line, mark.column) if mark is not None else (0, 0)
+        if (line, column) in document.mended:
+            return  # said already what is wrong there
         shown = spell(path if missing else walked)
         self.problems.append(Problem(document.file, line + 1, column + 1, shown, message))
 

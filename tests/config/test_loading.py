@@ -1,0 +1,365 @@
+"""What a configuration without mistakes means."""
+
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fastagi.agents.commands import WhenInCall
+from fastagi.agents.devices import Device, resolve
+from fastagi.config import ConfigError, HostPort, Settings, find, load
+from fastagi.config.values import duration, host_port
+from fastagi.contract import Outcome, Script
+
+ROOT = Path(__file__).parents[2]
+REST = 'asterisk: {secret: "x"}\n'
+
+
+def loaded(tmp_path: Path, text: str, **environ: str) -> Settings:
+    file = tmp_path / "x.yml"
+    file.write_text(REST + text, encoding="utf-8")
+    return load(file, environ=environ)
+
+
+def test_the_sample_loads_as_it_is() -> None:
+    settings = load(ROOT / "config", environ={})
+    assert [(q.number, q.name) for q in settings.queues] == [
+        ("701", "sales"),
+        ("702", "support"),
+        ("703", "billing"),
+    ]
+    assert settings.agents is not None
+    assert [agent.number for agent in settings.agents] == [f"400{n}" for n in range(1, 7)]
+    assert settings.languages() == ("en", "fr")
+    assert sum(agent.pin is not None for agent in settings.agents) == 2
+    assert [reason.name for reason in settings.pause_reasons] == [
+        "lunch",
+        "break",
+        "meeting",
+        "training",
+        "admin",
+    ]
+    assert len(settings.devices) == 2
+    rules = settings.device_rules()
+    assert resolve(rules, "1001") == Device("1001", "phones", "PJSIP/1001", "PJSIP/1001", "local")
+    assert resolve(rules, "0301") == Device("0301", "", "Local/0301@outbound/n", "", "remote")
+
+
+def test_the_sample_takes_its_secrets_from_the_environment() -> None:
+    settings = load(ROOT / "config", environ={"AMI_SECRET": "abc", "PIN_CAROL": "777"})
+    assert settings.asterisk.secret.get_secret_value() == "abc"
+    assert settings.agents is not None
+    assert settings.agents[2].pin is not None
+    assert settings.agents[2].pin.get_secret_value() == "777"
+
+
+def test_what_every_documented_value_becomes(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        """
+fastagi: {listen: "[::1]:4573", allow: [10.0.0.0/8, "::1"], standby: ["b:1"], drain: 1m}
+database: postgresql://u:p@h/d
+http: {listen: 0.0.0.0:9493, tokens: {reporting: tok}}
+webhooks: {allow: [192.168.0.0/16]}
+language: fr
+feature_codes: {login: "*41", status: null, queue: ~}
+login:
+  extension_from: caller_id
+  lockout: {failures: 7, within: 1h30m, for: 90s}
+  already_elsewhere: move
+  in_use_by_another: take_over
+  logoff_in_call: refuse
+devices: [{match: _10XX, interface: "SIP/{extension}", context: c}]
+prompts: {LOGGED_IN: custom/hello, WRONG_PIN: [a, b]}
+pause_reasons: [{code: 01, name: no, productive: no, max_duration: 45m, when_exceeded: log_off}]
+queues: [{id: 3, number: 0701, name: 1:30}]
+agents: [{number: 0123, name: yes, pin: 0042, queues: [{name: "1:30", penalty: 2}]}]
+""",
+    )
+    assert settings.fastagi.listen == HostPort("::1", 4573)
+    assert settings.fastagi.allow == (ip_network("10.0.0.0/8"), ip_network("::1"))
+    assert settings.fastagi.standby == (("b", 1),)
+    assert settings.fastagi.drain == timedelta(minutes=1)
+    assert settings.http.tokens["reporting"].get_secret_value() == "tok"
+    assert settings.webhooks.allow == (ip_network("192.168.0.0/16"),)
+    codes = settings.feature_codes.by_script()
+    assert codes[Script.LOGIN] == "*41"
+    assert Script.STATUS not in codes
+    assert Script.QUEUE not in codes
+    assert codes[Script.TOGGLE_PAUSE] == "*39"
+    login = settings.login
+    assert login.extension_from == "caller_id"
+    assert login.lockout.rule().within == timedelta(minutes=90)
+    assert login.lockout.rule().duration == timedelta(seconds=90)
+    assert (login.already_elsewhere, login.in_use_by_another) == ("move", "take_over")
+    assert login.logoff_in_call is WhenInCall.REFUSE
+    assert resolve(settings.device_rules(), "1001") == Device(
+        "1001", "c", "SIP/1001", "SIP/1001", "local"
+    )
+    assert settings.prompts == {
+        Outcome.LOGGED_IN: ("custom/hello",),
+        Outcome.WRONG_PIN: ("a", "b"),
+    }
+    # What YAML 1.1 would have made False, 1, 449 and 90 of is text here.
+    (reason,) = settings.pause_reasons
+    assert (reason.code, reason.name, reason.productive) == ("01", "no", False)
+    assert (reason.max_duration, reason.when_exceeded) == (timedelta(minutes=45), "log_off")
+    (queue,) = settings.queues
+    assert (queue.id, queue.number, queue.name) == (3, "0701", "1:30")
+    assert settings.agents is not None
+    (agent,) = settings.agents
+    assert (agent.number, agent.name, agent.language) == ("0123", "yes", "fr")
+    assert agent.pin is not None
+    assert agent.pin.get_secret_value() == "0042"
+    assert [(q.name, q.penalty) for q in agent.queues] == [("1:30", 2)]
+
+
+def test_defaults(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "agents:\nqueues:\n")
+    assert settings.fastagi.listen == HostPort("127.0.0.1", 4573)
+    assert settings.fastagi.max_sessions == 4000
+    assert settings.fastagi.session_deadline == timedelta(seconds=120)
+    assert settings.agents == settings.queues == ()
+    assert settings.http.loopback
+
+
+def test_settings_do_not_change(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "prompts: {LOGGED_IN: a}\n")
+    with pytest.raises(ValidationError):
+        settings.language = "fr"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        settings.prompts[Outcome.LOGGED_IN] = ("b",)  # type: ignore[index]
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        "database: postgresql://u:s3cret@h/d\n"
+        "http: {tokens: {a: s3cret}}\n"
+        "agents: [{number: 1, name: A, pin: 31415926}]\n"
+        "fastagi: {standby: [a:1]}\n",
+    )
+    for shown in (repr(settings), str(settings), repr(settings.http), repr(settings.agents)):
+        assert "s3cret" not in shown
+        assert "31415926" not in shown
+
+
+def test_environment_values(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        "database: sqlite:///${DIR:-here}/${FILE}\n"
+        "agents: [{number: 1, name: '$${NAME} $ ${NAME}', pin: '${PIN:-4321}'}]\n"
+        "queues: [{number: 7, name: '${EMPTY:-seven}'}]\n"
+        "# ${ONLY_IN_A_COMMENT}\n",
+        FILE="a.db",
+        NAME="x: [*y, ${FILE}] #",
+        EMPTY="",
+    )
+    assert settings.database == "sqlite:///here/a.db"
+    assert settings.agents is not None
+    # A value is a value: neither YAML nor another ${…} in it means anything.
+    assert settings.agents[0].name == "${NAME} $ x: [*y, ${FILE}] #"
+    assert settings.agents[0].pin is not None
+    assert settings.agents[0].pin.get_secret_value() == "4321"
+    assert settings.queues[0].name == "seven"
+
+
+def test_anchors_and_merge_keys(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        """
+agents:
+  - &first {number: 1, name: A, language: fr, queues: &both [{name: s, penalty: 1}]}
+  - {<<: *first, number: 2, name: B}
+  - {<<: [{language: de}, *first], number: 3, name: C, queues: *both}
+queues: [{number: 7, name: s}]
+""",
+    )
+    assert settings.agents is not None
+    assert [(a.number, a.name, a.language) for a in settings.agents] == [
+        ("1", "A", "fr"),
+        ("2", "B", "fr"),
+        ("3", "C", "de"),
+    ]
+    assert all(agent.queues[0].penalty == 1 for agent in settings.agents)
+
+
+def test_a_folder_is_all_its_yml_files(tmp_path: Path) -> None:
+    (tmp_path / "b.yml").write_text("language: fr\n", encoding="utf-8")
+    (tmp_path / "a.yml").write_text(REST, encoding="utf-8")
+    (tmp_path / "empty.yml").write_text("# nothing yet\n", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("not: [yaml", encoding="utf-8")
+    (tmp_path / ".hidden.yml").write_text("x: y\n", encoding="utf-8")
+    assert load(tmp_path).language == "fr"
+    (tmp_path / "c.yml").write_text("queues: []\nlanguage: de\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/c.yml:2:1: language: stands here and in {tmp_path}/b.yml:1: once is enough"
+    )
+
+
+def test_other_endings_and_empty_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no \*\.yml in this folder"):
+        load(tmp_path)
+    (tmp_path / "a.yaml").write_text(REST, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"call it a\.yml"):
+        load(tmp_path)
+    assert load(tmp_path / "a.yaml").language == "en"  # named outright it is fine
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_where_the_configuration_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FASTAGI_CONFIG", raising=False)
+    monkeypatch.setattr("fastagi.config.loading.SYSTEM", tmp_path / "etc")
+    with pytest.raises(ConfigError, match="no configuration"):
+        find()
+    (tmp_path / "config").mkdir()
+    assert find() == Path("config")
+    (tmp_path / "etc").mkdir()
+    assert find() == tmp_path / "etc"
+    monkeypatch.setenv("FASTAGI_CONFIG", "/somewhere")
+    assert find() == Path("/somewhere")
+    assert find("given.yml") == Path("given.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("15m", 900),
+        ("45m", 2700),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("1d", 86400),
+        ("1d2h3m4s", 93784),
+        ("0s", 0),
+        ("007m", 420),
+    ],
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "15",
+        "m",
+        "1.5h",
+        "-5m",
+        "30m1h",
+        "5 m",
+        "5min",
+        "1h 30m",
+        "5M",
+        "٣m",
+        "400d",
+        "9" * 99 + "d",
+    ],
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no duration|longer than a year"):
+        duration(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_host_and_port_or_a_value_error(text: str) -> None:
+    try:
+        place = host_port(text)
+    except ValueError:
+        return
+    assert 1 <= place.port <= 65535
+    assert host_port(str(place)) == place
+    assert not set(place.host) & set(" ,;()&\n/\"'$")
+
+
+AGENTS = """\
+# the people
+agents:   # all of them
+- {number: 1, name: A}
+
+# a remark
+- number: "2"
+  name: "B: 日本"
+  pin: ${PIN}
+"""
+OTHERS = "queues:\n- {number: 7, name: s}\nlanguage: fr\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"x.yml": REST + AGENTS + OTHERS},
+        {"x.yml": AGENTS + REST + OTHERS},
+        {"x.yml": OTHERS + REST + AGENTS},
+        {"a.yml": AGENTS, "b.yml": REST + OTHERS},
+        {"x.yml": (REST + AGENTS + OTHERS).replace("\n", "\r\n")},
+        {"x.yml": "---\n" + REST + OTHERS + AGENTS + "...\n"},
+    ],
+    ids=["middle", "first", "last", "own file", "CRLF", "markers"],
+)
+def test_the_short_way_reads_all_but_the_agents(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text.encode())
+    whole = load(tmp_path, environ={"PIN": "123"})
+    short = load(tmp_path, agents=False, environ={"PIN": "123"})
+    assert whole.sliceable
+    assert whole.agents is not None
+    assert [agent.number for agent in whole.agents] == ["1", "2"]
+    assert short.agents is None
+    for name in Settings.model_fields.keys() - {"agents"}:
+        assert getattr(short, name) == getattr(whole, name)
+    assert short.fingerprint_material == whole.fingerprint_material
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # what looks like a block by its lines is none
+        REST + "queues: [{number: 7, name: s, description: 'a\nagents: b'}]\nlanguage: en\n",
+        REST + "agents:\n- &a {number: 1, name: A}\nqueues: [{<<: *a}]\n",
+        REST + "agents: [{number: 1, name: 'a\nlanguage: fr\nb'}]\n",
+    ],
+)
+def test_where_lines_deceive_everything_is_read(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "x.yml"
+    file.write_text(text, encoding="utf-8")
+    whole = load(file)
+    short = load(file, agents=False)
+    assert not whole.sliceable
+    # Either it was noticed, or nobody takes the short reading for the whole one.
+    if short.agents is None:
+        assert short.fingerprint_material != whole.fingerprint_material
+    else:
+        assert short == whole
+
+
+def test_the_fingerprint_follows_every_byte_and_every_value_used(tmp_path: Path) -> None:
+    file = tmp_path / "x.yml"
+    text = REST + "agents: [{number: 1, name: A, pin: '${PIN:-123}'}]\n"
+
+    def taken(text: str, **environ: str) -> bytes:
+        file.write_text(text, encoding="utf-8")
+        first = load(file, environ=environ).fingerprint_material
+        assert load(file, agents=False, environ=environ).fingerprint_material == first
+        return first
+
+    different = [
+        taken(text),
+        taken(text + " "),
+        taken(text, PIN="123"),
+        taken(text, PIN="1234"),
+        taken(text.replace("A,", "B,")),
+    ]
+    assert len(set(different)) == len(different)
+    assert taken(text, UNUSED="1") == different[0]
