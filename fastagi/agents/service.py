@@ -5,11 +5,13 @@ events, so that nothing is ever assumed applied.
 """
 
 import asyncio
+import secrets
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
-from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import structlog
@@ -40,6 +42,8 @@ from fastagi.agents.reconcile import restored, settlement, to_be_finished, undo
 from fastagi.contract import EventType, Outcome, Source
 
 log = structlog.get_logger()
+
+TAKE_OVERS = 3  # how often an occupant is logged off for one login, when others race for the device
 
 
 class StoreUnavailable(Exception):
@@ -119,6 +123,12 @@ class Pins(Protocol):
     async def verify(self, pin_hash: str, pin: str) -> bool: ...
 
 
+def ordered_id() -> str:
+    """28 hexadecimal digits, unique for ever, later ones greater: rows and index entries named so
+    are appended, which costs a database a tenth of writing in random places."""
+    return f"{time.time_ns():016x}{secrets.randbits(48):012x}"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The admin's choices that hold for every door."""
@@ -137,7 +147,7 @@ class AgentService:
         policy: Policy,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        new_id: Callable[[], str] = lambda: uuid4().hex,
+        new_id: Callable[[], str] = ordered_id,
     ) -> None:
         self.store = store
         self.queues = queues
@@ -224,33 +234,66 @@ class AgentService:
         another agent off who is logged in on the device of a LogIn. A refused login is an event
         too, but for LoggedInElsewhere, after which the caller may still say "move".
         """
+        attempts = TAKE_OVERS if take_over and isinstance(command, LogIn) else 0
         try:
+            for attempt in range(attempts):
+                try:
+                    return await self._execute(command, hung_up)
+                except errors.ExtensionInUse as refusal:
+                    assert isinstance(command, LogIn)
+                    await self._vacate(command, refusal.occupant, attempt, hung_up)
             return await self._execute(command, hung_up)
-        except errors.ExtensionInUse as refusal:
-            if not take_over:
-                await self._record_refused(command, refusal)
-                raise
-            occupant = refusal.occupant
         except errors.LoggedInElsewhere:
             raise
         except errors.Refused as refusal:
-            await self._record_refused(command, refusal)
+            await self._record_refused(command, refusal, hung_up())
             raise
+
+    async def _vacate(
+        self, command: LogIn, occupant: str, attempt: int, hung_up: Callable[[], bool]
+    ) -> None:
+        """Logs the occupant off the device that the login wants.
+
+        Not for a login that will not happen: its agent is elsewhere and did not say "move". And
+        not one who has left meanwhile: the occupant may sit elsewhere by now.
+        """
+        interface = command.device.interface.lower()
+        try:
+            state = await self.store.agent(command.agent)
+        except StoreUnavailable as error:
+            raise errors.Unavailable(str(error)) from error
+        if state and state.session and not command.move:
+            raise errors.LoggedInElsewhere(state.session.device)
         off = LogOff(
-            id=f"{command.id}-off",
+            id=f"{command.id}-off{attempt + 1}",
             agent=occupant,
             source=command.source,
             actor=command.actor,
             reason="taken over",
         )
-        await self._execute(off, hung_up)
-        return await self.execute(command, hung_up=hung_up)
 
-    async def _execute(self, command: Command, hung_up: Callable[[], bool]) -> Change:
+        def still_there(occupying: AgentState) -> bool:
+            session = occupying.session
+            return session is not None and session.device.interface.lower() == interface
+
+        with suppress(errors.NotLoggedIn):
+            await self._execute(off, hung_up, still_there)
+
+    async def _execute(
+        self,
+        command: Command,
+        hung_up: Callable[[], bool],
+        only_if: Callable[[AgentState], bool] | None = None,
+    ) -> Change:
+        """``only_if`` is asked under the agent's lock; NotLoggedIn when it says no."""
         if not self.queues.connected:
             raise errors.Unavailable("the manager link to Asterisk is down")
         try:
             async with self._lock("agent:" + command.agent):
+                if only_if is not None:
+                    state = await self.store.agent(command.agent)
+                    if state is None or not only_if(state):
+                        raise errors.NotLoggedIn(command.agent)
                 command = await self._informed(command)
                 if isinstance(command, LogIn):
                     async with self._lock("device:" + command.device.interface.lower()):
@@ -284,21 +327,29 @@ class AgentService:
     async def _change(self, command: Command, hung_up: Callable[[], bool]) -> Change:
         try:
             change = await self.store.begin(command, self._clock())
-        except errors.Unavailable:
-            self._attention.set()  # an intent that is still open: see to it
+            if not change.steps:
+                if change.outcome is Outcome.LOGOFF_AFTER_CALL:
+                    self._planned = True
+                    self._attention.set()
+                return change
+            return await self._carry_out(change, hung_up)
+        except errors.QueueRefused:
+            raise  # taken back
+        except BaseException:
+            # Whatever it was, a caller cut off included, an intent may be open: see to it.
+            self._attention.set()
             raise
-        if not change.steps:
-            self._planned |= change.outcome is Outcome.LOGOFF_AFTER_CALL
-            return change
+
+    async def _carry_out(self, change: Change, hung_up: Callable[[], bool]) -> Change:
         try:
             results = await self.queues.apply([step.do for step in change.steps])
         except QueuesUnavailable:
             await self._withdraw(change, errors.Unavailable("nothing was sent"), hung_up())
             raise
-        results = await self._replace_strangers(results)
+        if all(result.ok for result in results):
+            results = await self._replace_strangers(results)
         if any(result.answer is Answer.UNKNOWN for result in results):
             # The intent stays recorded; it is settled when the link is back.
-            self._attention.set()
             raise errors.Unavailable("Asterisk gave no answer")
         refused = next((r for r in results if r.answer is Answer.REFUSED), None)
         if refused is not None:
@@ -313,11 +364,10 @@ class AgentService:
         try:
             await self.store.confirm(change)
         except StoreUnavailable as error:
-            if not to_be_finished(command):
+            if not to_be_finished(change.command):
                 await self._take_back(
                     change, undo(change.steps), errors.Unavailable(str(error)), hung_up()
                 )
-            self._attention.set()
             raise
         return change
 
@@ -341,13 +391,13 @@ class AgentService:
         self, change: Change, operations: list[Operation], refusal: errors.Refused, hung_up: bool
     ) -> None:
         try:
-            results = await self.queues.apply(operations)
+            results = await self._answered(operations)
         except QueuesUnavailable:
             self._attention.set()
             return
-        if any(result.answer is Answer.UNKNOWN for result in results):
-            self._attention.set()
-            return
+        for result in results:
+            if not result.ok:
+                log.error("not taken back", operation=str(result.operation), why=result.message)
         await self._withdraw(change, refusal, hung_up)
 
     async def _withdraw(self, change: Change, refusal: errors.Refused, hung_up: bool) -> None:
@@ -361,15 +411,17 @@ class AgentService:
 
     # -- refusals are facts too
 
-    async def _record_refused(self, command: Command, refusal: errors.Refused) -> None:
+    async def _record_refused(
+        self, command: Command, refusal: errors.Refused, hung_up: bool
+    ) -> None:
         # Where the refusal was written with the withdrawn intent, the same id writes nothing.
         if isinstance(command, LogIn):
-            await self.record_refusal(command, refusal.outcome)
+            await self.record_refusal(command, refusal.outcome, hung_up)
 
-    async def record_refusal(self, command: LogIn, outcome: Outcome) -> None:
+    async def record_refusal(self, command: LogIn, outcome: Outcome, hung_up: bool = False) -> None:
         """Writes down a login that was refused; never raises, as the refusal stands anyway."""
         try:
-            await self.store.record(self._refused_event(command, outcome, False))
+            await self.store.record(self._refused_event(command, outcome, hung_up))
         except StoreUnavailable as error:
             log.warning("a refused login could not be written down", error=str(error))
 
@@ -449,11 +501,15 @@ class AgentService:
         """Brings the store and Asterisk together again. Raises StoreUnavailable,
         QueuesUnavailable when either goes away meanwhile; to be called again then."""
         if self._reconnected:
-            started = await self.queues.started_at()
-            if started != await self.store.note("asterisk_started"):
-                await self._restore()
-                await self.store.set_note("asterisk_started", started)
-            self._reconnected = False
+            self._reconnected = False  # first: there may be another one meanwhile
+            try:
+                started = await self.queues.started_at()
+                if started != await self.store.note("asterisk_started"):
+                    await self._restore()
+                    await self.store.set_note("asterisk_started", started)
+            except BaseException:
+                self._reconnected = True
+                raise
         for change in await self.store.unsettled():
             async with self._lock("agent:" + change.command.agent):
                 await self._settle(change)
@@ -464,10 +520,16 @@ class AgentService:
         if change.command.id not in still_open:
             return
         command = change.command
-        results = await self.queues.apply(settlement(change))
-        if any(result.answer is Answer.UNKNOWN for result in results):
-            raise QueuesUnavailable("Asterisk gave no answer")
         finish = to_be_finished(command)
+        results = await self._answered(settlement(change))
+        if finish and not all(result.ok for result in results):
+            # Nothing is stored that Asterisk refused: what could be done is taken back.
+            finish = False
+            done = [s for s, r in zip(change.steps, results, strict=True) if r.ok]
+            results = await self._answered(undo(done))
+        for result in results:
+            if not result.ok:  # "No such queue" where a login was refused for just that
+                log.info("not taken back", operation=str(result.operation), why=result.message)
         log.warning(
             "an unconfirmed change was settled",
             agent=command.agent,
@@ -482,35 +544,67 @@ class AgentService:
                 event = self._refused_event(command, Outcome.UNAVAILABLE, False)
             await self.store.withdraw(change, event)
 
+    async def _answered(self, operations: Sequence[Operation]) -> list[Result]:
+        """Raises QueuesUnavailable unless every operation was answered."""
+        results = await self.queues.apply(operations)
+        if any(result.answer is Answer.UNKNOWN for result in results):
+            raise QueuesUnavailable("Asterisk gave no answer")
+        return results
+
     async def _restore(self) -> None:
+        # A change on its way may have been applied to the Asterisk of before: its agent is
+        # looked at too, once it is confirmed. Read first, or it could slip between the two.
+        changing = {change.command.agent for change in await self.store.unsettled()}
         lost = restored(await self.store.logged_in(), await self.queues.members())
-        if not lost:
-            return
-        numbers = sorted({agent.number for agent, _ in lost})
-        log.warning("Asterisk has restarted: members are put back", agents=len(numbers))
+        numbers = sorted(changing | {agent.number for agent, _ in lost})
+        if lost:
+            log.warning("Asterisk has restarted: members are put back", members=len(lost))
         for number in numbers:
             async with self._lock("agent:" + number):
                 state = await self.store.agent(number)
-                if state is not None:
-                    # An add of a member that is there after all is answered "Already there".
-                    await self.queues.apply([add for _, add in restored([state], ())])
+                if state is None:
+                    continue
+                # An add of a member that is there after all is answered "Already there".
+                adds = [add for _, add in restored([state], ())]
+                for result in await self._answered(adds):
+                    if not result.ok:
+                        log.error(
+                            "a member could not be put back",
+                            agent=number,
+                            queue=result.operation.queue
+                            if isinstance(result.operation, AddMember)
+                            else "",
+                            why=result.message,
+                        )
 
     async def _carry_out_planned(self) -> None:
-        waiting = await self.store.planned()
-        self._planned = bool(waiting)
+        self._planned = False  # first: a log-off may be planned while these are read
+        try:
+            waiting = await self.store.planned()
+            self._planned |= bool(waiting)
+        except BaseException:
+            self._planned = True
+            raise
         for planned in waiting:
-            state = await self.store.agent(planned.agent)
-            if state is None or state.session is None:
-                continue
-            if not await self.queues.in_call(state.session.device.interface):
-                await self.execute(
-                    replace(
-                        planned,
-                        id=f"{planned.id}-after",
-                        when_in_call=WhenInCall.ALLOW,
-                        in_call=False,
-                    )
-                )
+            try:
+                await self._carry_out_one(planned)
+            except errors.Unavailable:
+                raise
+            except errors.Refused as refusal:
+                log.warning("a planned log-off was refused", agent=planned.agent, why=str(refusal))
+
+    async def _carry_out_one(self, planned: LogOff) -> None:
+        state = await self.store.agent(planned.agent)
+        if state is None or state.session is None:
+            return
+        if await self.queues.in_call(state.session.device.interface):
+            return
+        off = replace(
+            planned, id=f"{planned.id}-after", when_in_call=WhenInCall.ALLOW, in_call=False
+        )
+        # Who has logged in again meanwhile stays.
+        with suppress(errors.NotLoggedIn):
+            await self._execute(off, lambda: False, lambda state: state.planned == planned)
 
 
 def with_hang_up(change: Change) -> Change:
