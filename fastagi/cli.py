@@ -80,9 +80,13 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"fastagi-agentd {version('fastagi-agentd')}")
+        try:
+            number = version("fastagi-agentd")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        typer.echo(f"fastagi-agentd {number}")
         raise typer.Exit
 
 
@@ -284,7 +288,14 @@ def _tell_result(channel: "Channel", as_json: bool) -> None:
     from fastagi.agi.protocol import printable
 
     if as_json:
-        _print_json({"step": "result", "done": channel.done, "variables": channel.variables})
+        _print_json(
+            {
+                "step": "result",
+                "done": channel.done,
+                "language": channel.language,
+                "variables": channel.variables,
+            }
+        )
         return
     if not channel.outcome:
         typer.echo("no AGENT_STATUS was set: the dialplan plays its own 'try again'")
@@ -666,16 +677,19 @@ def _explained() -> Iterator[None]:
 
     try:
         yield
-    except ConfigError as error:
-        _fail(str(error), USAGE)
-    except (BadDatabaseUrl, DirectoryConflict) as error:
-        _fail(f"fastagi: {error}", USAGE)
-    except (StoreUnavailable, SchemaTooNew) as error:
-        _fail(f"fastagi: the store: {error}", REFUSED)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        _fail(f"fastagi: {error.strerror or error}", REFUSED)
+    except Exception as error:
+        cause = error
+        while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        if isinstance(cause, ConfigError):
+            _fail(str(cause), USAGE)
+        if isinstance(cause, BadDatabaseUrl | DirectoryConflict):
+            _fail(f"fastagi: {cause}", USAGE)
+        if isinstance(cause, StoreUnavailable | SchemaTooNew):
+            _fail(f"fastagi: the store: {cause}", REFUSED)
+        if isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError):
+            _fail(f"fastagi: {cause.strerror or cause}", REFUSED)
+        raise
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

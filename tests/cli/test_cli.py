@@ -1,0 +1,159 @@
+"""What all commands share: errors of the configuration, usage, the log; and `fastagi serve`."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from fastagi.cli import console_line
+
+from .conftest import PIN, SECRET, Serve, Setting, environment, fastagi
+
+COMMANDS = {
+    "serve": (),
+    "check": (),
+    "dialplan": (),
+    "dial": ("*31", "--from", "1001"),
+    "agents": (),
+    "events": (),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_configuration_that_cannot_be_used(setting: Setting, command: str) -> None:
+    setting.change("host: 127.0.0.1", "hots: 127.0.0.1")
+    setting.change("name: lunch", "nam: lunch")
+    result = setting.fastagi(command, *COMMANDS[command])
+    assert result.status == 2
+    assert result.out == ""
+    first, *_, last = result.err.splitlines()
+    assert re.fullmatch(
+        re.escape(str(setting.file)) + r":\d+:\d+: asterisk\.hots: .*did you mean 'host'\?", first
+    )
+    assert re.match(re.escape(str(setting.file)) + r":\d+:\d+: pause_reasons\[0\]", last)
+    assert SECRET not in result.err
+    assert PIN not in result.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_configuration(command: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    result = fastagi(command, *COMMANDS[command], "--config", str(tmp_path / "none.yml"))
+    assert result.status == 2
+    assert "none.yml:1:1: no such file" in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("serve", "--nonsense"), ("serve", "more")])
+def test_usage(arguments: tuple[str, ...]) -> None:
+    result = fastagi(*arguments)
+    assert result.status == 2
+    assert result.err
+
+
+def test_help_names_every_command() -> None:
+    result = fastagi("--help")
+    assert result.status == 0
+    for command in (*COMMANDS, "demo"):
+        assert re.search(rf"\b{command}\b", result.out)
+
+
+def test_version() -> None:
+    result = fastagi("--version")
+    assert result.status == 0
+    assert re.match(r"fastagi-agentd \S+", result.out)
+
+
+def test_what_is_not_needed_is_not_imported() -> None:
+    code = (
+        "import sys, fastagi.cli;"
+        "print(*{'rich', 'pydantic', 'yaml', 'peewee', 'panoramisk', 'structlog'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
+def test_dialplan_and_samples(setting: Setting) -> None:
+    assert "[agent-features]" in setting.fastagi("dialplan").out
+    assert "[sales](agent-queue)" in setting.fastagi("dialplan", "--queues").out
+    manager = setting.fastagi("dialplan", "--manager").out
+    assert "[fastagi]" in manager
+    assert SECRET not in manager
+    assert setting.fastagi("dialplan", "--queues", "--manager").status == 2
+
+
+# -- serve
+
+
+def test_starts_and_stops(setting: Setting, serve: Serve) -> None:
+    for how in (signal.SIGTERM, signal.SIGINT):
+        running = serve(setting, linked=False)
+        assert running.stop(how) == 0
+        assert "Traceback" not in "".join(running.err)
+        assert running.out == []
+
+
+def test_json_log(setting: Setting, serve: Serve) -> None:
+    running = serve(setting, "--log-format", "json", linked=False)
+    running.stop()
+    lines = [json.loads(line) for line in running.err]
+    assert {"level", "event", "timestamp"} <= set(lines[0])
+    assert "stopped" in [line["event"] for line in lines]
+    assert SECRET not in "".join(running.err)
+
+
+def test_quiet_log(setting: Setting, serve: Serve) -> None:
+    running = setting.start("serve", "--log-level", "error")
+    try:
+        while setting.fastagi("dial", "*35", "--from", "1001").status not in (0, 1):
+            pass
+    finally:
+        running.stop()
+    assert not any(" info " in line for line in running.err)
+
+
+def test_port_taken(setting: Setting) -> None:
+    with closing(socket.create_server(("127.0.0.1", setting.port))):
+        result = setting.fastagi("serve")
+    assert result.status == 1
+    assert "Address already in use" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_database_that_cannot_be_made(setting: Setting) -> None:
+    setting.database.parent.write_text("a file where a folder should be")
+    result = setting.fastagi("serve")
+    assert result.status == 1
+    assert "the store" in result.err
+    assert "Traceback" not in result.err
+
+
+# -- the log
+
+
+def test_a_log_line_says_what_and_with_what() -> None:
+    line = console_line(
+        None, "", {"timestamp": "T", "level": "info", "event": "call", "agent": "4001", "ms": 1.5}
+    )
+    assert line == "T info    call  agent=4001 ms=1.5"
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nT error fake", "\x1b[2J", 'say "x"', "a b", "", "\x85\u2028", "\x00"]
+)
+def test_no_value_writes_a_line_of_its_own_or_moves_the_cursor(name: str) -> None:
+    line = console_line(None, "", {"event": "call", "level": "info", "name": name})
+    assert line.isprintable()
+    assert line.count("name=") == 1
+    assert re.search(r'name="', line)
+
+
+def test_a_traceback_stays_readable() -> None:
+    line = console_line(None, "", {"event": "x", "level": "error", "exception": "one\ntwo \x1b["})
+    assert line.splitlines()[1:] == ["    one", "    two \\x1b["]
