@@ -2,16 +2,12 @@
 
 from typing import Any
 
-from tests.journey.conftest import Service
+from tests.journey.parts import Service
 
 
-async def test_an_agent_dials_and_is_in_the_queues(
-    service: Service, phones: Any, asterisk: Any, eventually: Any
-) -> None:
-    phone = await phones("1001")
-    await phone.dial("*314001")
-    await phone.wait_closed()
-    assert asterisk.played("PJSIP/1001") == ["agent-loginok"]
+async def test_an_agent_dials_and_is_in_the_queues(service: Service, desk: Any) -> None:
+    heard = await (await desk("1001")).dial("*314001")
+    assert heard.sounds == ["agent-loginok"]
     assert service.members() == {
         "sales": {"PJSIP/1001"},
         "support": {"PJSIP/1001"},
