@@ -191,8 +191,8 @@ class Deliveries:
 
         def job(connection: Connection) -> Backlog:
             count, oldest = connection.execute(
-                "SELECT count(*), (SELECT e.occurred_at FROM events e WHERE e.seq = min(d.event))"
-                " FROM deliveries d WHERE d.parked_at IS NULL"
+                "SELECT b.owed, e.occurred_at FROM (SELECT count(*) AS owed, min(event) AS first"
+                " FROM deliveries WHERE parked_at IS NULL) b LEFT JOIN events e ON e.seq = b.first"
             ).fetchone()
             return Backlog(count, None if oldest is None else moment(oldest))
 

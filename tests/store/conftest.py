@@ -49,7 +49,7 @@ def pause(agent: str = "1001", reason: PauseReason = LUNCH, id: str | None = Non
     return Pause(**_common(agent, id), reason=reason)
 
 
-def settings(agents: int = 3, **sections: Any) -> Settings:
+def settings(size: int = 3, /, **sections: Any) -> Settings:
     """A small call centre: agents 1001 and up, each in sales and, with penalty 2, in support."""
     values: dict[str, Any] = {
         "asterisk": {"secret": "of no use here"},
@@ -65,7 +65,7 @@ def settings(agents: int = 3, **sections: Any) -> Settings:
                 "name": f"Agent {n}",
                 "queues": ["sales", {"name": "support", "penalty": 2}],
             }
-            for n in range(agents)
+            for n in range(size)
         ],
     }
     return Settings.model_validate(values | sections)

@@ -266,7 +266,7 @@ async def test_a_wake_up_follows_a_commit_with_deliveries(store: PeeweeStore) ->
 async def test_fifty_agents_want_one_device(url: str, opened: Opened) -> None:
     """On PostgreSQL two services race for it; SQLite belongs to one."""
     first = opened(url)
-    first.bring_in(settings(agents=50))
+    first.bring_in(settings(50))
     second = first if url.startswith("sqlite") else opened(url)
     results = await asyncio.gather(
         *((first, second)[n % 2].begin(log_in(str(1001 + n), "5000"), NOW) for n in range(50)),
@@ -320,7 +320,7 @@ async def test_racing_attempts_all_count(url: str, opened: Opened) -> None:
 
 async def test_waiting_calls_share_a_commit(sqlite_url: str, opened: Opened) -> None:
     store = opened(sqlite_url)
-    store.bring_in(settings(agents=50))
+    store.bring_in(settings(50))
     commits = store.workers.commits
     changes = await asyncio.gather(
         *(store.begin(log_in(str(1001 + n), str(1001 + n)), NOW) for n in range(50))

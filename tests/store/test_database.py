@@ -1,0 +1,167 @@
+"""URLs, files, migrations."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastagi.agents.service import StoreUnavailable
+from fastagi.store import BadDatabaseUrl, PeeweeStore, SchemaTooNew, open_store
+from fastagi.store.database import parse
+from fastagi.store.migrations import FOLDER, migrate
+from fastagi.store.tables import TABLES
+
+Opened = Callable[..., PeeweeStore]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite://", "three slashes"),
+        ("sqlite:store.db", "three slashes"),
+        ("sqlite:///", "in memory"),
+        ("sqlite:///file?mode=memory", "in memory"),
+        ("sqlite:///file?x=1", "no options"),
+        ("mysql://localhost/x", "'mysql'"),
+        ("", "empty URL"),
+        ("postgresql://localhost", "no database"),
+    ],
+)
+def test_urls_that_cannot_be_used(url: str, says: str) -> None:
+    with pytest.raises(BadDatabaseUrl, match=says):
+        open_store(url)
+
+
+def test_a_name_for_messages_has_no_password() -> None:
+    assert "secret" not in parse("postgresql://me:secret@db.example/agents").name
+
+
+async def test_a_relative_file_is_made_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Opened
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = opened("sqlite:///var/lib/store.db")
+    await store.set_note("a", "1")
+    files = sorted((tmp_path / "var" / "lib").iterdir())
+    assert [f.name for f in files] == ["store.db", "store.db-shm", "store.db-wal"]
+    assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
+    assert stat.S_IMODE((tmp_path / "var" / "lib").stat().st_mode) == 0o700
+
+
+async def test_what_was_answered_survives_a_power_cut(sqlite_url: str, opened: Opened) -> None:
+    store = opened(sqlite_url)
+
+    def pragmas(connection: Any) -> list[object]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    assert await store.run(pragmas) == ["wal", 2, 1]
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_text("not a database, but long enough to be read as one " * 10)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        open_store(f"sqlite:///{tmp_path}/x.db")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailable, match="file"):
+        open_store(f"sqlite:///{tmp_path}/file/x.db")
+
+
+def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
+        open_store("postgresql://me:hidden@127.0.0.1:1/x")
+
+
+def test_a_second_start_finds_nothing_to_do(url: str) -> None:
+    place = parse(url)
+    open_store(url).workers.close()
+    database = place.database()
+    with database.connection_context():
+        assert migrate(database) == []
+
+
+def test_the_tables_are_what_the_models_say(url: str) -> None:
+    open_store(url).workers.close()
+    database = parse(url).database()
+    with database.connection_context():
+        assert {table._meta.table_name for table in TABLES} | {"schema_migration"} == set(
+            database.get_tables()
+        ) - {"sqlite_sequence"}
+        for table in TABLES:
+            found = {
+                column.name: (column.null, column.primary_key)
+                for column in database.get_columns(table._meta.table_name)
+            }
+            key = {field.column_name for field in table._meta.get_primary_keys()}
+            meant = {
+                field.column_name: (field.null, field.column_name in key)
+                for field in table._meta.sorted_fields
+            }
+            assert found == meant, table
+
+
+def test_a_database_from_the_future_is_refused(url: str) -> None:
+    open_store(url).workers.close()
+    database = parse(url).database()
+    with database.connection_context():
+        database.execute_sql(
+            "INSERT INTO schema_migration (name, applied)"
+            " VALUES ('9999_flying_agents', '2099-01-01 00:00:00')"
+        )
+    with pytest.raises(SchemaTooNew, match="9999_flying_agents"):
+        open_store(url)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(url: str, tmp_path: Path) -> None:
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "0001_half.py").write_text(
+        "def up(migrator, db):\n"
+        "    db.execute_sql('CREATE TABLE half (id INTEGER)')\n"
+        "    raise RuntimeError('half-way')\n"
+    )
+    place = parse(url)
+    database = place.database()
+    with database.connection_context():
+        with pytest.raises(RuntimeError, match="half-way"):
+            migrate(database, tmp_path / "steps")
+        assert "half" not in database.get_tables()
+        assert migrate(database, FOLDER) == sorted(p.stem for p in FOLDER.glob("0*.py"))
+
+
+async def test_four_processes_start_at_once(url: str) -> None:
+    program = f"from fastagi.store import open_store; open_store({url!r}).workers.close()"
+    children = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            program,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    ended = await asyncio.gather(*(child.communicate() for child in children))
+    assert [child.returncode for child in children] == [0] * 4, ended
+    assert sum(b"brought up to date" in out + err for out, err in ended) == 1
+
+
+def test_the_event_numbers_of_sqlite_are_never_given_twice(sqlite_url: str) -> None:
+    open_store(sqlite_url).workers.close()
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as connection:
+        (sql,) = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'events'"
+        ).fetchone()
+    connection.close()
+    assert "AUTOINCREMENT" in sql.upper()

@@ -1,0 +1,136 @@
+"""Views, also from another process while the service writes."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from fastagi.agents.commands import WhenInCall
+from fastagi.agents.model import Status
+from fastagi.agents.service import StoreUnavailable
+from fastagi.contract import EventType, Sink, Source
+from fastagi.store import PeeweeStore, Views
+
+from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
+
+
+async def test_agents(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    await done(store, log_in("1002", "2002"))
+    await done(store, pause("1002"), LATER)
+    await done(store, log_off("1002", when_in_call=WhenInCall.AFTER_CALL, in_call=True))
+    assert [(a.number, a.status) for a in views.agents()] == [
+        ("1001", Status.LOGGED_OFF),
+        ("1002", Status.PAUSED),
+        ("1003", Status.LOGGED_OFF),
+    ]
+    view = views.agent("1002")
+    assert view is not None
+    assert (view.extension, view.interface, view.since) == ("2002", "PJSIP/2002", NOW)
+    assert view.queues == view.joined == ("sales", "support")
+    assert (view.pause_reason, view.paused_since, view.logoff_planned) == ("lunch", LATER, True)
+    off = views.agent("1001")
+    assert off is not None
+    assert (off.extension, off.joined, off.since, off.pause_reason) == ("", (), None, "")
+    assert views.agent("1'); --") is None
+    store.bring_in(settings(agents=[]))
+    assert [a.number for a in views.agents()] == ["1002"]  # archived, but still logged in
+    views.close()
+
+
+async def test_events(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    first = await done(store, log_in("1001"))
+    second = await done(store, log_in("1002", "2002"))
+    third = await done(store, pause("1001"), LATER)
+    stored = views.events()
+    assert [s.event for s in stored] == [*first.events, *second.events, *third.events]
+    assert [s.seq for s in stored] == sorted(s.seq for s in stored)
+    assert [s.event for s in views.events(stored[0].seq, 1)] == list(second.events)
+    assert [s.event for s in views.events(agent="1001", type=EventType.PAUSE)] == list(third.events)
+    assert views.events(source=Source.API) == []
+    assert [s.event for s in views.latest_events(2)] == [*second.events, *third.events]
+    assert views.events(stored[-1].seq) == []
+    assert stored[0].event.actor == ACTOR
+    views.close()
+
+
+async def test_sessions_and_pauses_tell_how_they_ended(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    await done(store, log_in("1001"))
+    await done(store, pause("1001"))
+    await done(store, log_in("1001", "3003", move=True), LATER)
+    await done(store, log_off("1001", reason="taken over"), LATER + timedelta(seconds=1))
+    last, first = views.login_sessions("1001")
+    assert (first.extension, first.since, first.ended_at, first.ended_how) == (
+        "1001",
+        NOW,
+        LATER,
+        "moved",
+    )
+    assert (last.extension, last.ended_how, last.source, last.ended_source) == (
+        "3003",
+        "taken over",
+        Source.PHONE,
+        Source.PHONE,
+    )
+    (segment,) = views.pause_segments()
+    assert (segment.agent, segment.code, segment.reason) == ("1001", "1", "lunch")
+    assert (segment.since, segment.ended_at) == (NOW, LATER + timedelta(seconds=1))
+    assert segment.ended_how == "logged_off"
+    await done(store, log_in("1002", "2"))
+    assert views.login_sessions("1002")[0].ended_at is None
+    assert len(views.login_sessions()) == 3
+    assert len(views.login_sessions(limit=1)) == 1
+    views.close()
+
+
+async def test_parked(store: PeeweeStore, url: str) -> None:
+    change = await done(store, log_in("1001"))
+    (delivery,) = await store.deliveries.due(NOW, 10, Sink.QUEUE_LOG)
+    await store.deliveries.park(delivery.id, "no such queue", LATER)
+    views = Views(url)
+    (parked,) = views.parked()
+    assert (parked.sink, parked.event_id, parked.agent, parked.attempts) == (
+        "queue_log",
+        change.events[0].id,
+        "1001",
+        1,
+    )
+    assert (parked.error, parked.parked_at) == ("no such queue", LATER)
+    views.close()
+
+
+async def test_from_another_process_while_the_service_runs(store: PeeweeStore, url: str) -> None:
+    await done(store, log_in("1001"))
+    program = (
+        "import json; from fastagi.store import Views\n"
+        f"print(json.dumps([[a.number, a.status.name] for a in Views({url!r}).agents()]))"
+    )
+    child = subprocess.run(  # noqa: ASYNC221 - the store's thread goes on meanwhile
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert json.loads(child.stdout)[0] == ["1001", "AVAILABLE"]
+
+
+async def test_views_cannot_write(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    with pytest.raises(StoreUnavailable, match=r"read.?only"), views._connected() as database:
+        database.execute_sql("DELETE FROM notes")
+    views.close()
+
+
+def test_a_store_that_was_never_made(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="no such file"):
+        Views(f"sqlite:///{tmp_path}/none.db").agents()
+    assert not (tmp_path / "none.db").exists()
+    with pytest.raises(StoreUnavailable):
+        Views("postgresql://127.0.0.1:1/none").agents()
