@@ -113,6 +113,8 @@ def from_dict(data: dict[str, Any]) -> Command:
     """Raises KeyError for a kind or a field that this version does not know."""
     kind = COMMANDS[data["kind"]]
     values: dict[str, Any] = {}
+    for unknown in data.keys() - {"kind", *(item.name for item in fields(kind))}:
+        raise KeyError(unknown)
     for item in fields(kind):
         value = data[item.name]
         if item.name in _NESTED:

@@ -333,10 +333,11 @@ class AgentService:
                     self._attention.set()
                 return change
             return await self._carry_out(change, hung_up)
-        except errors.QueueRefused:
-            raise  # taken back
-        except BaseException:
-            # Whatever it was, a caller cut off included, an intent may be open: see to it.
+        except BaseException as error:
+            # Whatever it was, a caller cut off included, an intent may be open: see to it. After
+            # a plain refusal nothing is.
+            if isinstance(error, errors.Refused) and not isinstance(error, errors.Unavailable):
+                raise
             self._attention.set()
             raise
 

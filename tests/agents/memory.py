@@ -55,9 +55,7 @@ def device(extension: str) -> Device:
     return Device(extension, "phones", f"PJSIP/{extension}", f"PJSIP/{extension}")
 
 
-def an_agent(
-    number: str, *queues: str, pin: str | None = None, language: str = "en"
-) -> AgentState:
+def an_agent(number: str, *queues: str, pin: str | None = None, language: str = "en") -> AgentState:
     return AgentState(
         id=int(number),
         number=number,

@@ -53,9 +53,7 @@ def joined(state: AgentState, *queues: str) -> AgentState:
 
 
 OFF = SALES_AND_SUPPORT
-IN = joined(
-    replace(OFF, session=LoginSession("login", device("1001"), SINCE)), "sales", "support"
-)
+IN = joined(replace(OFF, session=LoginSession("login", device("1001"), SINCE)), "sales", "support")
 IN_SALES_ONLY = joined(IN, "sales")
 IN_NONE = joined(IN)
 PAUSED = replace(IN, pause=PauseSegment("pause", LUNCH, SINCE))
@@ -320,9 +318,7 @@ def test_rules(row: Row) -> None:
     assert isinstance(decision, Change)
     assert decision.outcome is row.outcome
     assert tuple(step.do for step in decision.steps) == row.operations
-    assert (
-        tuple((e.type, e.reason, e.extension, e.queues) for e in decision.events) == row.events
-    )
+    assert tuple((e.type, e.reason, e.extension, e.queues) for e in decision.events) == row.events
     assert decision.before == row.state
     assert decision.after == (row.after or row.state)
     assert decision.alters is (row.after is not None)
@@ -367,7 +363,9 @@ def states(draw: st.DrawFn) -> AgentState:
         st.none() | st.builds(LoginSession, st.just("s"), extensions.map(device), st.just(SINCE))
     )
     memberships = tuple(
-        Membership(name, QUEUES[name], draw(st.integers(0, 9)), bool(session) and draw(st.booleans()))
+        Membership(
+            name, QUEUES[name], draw(st.integers(0, 9)), bool(session) and draw(st.booleans())
+        )
         for name in draw(st.sets(st.sampled_from(sorted(QUEUES))).map(sorted))
     )
     pause = None
@@ -376,7 +374,15 @@ def states(draw: st.DrawFn) -> AgentState:
         pause = draw(st.none() | st.builds(PauseSegment, st.just("p"), reasons, st.just(SINCE)))
         planned = draw(st.none() | st.just(LATER))
     return AgentState(
-        1, "1001", "Alice", "en", None, memberships, session, pause, planned  # type: ignore[arg-type]
+        1,
+        "1001",
+        "Alice",
+        "en",
+        None,
+        memberships,
+        session,
+        pause,
+        planned,  # type: ignore[arg-type]
     )
 
 

@@ -1,0 +1,85 @@
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastagi.agents.commands import (
+    COMMANDS,
+    Actor,
+    Command,
+    LogIn,
+    Pause,
+    PauseReason,
+    Unpause,
+    WhenInCall,
+    from_dict,
+    to_dict,
+)
+from fastagi.agents.devices import Device
+from fastagi.contract import Source
+
+STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
+    "id": st.text(),
+    "agent": st.text(),
+    "source": st.sampled_from(Source),
+    "actor": st.builds(Actor, st.text(), st.text(), st.text(), st.text(), st.booleans()),
+    "device": st.builds(
+        Device, st.text(), st.text(), st.text(), st.text(), st.sampled_from(["local", "remote"])
+    ),
+    "when_in_call": st.sampled_from(WhenInCall),
+    "queue": st.text(),
+    "reason": st.text(),
+}
+
+
+def any_of(kind: type[Command]) -> st.SearchStrategy[Command]:
+    values = {f.name: STRATEGIES.get(f.name, st.booleans()) for f in fields(kind)}
+    if kind is Pause:
+        values["reason"] = st.builds(PauseReason, st.text(), st.text())
+    return st.builds(kind, **values)
+
+
+@pytest.mark.parametrize("kind", COMMANDS.values(), ids=COMMANDS)
+@given(data=st.data())
+def test_an_intent_is_read_as_it_was_written(kind: type[Command], data: st.DataObject) -> None:
+    command = data.draw(any_of(kind))
+    again = from_dict(json.loads(json.dumps(to_dict(command))))
+    assert again == command
+    assert type(again) is kind
+
+
+UNPAUSE = to_dict(Unpause(id="c", agent="1", source=Source.API))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        UNPAUSE | {"kind": "Promote"},
+        {key: value for key, value in UNPAUSE.items() if key != "source"},
+        UNPAUSE | {"colour": "blue"},
+    ],
+    ids=["empty", "unknown kind", "a field too few", "a field too many"],
+)
+def test_what_another_version_wrote_is_not_guessed_at(data: dict[str, Any]) -> None:
+    with pytest.raises(KeyError):
+        from_dict(data)
+
+
+def test_every_kind_is_known_by_name() -> None:
+    assert set(COMMANDS) == {"LogIn", "LogOff", "Pause", "Unpause", "JoinQueue", "LeaveQueue"}
+
+
+def test_an_actor_shows_only_what_is_known() -> None:
+    assert Actor().as_dict() == {}
+    assert Actor(caller_id="1001", hung_up=True).as_dict() == {"caller_id": "1001", "hung_up": True}
+
+
+def test_commands_cannot_be_changed() -> None:
+    device = Device("1", "phones", "PJSIP/1", "PJSIP/1")
+    command = LogIn(id="c", agent="1", source=Source.PHONE, device=device)
+    with pytest.raises(AttributeError):
+        command.move = True  # type: ignore[misc]
