@@ -22,6 +22,7 @@ _NULLS = frozenset(("", "~", "null"))
 _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
 _TOP_KEY = re.compile(r"""(?:([A-Za-z_][\w-]*)|"([^"]*)"|'([^']*)')[ \t]*:(?=[ \t\r]|$)""")
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
+_BREAK = re.compile("\r\n?|[\x85\u2028\u2029]")  # what ends a line for YAML beside \n
 _MOST_RETRIES = 50
 _MOST_NODES = 2_000_000  # aliases of aliases of aliases
 _DEEPEST = 50
@@ -89,7 +90,7 @@ class Document:
 def decode(file: str, data: bytes) -> Document:
     """The file's text; what is not UTF-8 is reported."""
     try:
-        return Document(file, data.decode("utf-8-sig").replace("\r\n", "\n"))
+        return Document(file, _BREAK.sub("\n", data.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8", "replace")
         document = Document(file, "", unreadable=True)
@@ -117,6 +118,10 @@ def compose(document: Document) -> None:
                 if isinstance(error.character, str)
                 else f"{error.reason} (U+{error.character:04X})",
             )
+            document.unreadable = True
+            return
+        except RecursionError:  # only where PyYAML came without libyaml
+            document.report(0, 0, "", "nested too deep")
             document.unreadable = True
             return
         except yaml.MarkedYAMLError as error:
@@ -149,8 +154,9 @@ def _mend(document: Document, text: str, error: yaml.MarkedYAMLError) -> str | N
         return None
     assert context_mark is not None
     lines = text.split("\n")
-    if problem == "found undefined alias" or "scanning an alias" in context:
-        at = mark if problem == "found undefined alias" else context_mark
+    undefined = problem.startswith("found undefined alias")
+    if undefined or "scanning an alias" in context:
+        at = mark if undefined else context_mark
         return _mend_alias(document, lines, at.line, at.column)
     opened = any(word in context for word in ("quoted scalar", "flow"))
     line, column = (

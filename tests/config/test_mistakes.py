@@ -423,9 +423,11 @@ def test_not_utf8(tmp_path: Path) -> None:
 SCRAPS = st.lists(
     st.one_of(
         st.sampled_from(
-            ["agents: ", "queues: ", "feature_codes: ", "asterisk: ", "secret: x", "login: "]
-            + ["number: ", "name: ", "null", "<<: ", "*31", "&a ", "*a", "${X}", "${", "!!int "]
-            + ["  - ", "- ", "---\n", "\n", "\t", "? ", "> ", ": ", ",", "  ", *"{}[]'\"#"]
+            [
+                *("agents: ", "queues: ", "feature_codes: ", "asterisk: ", "secret: x", "login: "),
+                *("number: ", "name: ", "null", "<<: ", "*31", "&a ", "*a", "${X}", "${", "!!int "),
+                *("  - ", "- ", "---\n", "\n", "\t", "? ", "> ", ": ", ",", "  ", *"{}[]'\"#"),
+            ]
         ),
         st.text(max_size=5),
     ),
@@ -446,7 +448,7 @@ def test_any_text_loads_or_is_a_list_of_problems(text: str) -> None:
                 problems = error.problems
             else:
                 continue
-            last = text.count("\n") + 2
+            last = len(text.splitlines()) + 2
             assert problems
             assert all(1 <= p.line <= last and p.column >= 1 for p in problems)
 
