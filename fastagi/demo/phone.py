@@ -413,8 +413,8 @@ class Phone:
         heard = self.folder / "heard"
         heard.mkdir(exist_ok=True)
         listen = free_port(beside=1)  # it takes the next port too
-        # The microphone is wired to the earpiece: an endless source, where a sound file would end the
-        # call at its end (baresip's aufile does), and one that keeps RTP and so the keys going.
+        # The microphone is wired to the earpiece: that source never ends, where a sound file takes
+        # the call with it at its end (baresip's aufile), and it keeps RTP and so the keys going.
         modules = ["g711.so", "aubridge.so", *(["sndfile.so"] if self.record else [])]
         (self.folder / "config").write_text(
             f"""\
