@@ -293,7 +293,6 @@ class Server:
             self.served += 1
             place.discard(connection)
             self._late.discard(connection)
-            connection.task = None
             connection.close()
             self._check_emptied()
 
@@ -349,13 +348,14 @@ class Server:
 class Connection:
     """One accepted socket: reads into the server's buffer, writes at once."""
 
-    __slots__ = ("_server", "_sock", "_unsent", "_wire", "address", "session", "task")
+    __slots__ = ("_closing", "_server", "_sock", "_unsent", "_wire", "address", "session", "task")
 
     def __init__(self, server: Server, sock: socket.socket, address: str) -> None:
         self._server = server
         self._sock: socket.socket | None = sock
         self._wire = Wire()
         self._unsent: bytearray | None = None
+        self._closing = False
         self.address = address
         self.session: Session | None = None
         self.task: asyncio.Task[None] | None = None
@@ -392,7 +392,8 @@ class Connection:
         except ProtocolError as error:
             self._server.malformed(self, error)
             lost = ConnectionLost(f"not AGI: {type(error).__name__}")
-            lost.__cause__ = error
+            # A traceback would hold this connection, with all it has received, in a cycle.
+            lost.__cause__ = error.with_traceback(None)
             self._lost(lost)
 
     def write(self, data: bytes) -> None:
@@ -431,11 +432,15 @@ class Connection:
         if not self._unsent:
             self._server.loop.remove_writer(sock.fileno())
             self._unsent = None
-            if self.session is not None and self.task is None:
+            if self._closing:
                 self.abort()
 
     def close(self) -> None:
         """The handler is done: close when all is sent."""
+        self._closing = True
+        # A session writes through its connection: without this, each call would wait for the
+        # garbage collector.
+        self.session = self.task = None
         if self._unsent and self._sock is not None:
             self._server.loop.remove_reader(self._sock.fileno())
             self._server.loop.call_later(FLUSH_SECONDS, self.abort)

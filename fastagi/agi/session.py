@@ -216,13 +216,13 @@ class Session:
         self._ended = error
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
+            waiter.set_exception(_anew(error))
 
     # --- inside ---------------------------------------------------------------------------------
 
     def _command(self, line: bytes) -> "asyncio.Future[Reply]":
         if self._ended is not None:
-            raise type(self._ended)(*self._ended.args) from self._ended.__cause__
+            raise _anew(self._ended)
         if self._waiter is not None:
             raise RuntimeError("a command of this call is still in flight")
         # Not a coroutine: what is awaited is the bare future, one object for each reply.
@@ -273,6 +273,13 @@ class Session:
                 self.hung_up = True
         if self.hung_up:
             raise CallerHungUp("the caller has hung up")
+
+
+def _anew(error: SessionError) -> SessionError:
+    """The same error without a traceback, which would keep a dead call in memory."""
+    again = type(error)(*error.args)
+    again.__cause__ = error.__cause__
+    return again
 
 
 def _integer(result: str) -> int:
