@@ -212,9 +212,9 @@ class DeviceRuleSettings(Section):
 class WhenExceeded(StrEnum):
     """What happens to a pause that lasts longer than its reason allows."""
 
-    NOTHING = "nothing"
+    WARN = "warn"
     UNPAUSE = "unpause"
-    LOG_OFF = "log_off"
+    LOGOFF = "logoff"
 
 
 class PauseReasonSettings(Section):
@@ -223,7 +223,7 @@ class PauseReasonSettings(Section):
     description: PlainText = ""
     productive: bool = False
     max_duration: Timeout | None = None
-    when_exceeded: WhenExceeded = WhenExceeded.NOTHING
+    when_exceeded: WhenExceeded = WhenExceeded.WARN
 
 
 class QueueSettings(Section):

@@ -75,7 +75,7 @@ login:
   logoff_in_call: refuse
 devices: [{match: _10XX, interface: "SIP/{extension}", context: c}]
 prompts: {LOGGED_IN: custom/hello, WRONG_PIN: [a, b]}
-pause_reasons: [{code: 01, name: no, productive: no, max_duration: 45m, when_exceeded: log_off}]
+pause_reasons: [{code: 01, name: no, productive: no, max_duration: 45m, when_exceeded: logoff}]
 queues: [{id: 3, number: 0701, name: 1:30}]
 agents: [{number: 0123, name: yes, pin: 0042, queues: [{name: "1:30", penalty: 2}]}]
 """,
@@ -107,7 +107,7 @@ agents: [{number: 0123, name: yes, pin: 0042, queues: [{name: "1:30", penalty: 2
     # What YAML 1.1 would have made False, 1, 449 and 90 of is text here.
     (reason,) = settings.pause_reasons
     assert (reason.code, reason.name, reason.productive) == ("01", "no", False)
-    assert (reason.max_duration, reason.when_exceeded) == (timedelta(minutes=45), "log_off")
+    assert (reason.max_duration, reason.when_exceeded) == (timedelta(minutes=45), "logoff")
     (queue,) = settings.queues
     assert (queue.id, queue.number, queue.name) == (3, "0701", "1:30")
     assert settings.agents is not None

@@ -79,7 +79,7 @@ async def test_changes_are_told_line_by_line(store: PeeweeStore) -> None:
         "archived pause reason 2",
         "changed agent 1001: name 'Agent 0' -> 'Agent 1001', language 'en' -> 'fr', has a PIN",
         "changed pause reason 1: name 'lunch' -> 'break', max_duration 2700.0 -> None,"
-        " when_exceeded 'unpause' -> 'nothing'",
+        " when_exceeded 'unpause' -> 'warn'",
         "changed queue sales: number '701' -> '702'",
         "changed queue support: number '702' -> '701'",
         "created agent 1001, queue billing",
