@@ -156,10 +156,9 @@ def check(
 
     _run(tell())
     if not as_json:
-        typer.echo(
-            f"{counts[room.Level.PROBLEM]} problems, {counts[room.Level.WARNING]} warnings, "
-            f"{counts[room.Level.OK]} ok"
-        )
+        told = ((n, f"{level}{'s' * (n != 1)}") for level, n in counts.items() if level != "ok")
+        words = ", ".join(f"{n} {word}" for n, word in reversed(list(told)))
+        typer.echo(f"{words}, {counts[room.Level.OK]} ok")
     raise typer.Exit(REFUSED if counts[room.Level.PROBLEM] else DONE)
 
 
@@ -241,18 +240,17 @@ def dial(
     try:
         call = room.dialled(number, settings.feature_codes.by_script())
         opening = room.headers(call, phone, settings.device_rules(), host=host, language=spoken)
-        fingers: room.Keys = (
-            room.Terminal()
-            if keys is None and sys.stdin.isatty() and not as_json
-            else room.Prepared(keys or "")
-        )
+        asked = keys is None and sys.stdin.isatty() and not as_json
+        terminal = room.Terminal() if asked else None
+        fingers = terminal or room.Prepared(keys or "")
     except ValueError as error:
         _fail(str(error), USAGE)
     heard = _heard_json if as_json else _heard
     if not as_json:
         typer.echo(f"{number} from {phone}: {call.script}")
     try:
-        _run(room.dial(host, port, opening, channel, fingers, heard))
+        with terminal or contextlib.nullcontext():
+            _run(room.dial(host, port, opening, channel, fingers, heard))
     except room.ServiceAway as error:
         _fail(str(error), REFUSED)
     _tell_result(channel, as_json)

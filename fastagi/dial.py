@@ -9,11 +9,12 @@ import contextlib
 import os
 import re
 import sys
+import termios
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from fastagi.agents import errors
 from fastagi.agents.devices import DeviceRule, resolve
@@ -393,12 +394,27 @@ class Prepared:
 class Terminal:
     """Keys typed at a terminal, a line at a time. Enter stands for ``#``.
 
-    Where single keys are asked for, a line of several is pressed one after the other. What may be
-    a PIN is not echoed.
+    Where single keys are asked for, a line of several is pressed one after the other. Inside
+    ``with`` nothing is echoed but the answers to questions that are no PIN's, so that no PIN is
+    shown that was typed too early.
     """
 
     def __init__(self) -> None:
         self._left: deque[str] = deque()
+        self._input = sys.stdin.fileno()
+        self._before = termios.tcgetattr(self._input)
+
+    def __enter__(self) -> Self:
+        self._echo(False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
+
+    def _echo(self, on: bool) -> None:
+        mode = list(self._before)
+        mode[3] = mode[3] | termios.ECHO if on else mode[3] & ~termios.ECHO
+        termios.tcsetattr(self._input, termios.TCSADRAIN, mode)
 
     async def press(self, most: int, secret: bool) -> str:
         if not self._left:
@@ -416,45 +432,30 @@ class Terminal:
         return pressed
 
     async def _line(self, secret: bool) -> str:
+        self._echo(not secret)
         sys.stdout.write("  keys (Enter for #, Ctrl-D hangs up): ")
         sys.stdout.flush()
-        with _no_echo() if secret else contextlib.nullcontext():
-            loop = asyncio.get_running_loop()
-            typed: asyncio.Future[bytes] = loop.create_future()
-            descriptor = sys.stdin.fileno()
+        loop = asyncio.get_running_loop()
+        typed: asyncio.Future[bytes] = loop.create_future()
 
-            def readable() -> None:
-                if not typed.done():
-                    typed.set_result(os.read(descriptor, 1024))
+        def readable() -> None:
+            if not typed.done():
+                typed.set_result(os.read(self._input, 1024))
 
-            loop.add_reader(descriptor, readable)
-            try:
-                async with asyncio.timeout(KEYS_WITHIN):
-                    data = await typed
-            except TimeoutError:
-                data = b"\n"
-            finally:
-                loop.remove_reader(descriptor)
+        loop.add_reader(self._input, readable)
+        try:
+            async with asyncio.timeout(KEYS_WITHIN):
+                data = await typed
+        except TimeoutError:
+            data = b"\n"
+        finally:
+            loop.remove_reader(self._input)
+            self._echo(False)
         if secret or not data:
             sys.stdout.write("\n")
         if not data:
             raise HangUp
         return data.decode("ascii", "replace").strip().upper()
-
-
-@contextlib.contextmanager
-def _no_echo() -> Iterator[None]:
-    import termios
-
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    quiet = list(before)
-    quiet[3] = before[3] & ~termios.ECHO
-    termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 # -- the call over a socket ----------------------------------------------------------------------

@@ -199,3 +199,4 @@ def serve() -> Iterator[Serve]:
     yield start
     for running in started:
         running.stop(signal.SIGKILL)
+        print("".join(running.err))  # pytest shows it beside a failure

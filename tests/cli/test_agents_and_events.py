@@ -6,10 +6,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 
 from fastagi.cli import GAP_SECONDS, Following
 from fastagi.contract import EVENT_FIELDS
+from fastagi.store.database import parse, prepare
 
 from .conftest import Running, Serve, Setting, environment
 
@@ -184,3 +186,36 @@ def test_without_the_service_the_last_is_still_told(healthy: Setting, serve: Ser
     running.stop()
     assert "agent-login" in healthy.fastagi("events").out
     assert json.loads(healthy.fastagi("agents", "--json").lines[0])["status"] == "available"
+
+
+_INSERT = """
+INSERT INTO events (id, type, agent, extension, context, queues, reason, source, actor,
+  occurred_at, session_seconds)
+VALUES (%s, 'agent-login', '4001', '1001', 'phones', '["sales"]', '', 'phone', '{}', 0, 0)
+"""
+
+
+@pytest.mark.postgres
+def test_an_event_that_another_service_commits_later(setting: Setting, postgres_url: str) -> None:
+    """PostgreSQL gives numbers when a row is written, and shows it when it is committed."""
+    setting.change(f"sqlite:///{setting.database}", postgres_url)
+    prepare(parse(postgres_url))
+    with psycopg.connect(postgres_url) as slow, psycopg.connect(postgres_url) as quick:
+        quick.execute(_INSERT, ("before",))
+        quick.commit()
+        following = setting.start("events", "--follow", "--json")
+        following.wait_for("before")
+        slow.execute(_INSERT, ("first",))
+        quick.execute(_INSERT, ("second",))
+        quick.commit()
+        following.wait_for("second")
+        slow.commit()
+        following.wait_for("first")
+        slow.execute(_INSERT, ("never",))
+        slow.rollback()
+        quick.execute(_INSERT, ("last",))
+        quick.commit()
+        following.wait_for("last")
+    following.stop(signal.SIGINT)
+    told = [json.loads(line)["id"] for line in following.out]
+    assert told == ["before", "second", "first", "last"]

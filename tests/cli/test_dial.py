@@ -1,6 +1,8 @@
 """`fastagi dial`: the protocol without a socket, then calls to the running service."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -8,8 +10,9 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -339,51 +342,89 @@ def test_hanging_up_at_each_step(healthy: Setting, serve: Serve, asterisk: Aster
     assert healthy.fastagi("dial", "*314001", "--from", "1001").status == 0
 
 
-@asterisk_here
-def test_typed_at_a_terminal(healthy: Setting, serve: Serve) -> None:
-    serve(healthy)
-    here, there = pty.openpty()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "fastagi", "dial", "*31", "--from", "1001"),
-            *("--config", str(healthy.file)),
-        ],
-        env=environment(),
-        stdin=there,
-        stdout=there,
-        stderr=there,
-        start_new_session=True,
-    )
-    os.close(there)
-    shown = b""
+class Desk:
+    """`fastagi dial '*31'` at a terminal."""
 
-    def wait_for(text: str) -> None:
-        nonlocal shown
+    def __init__(self, setting: Setting) -> None:
+        self.here, there = pty.openpty()
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "fastagi", "dial", "*31", "--from", "1001"),
+                *("--config", str(setting.file)),
+            ],
+            env=environment(),
+            stdin=there,
+            stdout=there,
+            stderr=there,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(there)
+
+    def wait_for(self, text: str) -> None:
+        """Forgets what was shown up to there."""
         deadline = time.monotonic() + 20
-        while text.encode() not in shown:
-            ready, _, _ = select.select([here], [], [], max(0, deadline - time.monotonic()))
-            assert ready, shown.decode(errors="replace")
+        while text not in self.shown:
+            ready, _, _ = select.select([self.here], [], [], max(0, deadline - time.monotonic()))
+            assert ready, self.shown
             try:
-                shown += os.read(here, 4096)
+                self.shown += os.read(self.here, 4096).decode()
             except OSError:  # the other end is closed
                 break
-        assert text.encode() in shown, shown.decode(errors="replace")
+        before, found, self.shown = self.shown.partition(text)
+        assert found, before
 
-    try:
-        wait_for("Ctrl-D hangs up): ")
-        os.write(here, b"4002\n")
-        wait_for("Please enter your password")
-        shown = shown.rpartition(b"Please")[2]
-        wait_for("Ctrl-D hangs up): ")
-        os.write(here, PIN.encode() + b"\n")
-        wait_for("AGENT_STATUS=LOGGED_IN")
-        assert PIN.encode() not in shown
-        assert process.wait(10) == 0
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        os.close(here)
+    def type(self, keys: str) -> None:
+        os.write(self.here, keys.encode())
+
+    def rest(self) -> str:
+        """All that is still shown, until it ends."""
+        with contextlib.suppress(OSError):
+            while data := os.read(self.here, 4096):
+                self.shown += data.decode()
+        return self.shown
+
+
+@pytest.fixture
+def desk(healthy: Setting, serve: Serve) -> Iterator[Desk]:
+    serve(healthy)
+    desk = Desk(healthy)
+    yield desk
+    if desk.process.poll() is None:
+        desk.process.send_signal(signal.SIGKILL)
+    desk.process.wait()
+    os.close(desk.here)
+
+
+@asterisk_here
+def test_typed_at_a_terminal(desk: Desk) -> None:
+    desk.wait_for("Ctrl-D hangs up): ")
+    desk.type("4002\n")
+    desk.wait_for("Please enter your password")
+    desk.wait_for("Ctrl-D hangs up): ")
+    desk.type(f"{PIN}\n")
+    shown = desk.rest()
+    assert "AGENT_STATUS=LOGGED_IN" in shown
+    assert PIN not in shown
+    assert desk.process.wait(10) == 0
+
+
+@asterisk_here
+def test_ctrl_d_hangs_up(desk: Desk, healthy: Setting) -> None:
+    desk.wait_for("Ctrl-D hangs up): ")
+    desk.type("\x04")
+    assert "(hung up)" in desk.rest()
+    assert desk.process.wait(10) == 1
+    assert all("logged_off" in line for line in healthy.fastagi("agents", "--json").lines)
+
+
+@asterisk_here
+def test_ctrl_c_is_quiet(desk: Desk) -> None:
+    desk.wait_for("Ctrl-D hangs up): ")
+    desk.type("\x03")
+    assert "Traceback" not in desk.rest()
+    assert desk.process.wait(10) == 130
 
 
 @asterisk_here
