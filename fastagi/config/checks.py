@@ -141,7 +141,7 @@ def _devices(data: dict[str, Any]) -> Found:
 def _pause_limits(data: dict[str, Any]) -> Found:
     for index, reason in _items(data, "pause_reasons"):
         then = reason.get("when_exceeded")
-        if isinstance(then, str) and then != "nothing" and reason.get("max_duration") is None:
+        if isinstance(then, str) and then != "warn" and reason.get("max_duration") is None:
             yield ("pause_reasons", index, "when_exceeded"), "means nothing without max_duration"
 
 
