@@ -109,21 +109,22 @@ class Call:
         """Speaks; returns the digit that cut it short, if any of ``escape`` was pressed."""
         await self._answer()
         for item in phrase:
-            if isinstance(item, Digits):
-                pressed = await self.session.say_digits(item.text, escape)
-            elif isinstance(item, Number):
-                pressed = await self.session.say_number(item.value, escape)
-            else:
-                pressed = await self._play(item, escape)
+            try:
+                if isinstance(item, Digits):
+                    pressed = await self.session.say_digits(item.text, escape)
+                elif isinstance(item, Number):
+                    pressed = await self.session.say_number(item.value, escape)
+                else:
+                    pressed = await self.session.stream_file(item, escape)
+            except SoundMissing as missing:
+                pressed = await self._beep(missing.file, escape)
             if pressed:
                 return pressed
         return ""
 
-    async def _play(self, sound: str, escape: str) -> str:
-        try:
-            return await self.session.stream_file(sound, escape)
-        except SoundMissing:
-            log.error("a sound file is missing", sound=sound, language=self._language)
+    async def _beep(self, missing: str, escape: str) -> str:
+        """In place of a sound that is not there; the rest is still spoken."""
+        log.error("a sound file is missing", sound=missing, language=self._language)
         try:
             return await self.session.stream_file(prompts.LAST_RESORT, escape)
         except SoundMissing:
@@ -135,8 +136,7 @@ class Call:
         try:
             return (await self.session.get_data(sound, int(ANSWER_WITHIN * 1000), digits)).text
         except SoundMissing:
-            log.error("a sound file is missing", sound=sound, language=self._language)
-            return await self._collect(await self._play(prompts.LAST_RESORT, "0123456789*"), digits)
+            return await self._collect(await self._beep(sound, "0123456789*"), digits)
 
     async def ask_choice(self, phrase: Phrase, digits: int) -> str:
         """Like ask_number for a phrase of several sounds."""
@@ -153,8 +153,11 @@ class Call:
         return text
 
     async def confirm(self, template: tuple[str, ...], facts: Facts) -> bool:
-        """Whether 1 was pressed."""
-        return await self.ask_choice(prompts.fill(template, facts), 1) == "1"
+        """Whether 1 was pressed. Who hangs up at the question has said no."""
+        try:
+            return await self.ask_choice(prompts.fill(template, facts), 1) == "1"
+        except CallerHungUp:
+            return False
 
     # -- who
 
@@ -264,12 +267,8 @@ async def login(call: Call) -> Outcome:
     except errors.LoggedInElsewhere as refusal:
         call.extension = refusal.device.extension
         facts = Facts(agent=state.number, extension=call.extension)
-        try:
-            move = call.settings.ask_to_move and await call.confirm(prompts.ASK_TO_MOVE, facts)
-        except CallerHungUp:
-            move = False
-        if not move:
-            await call.service.record_refusal(wanted, refusal.outcome)
+        if not (call.settings.ask_to_move and await call.confirm(prompts.ASK_TO_MOVE, facts)):
+            await call.service.record_refusal(wanted, refusal.outcome, call.session.hung_up)
             raise
     again = call.command(LogIn, state.number, device=device, move=True)
     return await call.carry_out(again, call.settings.take_over)
@@ -306,7 +305,6 @@ async def logoff(call: Call) -> Outcome:
 async def pause(call: Call) -> Outcome:
     state = await call.agent_here()
     reason = await _reason(call, call.dialled)
-    call.reason = reason
     return await call.carry_out(call.command(Pause, state.number, reason=reason))
 
 
@@ -413,10 +411,15 @@ def handlers(
 async def unknown(session: Session) -> None:
     """A script nobody knows: the dialplan is another version's, or is not ours."""
     log.error("no such script", script=printable(session.request.script)[:SHOWN])
-    await session.answer()
-    for sound in prompts.ANSWERS[Outcome.UNAVAILABLE]:
-        await session.stream_file(sound)
-    await session.set_variable(Variable.STATUS, Outcome.UNAVAILABLE.value)
+    try:
+        await session.answer()
+        for sound in prompts.ANSWERS[Outcome.UNAVAILABLE]:
+            try:
+                await session.stream_file(sound)
+            except SoundMissing:
+                await session.stream_file(prompts.LAST_RESORT)
+    finally:
+        await session.set_variable(Variable.STATUS, Outcome.UNAVAILABLE.value)
 
 
 async def _run(script: str, feature: Feature, call: Call) -> None:
@@ -432,6 +435,8 @@ async def _run(script: str, feature: Feature, call: Call) -> None:
                 log.warning("refused", script=script, outcome=outcome.value, why=str(refusal))
             if isinstance(refusal, errors.LoggedInElsewhere):
                 call.extension = refusal.device.extension
+            if isinstance(refusal, errors.ExtensionLocked):
+                call.extension = call.own_extension  # not where the agent is
         except (CallerHungUp, ConnectionLost, SessionTimeout):
             raise
         except Exception:

@@ -141,7 +141,7 @@ def status(state: AgentState, now: datetime) -> Phrase:
     )
     if state.pause is None:
         return (*phrase, "vm-no", "dictate/pause")
-    minutes = (now - state.pause.since) // timedelta(minutes=1)
+    minutes = max(0, (now - state.pause.since) // timedelta(minutes=1))
     unit = "queue-minute" if minutes == 1 else "queue-minutes"
     return (*phrase, "dictate/paused", Digits(state.pause.reason.code), Number(minutes), unit)
 

@@ -1,0 +1,702 @@
+"""Every code on a real FastAGI server, with a caller who types, waits, errs and hangs up."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import structlog
+from agents.memory import BREAK, LUNCH, Hall, an_agent
+from structlog.testing import capture_logs
+
+from fastagi.agents.commands import PauseReason, WhenInCall
+from fastagi.agents.devices import DeviceRule, Pattern
+from fastagi.agi import prompts
+from fastagi.agi.features import BUSY, FEATURES, PhoneSettings, handlers, parse, unknown
+from fastagi.agi.server import Server
+from fastagi.contract import EventType, Outcome, Script, Source, Variable
+
+from .asterisk_client import Call, dial, words
+
+RULES = (
+    DeviceRule(Pattern.parse("10XX"), "phones", "PJSIP/{extension}"),
+    DeviceRule(Pattern.parse("0X."), "", "Local/{extension}@outbound/n", type="remote"),
+)
+ALL = frozenset(Variable)
+LANGUAGE_SET = 'SET VARIABLE "CHANNEL(language)" fr'
+
+
+@dataclass
+class Answered:
+    """A call when it is over."""
+
+    call: Call
+    set: list[tuple[str, str]]  # channel variables, in order
+    logs: list[Any]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return dict(self.set)
+
+    @property
+    def outcome(self) -> str:
+        return self.variables.get(Variable.STATUS, "")
+
+    @property
+    def heard(self) -> list[str]:
+        return self.call.heard
+
+    @property
+    def decided(self) -> str:
+        """The outcome as the service wrote it down; "" when the caller was gone before."""
+        (line,) = [line for line in self.logs if line["event"] == "call"]
+        return str(line["outcome"])
+
+    def sound_of_mind(self) -> None:
+        wrong = [line for line in self.logs if line["event"] in FAILURES]
+        assert not wrong, wrong
+
+
+FAILURES = ("handler failed", "a feature code failed", "not AGI", "malformed")
+
+
+@dataclass
+class Desk:
+    """1001 (no PIN, French), 1002 (PIN 4321), 1003 (no PIN); phones 1000 to 1099."""
+
+    hall: Hall = field(
+        default_factory=lambda: Hall(
+            an_agent("1001", language="fr"), an_agent("1002", pin="4321"), an_agent("1003")
+        )
+    )
+    settings: PhoneSettings = field(default_factory=lambda: PhoneSettings(RULES))
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        features = handlers(self.hall.service, lambda: self.settings)
+        server = Server(
+            features,
+            host="127.0.0.1",
+            port=0,
+            allow=["127.0.0.1"],
+            busy=features[BUSY],
+            unknown=unknown,
+        )
+        await server.start()
+        try:
+            yield server.port
+        finally:
+            await server.drain(2)
+
+    async def dial(self, script: str, *args: str, **how: Any) -> Answered:
+        with capture_logs() as logs:
+            async with self.serving() as port:
+                call = await dial(port, script, *args, **how)
+        return Answered(call, was_set(call), logs)
+
+    async def good(self, script: str, *args: str, **how: Any) -> Answered:
+        """A call that ends as a call should: spoken, and told to the dialplan."""
+        answered = await self.dial(script, *args, **how)
+        answered.sound_of_mind()
+        assert answered.heard, "silence"
+        assert {name for name, _ in answered.set} >= ALL
+        assert answered.set[-1][0] == Variable.STATUS
+        assert answered.outcome == answered.decided
+        self.hall.all_well()
+        return answered
+
+
+def was_set(call: Call) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for line in call.commands:
+        match words(line):
+            case ["SET", "VARIABLE", name, value]:
+                found.append((name, value))
+            case ["EXEC", "MSet", pairs]:
+                found += [
+                    (name, value)
+                    for name, _, value in (pair.partition("=") for pair in pairs.split(","))
+                ]
+    return found
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+async def logged_in(desk: Desk) -> None:
+    await desk.hall.do(desk.hall.log_in("1001", "1001"))
+
+
+async def paused(desk: Desk) -> None:
+    await logged_in(desk)
+    await desk.hall.do(desk.hall.pause(LUNCH))
+
+
+async def elsewhere(desk: Desk) -> None:
+    await desk.hall.do(desk.hall.log_in("1009", "1001"))
+
+
+async def occupied(desk: Desk) -> None:
+    await desk.hall.do(desk.hall.log_in("1001", "1003"))
+
+
+async def in_call(desk: Desk) -> None:
+    await logged_in(desk)
+    desk.hall.asterisk.calls.add("pjsip/1001")
+
+
+async def may_not_leave(desk: Desk) -> None:
+    await in_call(desk)
+    desk.settings = replace(desk.settings, when_in_call=WhenInCall.REFUSE)
+
+
+async def not_in_sales(desk: Desk) -> None:
+    await logged_in(desk)
+    await desk.hall.do(desk.hall.leave("sales"))
+
+
+async def in_company(desk: Desk) -> None:
+    await logged_in(desk)
+    await desk.hall.do(desk.hall.log_in("1003", "1003"))
+
+
+async def asterisk_refuses(desk: Desk) -> None:
+    del desk.hall.asterisk.queues["billing"]
+
+
+async def link_down(desk: Desk) -> None:
+    desk.hall.asterisk.connected = False
+
+
+async def store_down(desk: Desk) -> None:
+    desk.hall.store.down = {"*"}
+
+
+async def agent_locked(desk: Desk) -> None:
+    desk.hall.store.pin_failures["agent:1002"] = [desk.hall.clock.now] * 3
+
+
+async def extension_locked(desk: Desk) -> None:
+    desk.hall.store.pin_failures["extension:1001"] = [desk.hall.clock.now] * 3
+
+
+async def other_queue(desk: Desk) -> None:
+    await logged_in(desk)
+    desk.hall.store.known_queues["night"] = "799"
+
+
+async def never_asked(desk: Desk) -> None:
+    await elsewhere(desk)
+    desk.settings = replace(desk.settings, ask_to_move=False)
+
+
+async def always_moved(desk: Desk) -> None:
+    await elsewhere(desk)
+    desk.settings = replace(desk.settings, ask_to_move=False, move=True)
+
+
+async def taken_over(desk: Desk) -> None:
+    await occupied(desk)
+    desk.settings = replace(desk.settings, take_over=True)
+
+
+async def as_it_is(desk: Desk) -> None:
+    pass
+
+
+O, S = Outcome, Script  # noqa: E741
+
+
+@dataclass
+class Case:
+    outcome: Outcome
+    script: str
+    args: tuple[str, ...] = ()
+    before: Callable[[Desk], Awaitable[None]] = as_it_is
+    digits: tuple[str, ...] = ()
+    heard: tuple[str, ...] = ()  # at least, in this order
+    extension: str = "1001"
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return {"digits": self.digits, "extension": self.extension, "keys": self.keys}
+
+    def __str__(self) -> str:
+        dialled = "".join(self.args) or "alone"
+        return f"{self.outcome} {self.script} {dialled} {self.before.__name__} {self.digits}"
+
+
+REASON_MENU = ("dictate/pause", "vm-press", "digits:1", "digits:2")
+
+CASES = [
+    # *31
+    Case(O.LOGGED_IN, S.LOGIN, ("1001",), heard=("agent-loginok",)),
+    Case(O.LOGGED_IN, S.LOGIN, digits=("1001",), heard=("agent-user", "agent-loginok")),
+    Case(O.LOGGED_IN, S.LOGIN, ("",), digits=("1001",), heard=("agent-user", "agent-loginok")),
+    Case(
+        O.LOGGED_IN, S.LOGIN, digits=("", "1001"),
+        heard=("agent-user", "agent-user", "agent-loginok"),
+    ),
+    Case(
+        O.LOGGED_IN, S.LOGIN, ("9999",), digits=("1001",),
+        heard=("agent-incorrect", "agent-loginok"),
+    ),
+    Case(O.LOGGED_IN, S.LOGIN, ("1001*1005",), heard=("agent-loginok",)),
+    Case(O.LOGGED_IN, S.LOGIN, digits=("1001*1005",), heard=("agent-user", "agent-loginok")),
+    Case(O.LOGGED_IN, S.LOGIN, ("1001*0401234567",), heard=("agent-loginok",)),
+    Case(O.LOGGED_IN, S.LOGIN, ("1002",), digits=("4321",), heard=("agent-pass", "agent-loginok")),
+    Case(
+        O.LOGGED_IN, S.LOGIN, ("1002",), digits=("1", "", "4321"),
+        heard=("agent-pass", "auth-incorrect", "auth-incorrect", "agent-loginok"),
+    ),
+    Case(O.LOGGED_IN, S.LOGIN, ("1001",), taken_over, heard=("agent-loginok",)),
+    Case(O.ALREADY_LOGGED_IN, S.LOGIN, ("1001",), logged_in, heard=("spy-agent", "digits:1001")),
+    Case(
+        O.MOVED, S.LOGIN, ("1001",), elsewhere, ("1",),
+        heard=("digits:1009", "digits/1", "pbx-transfer", "digits:1001"),
+    ),
+    Case(O.MOVED, S.LOGIN, ("1001",), elsewhere, keys={"vm-extension": "1"}),
+    Case(O.MOVED, S.LOGIN, ("1001",), always_moved, heard=("pbx-transfer",)),
+    Case(O.LOGGED_IN_ELSEWHERE, S.LOGIN, ("1001",), elsewhere, ("2",), heard=("digits:1009",)),
+    Case(O.LOGGED_IN_ELSEWHERE, S.LOGIN, ("1001",), elsewhere, heard=("digits:1009",)),
+    Case(O.LOGGED_IN_ELSEWHERE, S.LOGIN, ("1001",), never_asked, heard=("digits:1009",)),
+    Case(O.EXTENSION_IN_USE, S.LOGIN, ("1001",), occupied, heard=("vm-theperson", "digits:1001")),
+    Case(O.NO_INPUT, S.LOGIN, heard=("agent-user",) * 3 + ("vm-sorry",)),
+    Case(O.NO_INPUT, S.LOGIN, ("1002",), heard=("agent-pass", "auth-incorrect", "vm-sorry")),
+    Case(O.NO_SUCH_AGENT, S.LOGIN, digits=("8", "9", "10"), heard=("vm-incorrect", "vm-goodbye")),
+    Case(
+        O.WRONG_PIN, S.LOGIN, ("1002",), digits=("1", "2", "3"),
+        heard=("agent-pass", "auth-incorrect", "auth-incorrect", "confbridge-pin-bad"),
+    ),
+    Case(O.AGENT_LOCKED, S.LOGIN, ("1002",), agent_locked, ("4321",), ("spy-agent", "digits:1002")),
+    Case(
+        O.EXTENSION_LOCKED, S.LOGIN, ("1002",), extension_locked, ("4321",),
+        ("vm-extension", "digits:1001"),
+    ),
+    Case(O.NO_SUCH_EXTENSION, S.LOGIN, ("1001*2000",), heard=("pbx-invalid",)),
+    Case(O.NO_SUCH_EXTENSION, S.LOGIN, ("1001",), extension="trunk", heard=("pbx-invalid",)),
+    Case(O.QUEUE_REFUSED, S.LOGIN, ("1001",), asterisk_refuses, heard=("ss-noservice",)),
+    Case(O.UNAVAILABLE, S.LOGIN, ("1001",), link_down, heard=("please-try-again",)),
+    Case(O.UNAVAILABLE, S.LOGIN, ("1001",), store_down, heard=("please-try-again",)),
+    # *32
+    Case(O.LOGGED_OFF, S.LOGOFF, before=logged_in, heard=("agent-loggedoff",)),
+    Case(O.LOGGED_OFF, S.LOGOFF, ("1001",), logged_in, heard=("agent-loggedoff",)),
+    Case(
+        O.LOGGED_OFF, S.LOGOFF, ("1001",), logged_in, extension="1007", heard=("agent-loggedoff",)
+    ),
+    Case(
+        O.LOGGED_OFF, S.LOGOFF, before=logged_in, digits=("1001",), extension="trunk",
+        heard=("agent-user", "agent-loggedoff"),
+    ),
+    Case(O.LOGOFF_AFTER_CALL, S.LOGOFF, before=in_call, heard=("vm-isonphone", "auth-thankyou")),
+    Case(O.IN_CALL, S.LOGOFF, before=may_not_leave, heard=("vm-isonphone", "please-try-again")),
+    Case(O.NOT_LOGGED_IN, S.LOGOFF, heard=("agent-loggedoff", "vm-goodbye")),
+    Case(O.NOT_LOGGED_IN, S.LOGOFF, ("1001",), heard=("agent-loggedoff", "vm-goodbye")),
+    Case(O.WRONG_PIN, S.LOGOFF, ("1002",), digits=("1", "2", "3"), heard=("confbridge-pin-bad",)),
+    # *33
+    Case(O.PAUSED, S.PAUSE, ("1",), logged_in, heard=("dictate/paused", "digits:1")),
+    Case(O.PAUSED, S.PAUSE, before=logged_in, digits=("2",), heard=(*REASON_MENU, "digits:2")),
+    Case(O.PAUSED, S.PAUSE, before=logged_in, keys={"digits:1": "2"}, heard=("dictate/paused",)),
+    Case(
+        O.PAUSED, S.PAUSE, ("7",), logged_in, ("1",),
+        heard=("conf-errormenu", *REASON_MENU, "dictate/paused"),
+    ),
+    Case(O.ALREADY_PAUSED, S.PAUSE, ("1",), paused, heard=("spy-agent", "dictate/paused")),
+    Case(O.PAUSE_REASON_CHANGED, S.PAUSE, ("2",), paused, heard=("vm-saved", "digits:2")),
+    Case(O.NOT_LOGGED_IN, S.PAUSE, ("1",), heard=("agent-loggedoff",)),
+    Case(O.NO_SUCH_REASON, S.PAUSE, ("7",), logged_in, ("8", "9", "6"), heard=("vm-goodbye",)),
+    Case(O.NO_INPUT, S.PAUSE, before=logged_in, heard=(*REASON_MENU * 3, "vm-sorry")),
+    # *34
+    Case(O.UNPAUSED, S.UNPAUSE, before=paused, heard=("auth-thankyou", "vm-no", "dictate/pause")),
+    Case(O.NOT_PAUSED, S.UNPAUSE, before=logged_in, heard=("vm-no", "dictate/pause")),
+    Case(O.NOT_LOGGED_IN, S.UNPAUSE, heard=("agent-loggedoff",)),
+    # *35
+    Case(O.STATUS_TOLD, S.STATUS, before=logged_in, heard=("digits:1001", "number:3", "vm-no")),
+    Case(O.STATUS_TOLD, S.STATUS, before=paused, heard=("dictate/paused", "digits:1", "number:0")),
+    Case(O.NOT_LOGGED_IN, S.STATUS, heard=("agent-loggedoff",)),
+    # *36
+    Case(O.QUEUE_JOINED, S.QUEUE, ("701",), not_in_sales, heard=("agent-loginok", "digits:701")),
+    Case(
+        O.QUEUE_JOINED, S.QUEUE, before=not_in_sales, digits=("7", "0", "1"),
+        heard=("spy-agent", "vm-press", "digits:701", "agent-loginok"),
+    ),
+    Case(O.QUEUE_LEFT, S.QUEUE, ("701",), in_company, heard=("agent-loggedoff", "digits:701")),
+    Case(O.QUEUE_LEFT, S.QUEUE, ("701",), logged_in, ("1",), heard=("digits/1", "digits:701")),
+    Case(O.LAST_IN_QUEUE, S.QUEUE, ("701",), logged_in, ("2",), heard=("vm-last", "digits:701")),
+    Case(O.NO_SUCH_QUEUE, S.QUEUE, ("700",), logged_in, heard=("privacy-incorrect",)),
+    Case(O.NOT_A_MEMBER, S.QUEUE, ("799",), other_queue, heard=("privacy-incorrect",)),
+    Case(O.NO_INPUT, S.QUEUE, before=logged_in, heard=("spy-agent", "vm-press", "vm-sorry")),
+    Case(O.NOT_LOGGED_IN, S.QUEUE, ("701",), heard=("agent-loggedoff",)),
+    # *30 and *39
+    Case(O.LOGGED_IN, S.TOGGLE_LOGIN, ("1001",), heard=("agent-loginok",)),
+    Case(O.LOGGED_IN, S.TOGGLE_LOGIN, digits=("1001",), heard=("agent-user", "agent-loginok")),
+    Case(O.LOGGED_OFF, S.TOGGLE_LOGIN, before=logged_in, heard=("agent-loggedoff",)),
+    Case(O.LOGGED_OFF, S.TOGGLE_LOGIN, ("1001",), logged_in, heard=("agent-loggedoff",)),
+    Case(O.EXTENSION_IN_USE, S.TOGGLE_LOGIN, ("1003",), logged_in, heard=("vm-theperson",)),
+    Case(O.PAUSED, S.TOGGLE_PAUSE, ("2",), logged_in, heard=("dictate/paused", "digits:2")),
+    Case(O.UNPAUSED, S.TOGGLE_PAUSE, before=paused, heard=("auth-thankyou",)),
+    Case(O.NOT_LOGGED_IN, S.TOGGLE_PAUSE, heard=("agent-loggedoff",)),
+    # one call too many
+    Case(O.BUSY, BUSY, heard=("beeperr", "please-try-again")),
+]  # fmt: skip
+
+
+def in_order(wanted: tuple[str, ...], heard: list[str]) -> bool:
+    rest = iter(heard)
+    return all(sound in rest for sound in wanted)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_codes(desk: Desk, case: Case) -> None:
+    await case.before(desk)
+    answered = await desk.good(case.script, *case.args, **case.how)
+    assert answered.outcome == case.outcome
+    assert in_order(case.heard, answered.heard), answered.heard
+
+
+def test_every_outcome_and_every_code_is_among_the_cases() -> None:
+    assert {case.outcome for case in CASES} == set(Outcome)
+    assert {case.script for case in CASES} - {BUSY} == set(FEATURES) == set(Script)
+    for script in Script:
+        assert {bool(case.args) for case in CASES if case.script == script} >= {False}
+
+
+# -- what the dialplan is told
+
+
+async def test_the_variables_of_a_login(desk: Desk) -> None:
+    answered = await desk.good(S.LOGIN, "1001")
+    assert answered.set[-4:] == [
+        ("AGENT_NUMBER", "1001"),
+        ("AGENT_EXTENSION", "1001"),
+        ("AGENT_PAUSE_REASON", ""),
+        ("AGENT_STATUS", "LOGGED_IN"),
+    ]
+
+
+async def test_the_variables_of_a_pause_with_a_reason_that_needs_quoting(desk: Desk) -> None:
+    odd = "a \"b\", ${EXTEN} \\ = 'c'"
+    desk.hall.store.known_reasons = (PauseReason("1", odd),)
+    await logged_in(desk)
+    answered = await desk.good(S.PAUSE, "1")
+    assert answered.variables[Variable.PAUSE_REASON] == odd
+    assert not answered.call.executed, "an application would have taken it apart"
+
+
+async def test_a_pause_that_was_refused_is_no_pause(desk: Desk) -> None:
+    await paused(desk)
+    desk.hall.asterisk.refuses = lambda _: True
+    answered = await desk.good(S.PAUSE, "2")
+    assert answered.outcome == "QUEUE_REFUSED"
+    assert answered.variables[Variable.PAUSE_REASON] == "lunch"
+
+
+async def test_a_locked_phone_is_called_by_its_own_number(desk: Desk) -> None:
+    """Not by that of the phone where the agent is logged in."""
+    await desk.hall.do(desk.hall.log_in("1009", "1002"))
+    await extension_locked(desk)
+    answered = await desk.good(S.LOGIN, "1002", digits=["4321"])
+    assert answered.outcome == "EXTENSION_LOCKED"
+    assert "digits:1001" in answered.heard
+    assert answered.variables[Variable.EXTENSION] == "1001"
+
+
+async def test_where_the_agent_is_instead(desk: Desk) -> None:
+    await elsewhere(desk)
+    answered = await desk.good(S.LOGIN, "1001")
+    assert answered.variables[Variable.EXTENSION] == "1009"
+    (_, event) = desk.hall.events
+    assert (event.type, event.extension) == (EventType.LOGIN_REFUSED, "1001")
+
+
+@pytest.mark.parametrize(
+    "dialled", ["1001x", "1" * 21, "1001**", "*", "**", "\t\x01\x7f", "é", "1001*é"]
+)
+async def test_what_no_phone_should_send_is_as_if_nothing_was_dialled(
+    desk: Desk, dialled: str
+) -> None:
+    answered = await desk.good(S.LOGIN, dialled)
+    assert answered.outcome == "NO_INPUT"
+
+
+@pytest.mark.parametrize("script", [S.PAUSE, S.QUEUE, S.STATUS, S.LOGOFF, S.TOGGLE_PAUSE])
+@pytest.mark.parametrize("dialled", ["\t\x01\x7f", "7" * 5000, '"; core stop now', "${SHELL(id)}"])
+async def test_nothing_dialled_comes_out_again(desk: Desk, script: str, dialled: str) -> None:
+    await logged_in(desk)
+    answered = await desk.good(script, dialled)
+    for line in answered.call.commands:
+        assert "SHELL" not in line
+        assert "stop now" not in line
+        assert len(line) < 200
+
+
+def test_parse() -> None:
+    assert parse("", "") == ("", "")
+    assert parse("1001", "") == ("1001", "")
+    assert parse("1001*2002", "") == ("1001", "2002")
+    assert parse("*2002", "") == ("", "2002")
+    assert parse("1001", "2002") == ("1001", "2002")
+    assert parse("1001*", "2002") == ("", "2002")
+
+
+async def test_the_caller_s_own_name_is_written_down_harmlessly(desk: Desk) -> None:
+    more = {"agi_callerid": "\x1b[31m1001\x07" + "9" * 500}
+    await desk.good(S.LOGIN, "1001", more=more)
+    (event,) = desk.hall.events
+    assert event.source is Source.PHONE
+    assert event.actor.caller_id.isprintable()
+    assert len(event.actor.caller_id) <= 80
+    assert event.actor.channel == "PJSIP/1001-00000001"
+    assert event.actor.unique_id == "1790000000.1"
+
+
+async def test_the_extension_from_the_caller_id(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, extension_from_endpoint=False)
+    await desk.good(S.LOGIN, "1001", channel="PJSIP/trunk-00000001", extension="1005")
+    assert desk.hall.state.session
+    assert desk.hall.state.session.device.extension == "1005"
+
+
+async def test_settings_are_read_at_each_call(desk: Desk) -> None:
+    async with desk.serving() as port:
+        desk.settings = replace(desk.settings, prompts={Outcome.LOGGED_IN: ("custom/hello",)})
+        call = await dial(port, S.LOGIN, "1001")
+    assert call.heard == ["custom/hello"]
+
+
+# -- language
+
+
+async def test_the_agent_s_language_comes_before_the_first_word_to_the_agent(desk: Desk) -> None:
+    desk.hall.store.agents["1002"] = an_agent("1002", pin="4321", language="fr")
+    answered = await desk.good(S.LOGIN, digits=["1002", "4321"])
+    commands = answered.call.commands
+    language = commands.index(LANGUAGE_SET)
+    assert [c.split()[2] for c in commands[:language] if c.startswith("GET DATA")] == ["agent-user"]
+    assert commands[language + 1].startswith("GET DATA agent-pass")
+
+
+@pytest.mark.parametrize(
+    "script", [S.PAUSE, S.UNPAUSE, S.STATUS, S.QUEUE, S.LOGOFF, S.TOGGLE_PAUSE]
+)
+async def test_every_code_speaks_the_agent_s_language(desk: Desk, script: str) -> None:
+    await logged_in(desk)
+    answered = await desk.good(script)
+    first = next(
+        n for n, c in enumerate(answered.call.commands) if c.startswith(("STREAM", "SAY", "GET"))
+    )
+    assert LANGUAGE_SET in answered.call.commands[:first]
+
+
+async def test_a_language_that_is_spoken_already_is_not_set_again(desk: Desk) -> None:
+    answered = await desk.good(S.LOGIN, "1001", more={"agi_language": "fr"})
+    assert not [c for c in answered.call.commands if "CHANNEL" in c]
+
+
+# -- sounds that are not there
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_without_its_sounds_a_call_beeps(case: Case) -> None:
+    desk = Desk()
+    await case.before(desk)
+    missing = prompts.SOUNDS - {prompts.LAST_RESORT}
+    how = case.how
+    if case.script in (S.LOGIN, S.LOGOFF, S.TOGGLE_LOGIN):  # asked digit by digit then
+        how["digits"] = [digit for entry in case.digits for digit in (*entry, "#")]
+    if case.keys:  # there is nothing to press them during
+        how["digits"] = list(case.keys.values())
+    answered = await desk.good(case.script, *case.args, **how, missing=missing)
+    assert prompts.LAST_RESORT in answered.heard
+    assert answered.outcome == case.outcome
+
+
+async def test_a_prompt_that_is_missing_is_named_in_the_log(desk: Desk) -> None:
+    answered = await desk.good(S.LOGIN, digits="1001#", missing=["agent-user"])
+    assert answered.outcome == "LOGGED_IN"
+    (line,) = [line for line in answered.logs if line["event"] == "a sound file is missing"]
+    assert line["sound"] == "agent-user"
+
+
+async def test_digits_that_cannot_be_spoken_end_no_call(desk: Desk) -> None:
+    """The language package lacks digits/: the answer goes on, and the dialplan is told."""
+    await logged_in(desk)
+    answered = await desk.good(S.STATUS, answers={"SAY DIGITS": "200 result=-1"})
+    assert answered.outcome == "STATUS_TOLD"
+    assert "vm-youhave" in answered.heard
+
+
+@pytest.mark.parametrize("reply", ["510 Invalid or unknown command", "200 result=-1"])
+async def test_a_call_that_cannot_be_answered_is_told_to_the_dialplan(
+    desk: Desk, reply: str
+) -> None:
+    answered = await desk.dial(S.LOGIN, "1001", answers={"ANSWER": reply})
+    answered.sound_of_mind()
+    assert answered.outcome == answered.decided == "LOGGED_IN"
+    desk.hall.all_well()
+
+
+async def test_a_script_nobody_knows_is_answered(desk: Desk) -> None:
+    for missing in ([], ["tt-somethingwrong", "please-try-again"]):
+        answered = await desk.dial("agent/dance", missing=missing)
+        answered.sound_of_mind()
+        assert answered.outcome == "UNAVAILABLE"
+
+
+async def test_whatever_goes_wrong_in_here_the_caller_is_told(desk: Desk) -> None:
+    async def broken(number: str) -> None:
+        raise ZeroDivisionError
+
+    desk.hall.store.agent = broken  # type: ignore[assignment, method-assign]
+    answered = await desk.dial(S.LOGIN, "1001")
+    assert answered.outcome == "UNAVAILABLE"
+    assert "please-try-again" in answered.heard
+
+
+# -- PINs
+
+
+async def test_a_pin_is_never_seen(desk: Desk) -> None:
+    pins = ("777111", "777222", "4321")
+    seen: list[str] = []
+    answered = await desk.good(S.LOGIN, "1002", digits=pins)
+    seen += answered.call.commands
+    seen.append(repr(answered.logs))
+    seen.append(repr(desk.hall.events))
+    answered = await desk.good(S.LOGOFF, "1002", digits=["777333"] * 3, extension="1008")
+    seen += answered.call.commands
+    seen.append(repr(answered.logs))
+    for text in seen:
+        assert not any(pin in text for pin in (*pins, "777333"))
+
+
+async def test_a_pin_is_not_in_a_traceback(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    async def broken(pin_hash: str, pin: str) -> bool:
+        raise ZeroDivisionError
+
+    desk.hall.service._pins.verify = broken  # type: ignore[method-assign]
+    # As the service logs; structlog's own default would print local variables.
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer()],
+        cache_logger_on_first_use=False,
+    )
+    try:
+        async with desk.serving() as port:
+            call = await dial(port, S.LOGIN, "1002", digits=["777111"])
+    finally:
+        structlog.reset_defaults()
+    assert ("AGENT_STATUS", "UNAVAILABLE") in was_set(call)
+    out = capsys.readouterr()
+    assert "ZeroDivisionError" in out.out + out.err
+    assert "777111" not in out.out + out.err
+
+
+# -- hanging up
+
+
+JOURNEYS = [
+    Case(O.LOGGED_IN, S.LOGIN, digits=("9", "1002", "1", "4321")),
+    Case(O.LOGGED_IN, S.LOGIN, ("1001",)),
+    Case(O.MOVED, S.LOGIN, ("1001",), elsewhere, ("1",)),
+    Case(O.LOGGED_IN_ELSEWHERE, S.LOGIN, ("1001",), elsewhere, ("2",)),
+    Case(O.WRONG_PIN, S.LOGIN, ("1002",), digits=("1", "2", "3")),
+    Case(O.LOGGED_OFF, S.LOGOFF, before=logged_in),
+    Case(O.LOGGED_OFF, S.LOGOFF, before=logged_in, digits=("1001",), extension="trunk"),
+    Case(O.PAUSED, S.PAUSE, before=logged_in, digits=("7", "1")),
+    Case(O.UNPAUSED, S.UNPAUSE, before=paused),
+    Case(O.STATUS_TOLD, S.STATUS, before=paused),
+    Case(O.QUEUE_LEFT, S.QUEUE, before=logged_in, digits=("7", "0", "1", "1")),
+    Case(O.LOGGED_OFF, S.TOGGLE_LOGIN, before=logged_in),
+    Case(O.PAUSED, S.TOGGLE_PAUSE, before=logged_in, digits=("2",)),
+    Case(O.BUSY, BUSY),
+]
+
+
+@pytest.mark.parametrize("case", JOURNEYS, ids=str)
+@pytest.mark.parametrize("notices", [True, False], ids=["HANGUP", "silent"])
+@pytest.mark.parametrize("when", ["hang_up_at", "hang_up_after", "drop_at"])
+async def test_hanging_up_at_every_step(case: Case, when: str, notices: bool) -> None:
+    decided = 0
+    for step in itertools.count():
+        desk = Desk()
+        await case.before(desk)
+        states, events = dict(desk.hall.store.agents), len(desk.hall.events)
+        answered = await desk.dial(
+            case.script, *case.args, **case.how, **{when: step}, notices=notices
+        )
+        answered.sound_of_mind()
+        desk.hall.all_well()
+        if step >= len(answered.call.commands):
+            assert answered.outcome == case.outcome
+            break
+        if not answered.decided:
+            assert desk.hall.store.agents == states, "changed for a caller who had decided nothing"
+            assert all(e.type is EventType.LOGIN_REFUSED for e in desk.hall.events[events:])
+            assert answered.outcome == ""
+        elif when != "drop_at":
+            decided += 1
+            assert answered.outcome == answered.decided
+            assert answered.set[-1][0] == Variable.STATUS
+            assert {name for name, _ in answered.set} >= ALL
+    assert decided or when == "drop_at"
+
+
+async def test_who_hangs_up_at_the_question_has_said_no(desk: Desk) -> None:
+    await logged_in(desk)
+    alone = await desk.dial(S.QUEUE, "701", digits=["2"])
+    question = next(n for n, c in enumerate(alone.call.commands) if c.startswith("WAIT"))
+    answered = await desk.dial(S.QUEUE, "701", hang_up_at=question)
+    assert answered.outcome == answered.decided == "LAST_IN_QUEUE"
+    await desk.hall.do(desk.hall.log_off(), desk.hall.log_in("1009", "1001"))
+    alone = await desk.dial(S.LOGIN, "1001", digits=["2"])
+    question = next(n for n, c in enumerate(alone.call.commands) if c.startswith("WAIT"))
+    answered = await desk.dial(S.LOGIN, "1001", hang_up_at=question)
+    assert answered.outcome == answered.decided == "LOGGED_IN_ELSEWHERE"
+    assert desk.hall.events[-1].actor.hung_up
+
+
+async def test_who_hangs_up_after_deciding_is_logged_in_and_the_event_says_so(desk: Desk) -> None:
+    def hang_up(_: int, point: str) -> None:
+        if point == "before queues.apply":
+            session.caller_hung_up()
+
+    session: Any = None
+    features = handlers(desk.hall.service, lambda: desk.settings)
+
+    async def login(given: Any) -> None:
+        nonlocal session
+        session = given
+        await features[S.LOGIN](given)
+
+    desk.hall.faults.at_point = hang_up
+    server = Server(
+        {S.LOGIN: login},
+        host="127.0.0.1",
+        port=0,
+        allow=["127.0.0.1"],
+        busy=features[BUSY],
+        unknown=unknown,
+    )
+    await server.start()
+    call = await dial(server.port, S.LOGIN, "1001")
+    await server.drain(2)
+    assert dict(was_set(call))["AGENT_STATUS"] == "LOGGED_IN"
+    assert call.heard == []
+    (event,) = desk.hall.events
+    assert event.type is EventType.LOGIN
+    assert event.actor.hung_up
+    desk.hall.all_well()
+
+
+async def test_reasons_are_offered_by_code(desk: Desk) -> None:
+    desk.hall.store.known_reasons = (LUNCH, BREAK, PauseReason("12", "training"))
+    await logged_in(desk)
+    answered = await desk.good(S.PAUSE, digits=["1", "2"])
+    assert answered.variables[Variable.PAUSE_REASON] == "training"
+    answered = await desk.good(S.PAUSE, digits=["1", "#"])
+    assert answered.variables[Variable.PAUSE_REASON] == "lunch"
