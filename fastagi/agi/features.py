@@ -228,7 +228,7 @@ class Call:
             agent=agent,
             source=Source.PHONE,
             actor=self.actor,
-            **values,  # type: ignore[arg-type]
+            **values,
         )
 
     async def carry_out(self, command: Command, take_over: bool = False) -> Outcome:
