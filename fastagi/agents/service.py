@@ -5,7 +5,7 @@ events, so that nothing is ever assumed applied.
 """
 
 import asyncio
-import secrets
+import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -126,7 +126,7 @@ class Pins(Protocol):
 def ordered_id() -> str:
     """28 hexadecimal digits, unique for ever, later ones greater: rows and index entries named so
     are appended, which costs a database a tenth of writing in random places."""
-    return f"{time.time_ns():016x}{secrets.randbits(48):012x}"
+    return f"{time.time_ns():016x}{random.getrandbits(48):012x}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,9 @@ def parse_headers(raw: bytes) -> dict[str, str]:
 _known_keys: set[str] = set()
 
 
+_PLAIN = {str, int}
+
+
 def _check_key(key: object) -> None:
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise BadAction(f"header name {str(key)[:40]!r}: only letters, digits, '-' and '_'")
@@ -164,18 +167,21 @@ def _check_line(key: str, value: object) -> None:
 
 def serialise(action: Action, action_id: str) -> str:
     """The action as it goes on the wire. Raises BadAction; the mapping is only read (A9)."""
+    # Short printable text and numbers under known names, nearly all there is, are checked at once:
+    # no line of it can be too long, whatever its characters take in UTF-8.
+    values = action.values()
+    if action.keys() <= _known_keys and {*map(type, values)} <= _PLAIN and len(action) < 50:
+        joined = "".join(map(str, values))
+        if joined.isprintable() and len(joined) < (900 if joined.isascii() else 220):
+            text = "\r\n".join([f"{key}: {value}" for key, value in action.items()])
+            return f"ActionID: {action_id}\r\n{text}\r\n\r\n"
     lines = [f"ActionID: {action_id}"]
     if len(action) > MAX_HEADERS:
         raise BadAction(f"{len(action)} headers, at most {MAX_HEADERS} are allowed")
     for key, value in action.items():
         if key not in _known_keys:
             _check_key(key)
-        if type(value) is str:
-            # Short printable text, nearly all there is, needs no closer look.
-            if len(value) > 200 or not value.isprintable():
-                _check_line(key, value)
-            lines.append(f"{key}: {value}")
-        elif isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)):
             for item in value:
                 _check_line(key, item)
                 lines.append(f"{key}: {item}")
