@@ -33,7 +33,7 @@ def moment(seconds: float) -> datetime:
 class Loaded:
     """An agent's state with what only the store knows of it."""
 
-    __slots__ = ("archived", "decided_at", "intent", "intent_id", "leaving", "state")
+    __slots__ = ("archived", "decided_at", "intent", "intent_id", "state", "whole")
 
     def __init__(
         self,
@@ -42,14 +42,15 @@ class Loaded:
         intent_id: str | None = None,
         intent: str | None = None,
         decided_at: float | None = None,
-        leaving: bool = False,
+        whole: bool = True,
     ) -> None:
         self.state = state
         self.archived = archived
         self.intent_id = intent_id
         self.intent = intent
         self.decided_at = decided_at
-        self.leaving = leaving  # still in a queue that was taken away: gone from the state then
+        # Every membership in the tables is in the state, and stays there when left.
+        self.whole = whole
 
 
 STATE = """
@@ -78,25 +79,25 @@ def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list
     found: list[Loaded] = []
     last: Sequence[Any] | None = None
     memberships: list[Membership] = []
-    leaving = False
+    whole = True
     for row in rows:
         if last is not None and last[0] != row[0]:
-            found.append(_one(last, tuple(memberships), leaving))
+            found.append(_one(last, tuple(memberships), whole))
             memberships = []
-            leaving = False
+            whole = True
         last = row
         name = row[21]
         if name is not None:
             gone = row[25] is not None or row[26] is not None
             if row[24] or all_memberships or not gone:
                 memberships.append(Membership(name, row[22], row[23], bool(row[24])))
-                leaving = leaving or gone
+            whole = whole and not gone
     if last is not None:
-        found.append(_one(last, tuple(memberships), leaving))
+        found.append(_one(last, tuple(memberships), whole))
     return found
 
 
-def _one(row: Sequence[Any], memberships: tuple[Membership, ...], leaving: bool) -> Loaded:
+def _one(row: Sequence[Any], memberships: tuple[Membership, ...], whole: bool) -> Loaded:
     session: LoginSession | None = None
     pause: PauseSegment | None = None
     planned: LogOff | None = None
@@ -116,7 +117,7 @@ def _one(row: Sequence[Any], memberships: tuple[Membership, ...], leaving: bool)
         row[6],
         row[7],
         row[8],
-        leaving,
+        whole,
     )
 
 
@@ -271,7 +272,7 @@ class Connection(Transactor):
         text, at = dumped(command), now.timestamp()
         self.execute(_INTEND, (state.id, command.id, text, at))
         self._states[state.number] = Loaded(
-            state, found.archived, command.id, text, at, found.leaving
+            state, found.archived, command.id, text, at, found.whole
         )
 
     def drop_intent(self, change: Change) -> bool:
@@ -282,7 +283,7 @@ class Connection(Transactor):
             return False
         # The very state that was decided on: nothing else has changed it since.
         if found is not None and found.state is before:
-            self._states[before.number] = Loaded(before, found.archived, leaving=found.leaving)
+            self._states[before.number] = Loaded(before, found.archived, whole=found.whole)
         return True
 
     def loaded_where(
@@ -295,7 +296,8 @@ class Connection(Transactor):
         """What differs between before and after, and the events."""
         before, after = change.before, change.after
         found = self._states.pop(before.number, None)
-        if found is not None and found.state is before and not found.archived and not found.leaving:
+        whole = found is not None and found.state is before and found.whole
+        if whole and found is not None and not found.archived:
             self._states[before.number] = Loaded(after, False)
         source = change.command.source.value
         was, now = before.session, after.session
@@ -343,14 +345,15 @@ class Connection(Transactor):
                     ),
                 )
         if before.memberships is not after.memberships:
-            self._write_joined(before, after)
+            self._write_joined(before, after, whole)
         for event in change.events:
             self.write_event(event)
 
-    def _write_joined(self, before: AgentState, after: AgentState) -> None:
+    def _write_joined(self, before: AgentState, after: AgentState, whole: bool) -> None:
         was = {m.queue: m.joined for m in before.memberships}
-        if not any(m.joined for m in after.memberships):
-            self.execute(_LEAVE_ALL, (False, before.id))
+        now = {m.joined for m in after.memberships}
+        if now == {False} or (now == {True} and whole):
+            self.execute(_ALL_QUEUES, (*now, before.id))
             return
         for joined in (True, False):
             queues = [
@@ -443,7 +446,7 @@ def _ending(change: Change) -> tuple[float, str]:
 
 
 _BY_NUMBER = STATE.format(where="a.number = ?")
-_LEAVE_ALL = "UPDATE memberships SET joined = ? WHERE agent_id = ?"
+_ALL_QUEUES = "UPDATE memberships SET joined = ? WHERE agent_id = ?"
 _INTEND = "INSERT INTO intents (agent_id, command_id, command, decided_at) VALUES (?, ?, ?, ?)"
 _DROP_INTENT = "DELETE FROM intents WHERE agent_id = ? AND command_id = ?"
 _START_SESSION = (
