@@ -315,6 +315,23 @@ async def test_racing_attempts_all_count(url: str, opened: Opened) -> None:
     assert await first.run(count("pin_failures")) == 2
 
 
+async def test_a_right_pin_forgives_the_latest_failure_of_the_extension(
+    store: PeeweeStore,
+) -> None:
+    lockout = Lockout(9, timedelta(minutes=15), timedelta(minutes=15))
+    for minute in (0, 2, 1):
+        await store.pin_attempt(
+            ("agent:1001", "extension:1"), NOW + timedelta(minutes=minute), lockout
+        )
+    await store.pin_passed(("agent:1001", "extension:1"))
+
+    def left(connection: Connection) -> list[tuple[str, float]]:
+        rows = connection.execute("SELECT key, at FROM pin_failures ORDER BY at").fetchall()
+        return [(key, at - NOW.timestamp()) for key, at in rows]
+
+    assert await store.run(left) == [("extension:1", 0.0), ("extension:1", 60.0)]
+
+
 # -- many calls, one commit
 
 
@@ -390,7 +407,7 @@ async def test_a_full_disk(sqlite_url: str, opened: Opened) -> None:
 
 
 async def test_a_locked_file_is_waited_for_and_given_up(sqlite_url: str, opened: Opened) -> None:
-    store = opened(sqlite_url, deadline=1.0)
+    store = opened(sqlite_url, deadline=2.0)
     store.bring_in(settings())
     path = sqlite_url.removeprefix("sqlite:///")
     other = sqlite3.connect(path, isolation_level=None)
@@ -401,7 +418,8 @@ async def test_a_locked_file_is_waited_for_and_given_up(sqlite_url: str, opened:
     with pytest.raises(StoreUnavailable):
         await waiting
     other.execute("ROLLBACK")
-    await asyncio.wait({running})
+    await running  # was at it already: only the database knows what becomes of it
+    assert await store.note("a") == "1"
     assert await store.note("b") is None  # what was given up was not done behind our back
     other.close()
 
