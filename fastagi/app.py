@@ -83,7 +83,7 @@ class App:
             self.store = store
             self.queues = Queues(client)
             self.service = AgentService(
-                store, self.queues, store.pins, Policy(settings.login.lockout.rule())
+                store, self.queues, store.pins, Policy(settings.login.lockout.rule()), log
             )
             self.phone = phone_settings(settings)
             self.dispatcher = Dispatcher(

@@ -17,6 +17,7 @@ Refused
 ├── NoInput              NO_INPUT
 ├── QueueRefused         QUEUE_REFUSED
 ├── Unavailable          UNAVAILABLE
+│   └── Unsettled        UNAVAILABLE
 └── Busy                 BUSY
 """
 
@@ -108,6 +109,10 @@ class QueueRefused(Refused):
 class Unavailable(Refused):
     outcome = Outcome.UNAVAILABLE
     passing = True
+
+
+class Unsettled(Unavailable):
+    """It may have happened; the intent is open and will be settled, and its event written then."""
 
 
 class Busy(Refused):

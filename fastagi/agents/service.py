@@ -11,10 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
-
-import structlog
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
@@ -41,7 +39,16 @@ from fastagi.agents.operations import (
 from fastagi.agents.reconcile import restored, settlement, to_be_finished, undo
 from fastagi.contract import EventType, Outcome, Source
 
-log = structlog.get_logger()
+
+class Log(Protocol):
+    """Where the hall says what an admin should know."""
+
+    def info(self, event: str, /, **values: Any) -> Any: ...
+
+    def warning(self, event: str, /, **values: Any) -> Any: ...
+
+    def error(self, event: str, /, **values: Any) -> Any: ...
+
 
 TAKE_OVERS = 3  # how often an occupant is logged off for one login, when others race for the device
 
@@ -145,6 +152,7 @@ class AgentService:
         queues: Queues,
         pins: Pins,
         policy: Policy,
+        log: Log,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = ordered_id,
@@ -154,9 +162,11 @@ class AgentService:
         self.policy = policy
         self.new_id = new_id
         self._pins = pins
+        self._log = log
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._attention = asyncio.Event()
+        self._gone: set[str] = set()  # open commands whose caller has hung up
         self._reconnected = True
         self._planned = True
 
@@ -338,6 +348,8 @@ class AgentService:
             # a plain refusal nothing is.
             if isinstance(error, errors.Refused) and not isinstance(error, errors.Unavailable):
                 raise
+            if hung_up():
+                self._gone.add(command.id)
             self._attention.set()
             raise
 
@@ -351,7 +363,7 @@ class AgentService:
             results = await self._replace_strangers(results)
         if any(result.answer is Answer.UNKNOWN for result in results):
             # The intent stays recorded; it is settled when the link is back.
-            raise errors.Unavailable("Asterisk gave no answer")
+            raise errors.Unsettled("Asterisk gave no answer")
         refused = next((r for r in results if r.answer is Answer.REFUSED), None)
         if refused is not None:
             done = [
@@ -365,11 +377,8 @@ class AgentService:
         try:
             await self.store.confirm(change)
         except StoreUnavailable as error:
-            if not to_be_finished(change.command):
-                await self._take_back(
-                    change, undo(change.steps), errors.Unavailable(str(error)), hung_up()
-                )
-            raise
+            # Written or not, only the store can tell: while the intent is there it was not.
+            raise errors.Unsettled(str(error)) from error
         return change
 
     async def _replace_strangers(self, results: list[Result]) -> list[Result]:
@@ -398,7 +407,9 @@ class AgentService:
             return
         for result in results:
             if not result.ok:
-                log.error("not taken back", operation=str(result.operation), why=result.message)
+                self._log.error(
+                    "not taken back", operation=str(result.operation), why=result.message
+                )
         await self._withdraw(change, refusal, hung_up)
 
     async def _withdraw(self, change: Change, refusal: errors.Refused, hung_up: bool) -> None:
@@ -416,7 +427,8 @@ class AgentService:
         self, command: Command, refusal: errors.Refused, hung_up: bool
     ) -> None:
         # Where the refusal was written with the withdrawn intent, the same id writes nothing.
-        if isinstance(command, LogIn):
+        # What is not settled yet has its event when it is.
+        if isinstance(command, LogIn) and not isinstance(refusal, errors.Unsettled):
             await self.record_refusal(command, refusal.outcome, hung_up)
 
     async def record_refusal(self, command: LogIn, outcome: Outcome, hung_up: bool = False) -> None:
@@ -424,7 +436,7 @@ class AgentService:
         try:
             await self.store.record(self._refused_event(command, outcome, hung_up))
         except StoreUnavailable as error:
-            log.warning("a refused login could not be written down", error=str(error))
+            self._log.warning("a refused login could not be written down", error=str(error))
 
     async def record_refused_login(
         self,
@@ -451,7 +463,7 @@ class AgentService:
         try:
             await self.store.record(event)
         except StoreUnavailable as error:
-            log.warning("a refused login could not be written down", error=str(error))
+            self._log.warning("a refused login could not be written down", error=str(error))
 
     def _refused_event(self, command: LogIn, outcome: Outcome, hung_up: bool) -> Event:
         return Event(
@@ -494,7 +506,7 @@ class AgentService:
             try:
                 await self.settle()
             except (StoreUnavailable, QueuesUnavailable, errors.Refused) as error:
-                log.warning("not everything could be settled yet", error=str(error))
+                self._log.warning("not everything could be settled yet", error=str(error))
                 await asyncio.sleep(1)
                 self._attention.set()
 
@@ -521,6 +533,7 @@ class AgentService:
         if change.command.id not in still_open:
             return
         command = change.command
+        gone = command.id in self._gone
         finish = to_be_finished(command)
         results = await self._answered(settlement(change))
         if finish and not all(result.ok for result in results):
@@ -530,20 +543,23 @@ class AgentService:
             results = await self._answered(undo(done))
         for result in results:
             if not result.ok:  # "No such queue" where a login was refused for just that
-                log.info("not taken back", operation=str(result.operation), why=result.message)
-        log.warning(
+                self._log.info(
+                    "not taken back", operation=str(result.operation), why=result.message
+                )
+        self._log.warning(
             "an unconfirmed change was settled",
             agent=command.agent,
             command=type(command).__name__,
             how="finished" if finish else "taken back",
         )
         if finish:
-            await self.store.confirm(change)
+            await self.store.confirm(with_hang_up(change) if gone else change)
         else:
             event = None
             if isinstance(command, LogIn):
-                event = self._refused_event(command, Outcome.UNAVAILABLE, False)
+                event = self._refused_event(command, Outcome.UNAVAILABLE, gone)
             await self.store.withdraw(change, event)
+        self._gone.discard(command.id)
 
     async def _answered(self, operations: Sequence[Operation]) -> list[Result]:
         """Raises QueuesUnavailable unless every operation was answered."""
@@ -559,7 +575,7 @@ class AgentService:
         lost = restored(await self.store.logged_in(), await self.queues.members())
         numbers = sorted(changing | {agent.number for agent, _ in lost})
         if lost:
-            log.warning("Asterisk has restarted: members are put back", members=len(lost))
+            self._log.warning("Asterisk has restarted: members are put back", members=len(lost))
         for number in numbers:
             async with self._lock("agent:" + number):
                 state = await self.store.agent(number)
@@ -569,7 +585,7 @@ class AgentService:
                 adds = [add for _, add in restored([state], ())]
                 for result in await self._answered(adds):
                     if not result.ok:
-                        log.error(
+                        self._log.error(
                             "a member could not be put back",
                             agent=number,
                             queue=result.operation.queue
@@ -592,7 +608,9 @@ class AgentService:
             except errors.Unavailable:
                 raise
             except errors.Refused as refusal:
-                log.warning("a planned log-off was refused", agent=planned.agent, why=str(refusal))
+                self._log.warning(
+                    "a planned log-off was refused", agent=planned.agent, why=str(refusal)
+                )
 
     async def _carry_out_one(self, planned: LogOff) -> None:
         state = await self.store.agent(planned.agent)

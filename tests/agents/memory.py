@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+import structlog
+
 from fastagi.agents import errors
 from fastagi.agents.commands import (
     Actor,
@@ -453,6 +455,7 @@ class Hall:
             self.asterisk,
             MemoryPins(),
             Policy(LOCKOUT),
+            structlog.get_logger(),
             clock=self.clock,
             new_id=self.new_id,
         )
