@@ -1,6 +1,7 @@
 """Every code on a real FastAGI server, with a caller who types, waits, errs and hangs up."""
 
 import itertools
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
