@@ -129,10 +129,21 @@ class Phone:
         """
         if self._process is not None and self._process.returncode is None:
             raise PhoneError(f"phone {self.extension} is plugged in already")
+        for attempt in range(3):
+            try:
+                await self._plug(within)
+            except PhoneError as error:
+                # Somebody was quicker with a port that had been free a moment ago.
+                if attempt == 2 or "Address already in use" not in str(error):
+                    raise
+            else:
+                return
+
+    async def _plug(self, within: float) -> None:
         self._refused = ""
         control = free_port()
         self._configure(control)
-        with (self.folder / "console").open("ab") as console:
+        with (self.folder / "console").open("wb") as console:
             self._process = await asyncio.create_subprocess_exec(
                 *self.program.command,
                 "-f",

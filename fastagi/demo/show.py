@@ -20,11 +20,11 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Self, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -42,7 +42,9 @@ from fastagi.demo.phone import Phone, PhoneError
 from fastagi.dial import transcript
 from fastagi.dialplan import render_dialplan, render_manager, render_queues
 
-DONE, FAILED = 0, 1
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+T = TypeVar("T")
 
 # What Asterisk has sounds for, as Debian packages.
 _PACKAGED = ("en", "es", "fr", "it", "ru")
@@ -59,32 +61,73 @@ def main(*, cache: Path | None = None, wait: bool = True, config: Path | None = 
     manager's secret and the database are the demonstration's.
     """
     console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
     folder = Path(tempfile.mkdtemp(prefix="fastagi-demo-"))
-    try:
-        settings = _configure(config or sample(), folder / "config")
-        equipment = _prepare(settings, cache, console)
-        with contextlib.ExitStack() as stack:
-            demo = _start(stack, settings, equipment, folder, console)
-            return asyncio.run(demo.show(wait))
-    except KeyboardInterrupt:
-        return DONE if wait else 128 + signal.SIGINT
-    except (DemoError, DebianError, AsteriskError, PhoneError) as error:
-        console.print(f"[red]{escape(str(error))}[/]")
-        return FAILED
-    finally:
-        # A second Ctrl-C must not leave half of it behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        shutil.rmtree(folder, ignore_errors=True)
-        console.print(
-            f"All is stopped and removed; {cache or cache_folder()} is kept for next time."
-        )
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Interruption() as interruption:
+        try:
+            settings = _configure(config or sample(), folder / "config")
+            equipment = _prepare(settings, cache, console)
+            with contextlib.ExitStack() as stack:
+                demo = _start(stack, settings, equipment, folder, console)
+                interruption.hold()
+                return asyncio.run(interruption.cancels(demo.show(wait)))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return DONE if wait else INTERRUPTED
+        except (DemoError, DebianError, AsteriskError, PhoneError) as error:
+            console.print(f"[red]{escape(str(error))}[/]")
+            return FAILED
+        finally:
+            interruption.hold()
+            shutil.rmtree(folder, ignore_errors=True)
+            kept = cache or cache_folder()
+            console.print(f"All is stopped and removed; {kept} is kept for next time.")
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+class Interruption:
+    """Ctrl-C, SIGTERM and SIGHUP while all this runs.
+
+    At first they raise KeyboardInterrupt where the program stands. Inside an event loop that would
+    tear it apart, so there they cancel the task; and while things are put away they are kept
+    waiting, so that an impatient second Ctrl-C leaves nothing half removed.
+    """
+
+    def __init__(self) -> None:
+        self._cancel: Callable[[], object] | None = None
+        self._held = self._came = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[each] = signal.signal(each, self._signalled)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def hold(self) -> None:
+        """From here on an interruption waits for ``cancels``."""
+        self._held = True
+
+    async def cancels(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await the work; an interruption cancels it, one that came already at once."""
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(work)
+        # A signal does not wake the loop; this does.
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        if self._came:
+            task.cancel()
+        try:
+            return await task
+        finally:
+            self._cancel = None
+
+    def _signalled(self, *_: object) -> None:
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+        elif self._held:
+            self._came = True
+        else:
+            raise KeyboardInterrupt
 
 
 # -- configuration ------------------------------------------------------------------------

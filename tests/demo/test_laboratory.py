@@ -73,9 +73,9 @@ def test_a_port_that_is_taken_is_told(
     assert not asterisk.running
 
 
-def test_a_path_too_long_for_a_socket_is_refused(equipment: Equipment, tmp_path: Path) -> None:
-    with pytest.raises(AsteriskError, match="too long"):
-        Asterisk(tmp_path / ("x" * 100), equipment.asterisk)
+def test_its_folder_may_have_a_long_path(equipment: Equipment, tmp_path: Path) -> None:
+    with Asterisk(tmp_path / ("x" * 120), equipment.asterisk) as asterisk:
+        assert "Asterisk" in asterisk.cli("core show version")
 
 
 async def test_digits_arrive_as_they_were_pressed(

@@ -1,0 +1,256 @@
+"""``fastagi demo`` as somebody sees it who runs it for the first time."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastagi import config
+from fastagi.demo import show
+from fastagi.demo.equipment import Equipment
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.asterisk
+
+
+def _environment(temporary: Path) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": path, "COLUMNS": "120"}
+
+
+def _left(temporary: Path) -> list[str]:
+    """Processes that have something to do with the folder, and what is in it."""
+    found = [path.name for path in temporary.iterdir()]
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(temporary) in line:
+            found.append(line)
+    return found
+
+
+class Terminal:
+    """The demonstration in a terminal of its own, with somebody at the keyboard."""
+
+    def __init__(self, temporary: Path, *words: str) -> None:
+        self.seen = ""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            try:
+                os.chdir(temporary)
+                command = [sys.executable, "-m", "fastagi", "demo", *words]
+                os.execve(sys.executable, command, _environment(temporary) | {"TERM": "xterm"})
+            finally:
+                os._exit(127)
+
+    def until(self, pattern: str, within: float = 60) -> re.Match[str]:
+        deadline = time.monotonic() + within
+        while (found := re.search(pattern, self.seen)) is None:
+            assert time.monotonic() < deadline, f"{pattern!r} did not come:\n{self.seen}"
+            if select.select([self.fd], [], [], 0.2)[0]:
+                try:
+                    self.seen += os.read(self.fd, 65536).decode(errors="replace")
+                except OSError:  # its end is closed
+                    found = re.search(pattern, self.seen)
+                    assert found is not None, f"{pattern!r} did not come:\n{self.seen}"
+                    break
+        return found
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.fd, keys)
+
+    def status(self, within: float = 30) -> int:
+        deadline = time.monotonic() + within
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.pid = 0
+                return os.waitstatus_to_exitcode(status)
+            assert time.monotonic() < deadline, f"it does not end:\n{self.seen}"
+            if select.select([self.fd], [], [], 0.05)[0]:
+                try:
+                    self.seen += os.read(self.fd, 65536).decode(errors="replace")
+                except OSError:
+                    time.sleep(0.05)
+
+    def close(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGTERM)
+            self.status()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, equipment: Equipment) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+def test_two_agents_log_in_and_a_caller_reaches_one(tmp_path: Path, equipment: Equipment) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "fastagi", "demo", "--no-wait"],
+        env=_environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    said = told.stdout
+    assert "1001 dials *314001" in said
+    assert "♪ Agent logged in." in said
+    for queue in ("sales", "support", "billing"):
+        assert f"queue {queue} has Agent/4001 (PJSIP/1001)" in said
+    assert "⌨ 4003#" in said
+    assert "⌨ ••••#" in said
+    assert "4321" not in said + told.stderr  # the PIN
+    assert "queue support has Agent/4003 (PJSIP/1002)" in said
+    assert "1001 rings and answers" in said
+    assert "✗" not in said
+    assert _left(tmp_path) == []
+
+
+def test_ctrl_c_leaves_nothing_behind(terminal: Terminal, tmp_path: Path) -> None:
+    folder = terminal.until(r"export FASTAGI_CONFIG=(\S+)/config")[1]
+    terminal.until("Ctrl-C ends it all")
+    environment = _environment(tmp_path) | {"FASTAGI_CONFIG": f"{folder}/config"}
+
+    def fastagi(*words: str) -> None:
+        told = subprocess.run(
+            [sys.executable, "-m", "fastagi", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert told.returncode == 0, told.stdout + told.stderr
+
+    fastagi("dial", "*331", "--from", "1001")
+    terminal.until("paused: lunch")  # in the table
+    terminal.until("agent-pause +4001 +at 1001 +lunch")  # and below it
+    fastagi("check", "--sounds", f"{folder}/asterisk/data/sounds")
+    assert any("asterisk" in line for line in _left(tmp_path))
+    terminal.press(b"\x03")
+    assert terminal.status() == 0
+    assert "kept for next time" in terminal.seen
+    assert "Traceback" not in terminal.seen
+    assert _left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["Asterisk", "service", "phones", "agent-user", "1003 dials", "Try it yourself"],
+)
+def test_ended_at_any_moment(terminal: Terminal, tmp_path: Path, moment: str) -> None:
+    terminal.until(moment)
+    os.kill(terminal.pid, signal.SIGTERM)
+    os.kill(terminal.pid, signal.SIGINT)  # and an impatient one
+    assert terminal.status() == 0
+    assert "Traceback" not in terminal.seen
+    assert _left(tmp_path) == []
+
+
+def test_killed_it_leaves_no_process(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.until("Ctrl-C ends it all")
+    os.kill(terminal.pid, signal.SIGKILL)
+    terminal.status()
+    deadline = time.monotonic() + 20
+    while running := [line for line in _left(tmp_path) if " " in line]:
+        assert time.monotonic() < deadline, running
+        time.sleep(0.1)
+
+
+def test_a_configuration_with_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    mine = tmp_path / "mine.yml"
+    mine.write_text("asterisk: {secret: x}\nqueus: []\n")
+    told = subprocess.run(
+        [sys.executable, "-m", "fastagi", "demo", "--config", str(mine)],
+        env=_environment(tmp_path / "tmp"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert told.returncode == 2, told.stdout + told.stderr
+    assert f"{mine}:2:1" in told.stdout + told.stderr
+    assert _left(tmp_path / "tmp") == []
+
+
+def test_ones_own_configuration(tmp_path: Path, equipment: Equipment) -> None:
+    (tmp_path / "t").mkdir()
+    mine = tmp_path / "mine.yml"
+    mine.write_text(
+        """\
+asterisk:
+  host: 192.0.2.1
+  secret: not-this-one
+database: postgresql://nobody@192.0.2.1/nothing
+feature_codes: {login: "*88"}
+devices: [{match: 20X, context: phones, interface: "PJSIP/{extension}"}]
+queues: [{number: "900", name: night}]
+agents: [{number: "7", name: Only One, queues: [night]}]
+"""
+    )
+    told = subprocess.run(
+        [sys.executable, "-m", "fastagi", "demo", "--no-wait", "--config", str(mine)],
+        env=_environment(tmp_path / "t"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "201 dials *887" in told.stdout
+    assert "queue night has Agent/7 (PJSIP/201)" in told.stdout
+    assert "203 dials 900" in told.stdout
+
+
+def test_the_copy_differs_only_where_it_must(tmp_path: Path) -> None:
+    settings = show._configure(show.sample(), tmp_path / "config")
+    given = config.load(show.sample())
+    changed = {
+        name for name in type(given).model_fields if getattr(given, name) != getattr(settings, name)
+    }
+    assert changed <= {"fastagi", "asterisk", "database", "http"}
+    assert str(tmp_path) in settings.database
+
+
+def test_keys_are_taken_out_with_all_that_belongs_to_them() -> None:
+    text = """\
+a:
+  b: 1
+# a remark on c
+c:
+- 1
+
+- 2
+database: x
+d: {e: 1,
+  f: 2
+}
+g: 3
+"""
+    left = show._without(text, ["c", "d", "database"])
+    assert yaml.safe_load(left) == {"a": {"b": 1}, "g": 3}
+    assert show._without(text, []) == text
+
+
+def test_a_port_in_use_is_left_alone() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert show._port(port) != port
+    assert show._port(port) == port
