@@ -326,15 +326,30 @@ class Desk:
     async def lift(self, code: str) -> Conversation:
         """Dial and listen."""
         conversation = Conversation(self.phone, self.asterisk, code)
-        # The phone tells of its call only when there is an answer; who hangs up may not wait.
-        dialling = asyncio.create_task(self._dial(code))
-        self._dialling.add(dialling)
-        dialling.add_done_callback(self._dialling.discard)
+        self.call(code)
         return await conversation.began()
 
-    async def _dial(self, code: str) -> None:
+    def call(self, number: str) -> None:
+        """Dial, and wait for nothing: the phone tells of its call only when it is answered."""
+        dialling = asyncio.create_task(self._dial(number))
+        self._dialling.add(dialling)
+        dialling.add_done_callback(self._dialling.discard)
+
+    async def _dial(self, number: str) -> None:
         with contextlib.suppress(Exception):  # what became of it is read in Asterisk's log
-            await self.phone.dial(code)
+            await self.phone.dial(number)
+
+    async def takes(self, call: int = 1) -> None:
+        """Waits for it to ring and answers: the ``call``-th one since the phone is there."""
+        await self.phone.wait_ringing()
+        if not self.phone.auto_answer:
+            await self.phone.answer()
+        await self.phone.wait_answered(call)
+
+    @property
+    def rung(self) -> int:
+        """How many calls have come in."""
+        return sum(call.incoming for call in self.phone.calls.values())
 
     async def dial(self, code: str, *steps: tuple[str, str]) -> Heard:
         """Dial, press the keys of each step when its sound is heard, and listen to the end."""
