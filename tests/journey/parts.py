@@ -303,13 +303,16 @@ class Conversation:
 
     async def end(self) -> Heard:
         """Waits until the call is over, whoever ends it."""
-        over = f"on '{self.channel}'"
-        # One thread writes the log, in order: after this line nothing more of the call comes.
-        await until(
-            lambda: any(over in line for line in self.log().splitlines() if "Spawn ext" in line),
-            within=40,
-            what=f"the end of {self.code} at {self.phone.extension}",
-        )
+
+        def over() -> bool:
+            # One thread writes the log, in order: after its last line nothing more comes. A call
+            # that ran out of time is picked up once more, so the channel must be gone, too.
+            lines = [line for line in self.log().splitlines() if self.channel in line]
+            return "Spawn extension" in lines[-1] and (
+                f"{self.channel}!" not in self.asterisk.cli("core show channels concise")
+            )
+
+        await until(over, within=40, what=f"the end of {self.code} at {self.phone.extension}")
         text = self.log()
         result = re.search(rf'NoOp\("{re.escape(self.channel)}", "result=([^"]*)"\)', text)
         return Heard(tuple(self.played()), *(result[1].split("|") if result else ()))
@@ -499,12 +502,18 @@ class Peer:
         # Manager.close() logs off, and fails or waits for ever when Asterisk is the quicker to
         # hang up. To one that is not connected any more it only ends its threads.
         self._manager._connected.clear()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # Asterisk may be gone
             self._manager._sock._sock.shutdown(socket.SHUT_RDWR)
         await asyncio.to_thread(self._manager.close)
 
     def _hear(self, told: Any, _: Manager) -> None:
         self.heard.append(dict(told.headers))
+
+    def originate(self, channel: str) -> None:
+        """A call from nowhere to this channel; nobody waits for it."""
+        action = {"Action": "Originate", "Channel": channel, "Application": "Wait", "Data": "20"}
+        packet = "".join(f"{name}: {value}\r\n" for name, value in action.items())
+        self._manager._sock._sock.sendall(f"{packet}Async: true\r\n\r\n".encode())
 
     def named(self, event: str) -> list[dict[str, str]]:
         return [told for told in list(self.heard) if told.get("Event") == event]

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.journey.parts import Service, Wire, until
+from tests.journey.parts import Peer, Service, Wire, until
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pyst2's use of threading
 
 SORRY = ["tt-somethingwrong", "please-try-again"]
 
@@ -93,7 +95,7 @@ async def test_asterisk_is_killed_in_the_middle(
 
 
 async def test_asterisk_is_killed_in_a_storm_of_logins(
-    make_service: Any, asterisk: Any
+    make_service: Any, asterisk: Any, peer: Peer
 ) -> None:
     """Some were told "logged in", some were under way, some had not begun."""
     agents = [
@@ -103,9 +105,7 @@ async def test_asterisk_is_killed_in_a_storm_of_logins(
     service = make_service(agents=agents)
     mark = asterisk.mark()
     for n in range(60):
-        asterisk.cli(
-            f"channel originate Local/*31{5000 + n}*10{n:02}@phones/n application Wait 20"
-        )
+        peer.originate(f"Local/*31{5000 + n}*10{n:02}@phones/n")
     await until(lambda: len(service.logged("call")) >= 20)
     asterisk.kill()
     told = {
