@@ -1,6 +1,7 @@
 """The composition root: settings in, one TaskGroup; start and stop read as a list."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ import watchfiles
 from fastagi import config
 from fastagi.agents.commands import Actor, LogOff
 from fastagi.agents.errors import Refused
-from fastagi.agents.service import AgentService, Policy
+from fastagi.agents.service import AgentService, Policy, StoreUnavailable
 from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
 from fastagi.agi.server import Server
 from fastagi.ami.client import Client
@@ -120,10 +121,14 @@ class App:
                 group.create_task(self._watch(), name="watch the configuration"),
                 group.create_task(self._reloads(), name="reload"),
                 group.create_task(self._log_off(difference), name="log off archived agents"),
+                group.create_task(self._warm_up(), name="warm up"),
             ]
             await client.start()
             await server.start()
             log.info("listening", port=server.port)
+            # What is there now stays: the collector need not look through it again.
+            gc.collect()
+            gc.freeze()
             self._ready()
             await self._stop.wait()
             log.info("stopping: calls in progress finish", calls=server.active)
@@ -135,6 +140,12 @@ class App:
             await asyncio.gather(*tasks, return_exceptions=True)
             await client.close()
         log.info("stopped")
+
+    async def _warm_up(self) -> None:
+        try:
+            await self.store.warm_up()
+        except StoreUnavailable as error:
+            log.warning("the agents could not be read ahead", error=str(error))
 
     # -- what Asterisk tells
 
@@ -173,7 +184,7 @@ class App:
             if getattr(settings, section) != getattr(self.settings, section):
                 log.warning("needs a restart to take effect", section=section)
         difference = await asyncio.to_thread(self.store.bring_in, settings)
-        self.settings = settings
+        self.settings = without_agents(settings)
         self.phone = phone_settings(settings)
         self.service.policy = Policy(settings.login.lockout.rule())
         report(difference)
@@ -214,7 +225,12 @@ def _open(path: Path) -> tuple[Settings, PeeweeStore, Difference]:
     settings = config.load(path)
     difference = store.bring_in(settings)
     report(difference)
-    return settings, store, difference
+    return without_agents(settings), store, difference
+
+
+def without_agents(settings: Settings) -> Settings:
+    """The store has them now: thousands kept here would be looked through for garbage for ever."""
+    return settings.model_copy(update={"agents": None})
 
 
 def report(difference: Difference) -> None:

@@ -174,11 +174,16 @@ def _leaving(state: AgentState, device: Device, memberships: tuple[Membership, .
     return [Step(step.undo, step.do) for step in _joining(state, device, memberships)]
 
 
+def _all(memberships: tuple[Membership, ...], joined: bool) -> tuple[Membership, ...]:
+    # Written out, as dataclasses.replace takes ten times as long, and this runs at every login.
+    return tuple([Membership(m.queue, m.number, m.penalty, joined) for m in memberships])
+
+
 def _log_in(state: AgentState, command: LogIn, now: datetime) -> Decision:
     after = replace(
         state,
         session=LoginSession(command.id, command.device, now),
-        memberships=tuple(replace(m, joined=True) for m in state.memberships),
+        memberships=_all(state.memberships, True),
     )
     return Change(
         command,
@@ -226,7 +231,7 @@ def _log_off(state: AgentState, command: LogOff, now: datetime) -> Decision:
         session=None,
         pause=None,
         planned=None,
-        memberships=tuple(replace(m, joined=False) for m in state.memberships),
+        memberships=_all(state.memberships, False),
     )
     return Change(
         command,

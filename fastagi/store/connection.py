@@ -23,7 +23,8 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.store.database import Place
 from fastagi.store.worker import Transactor
 
-MAX_STATES = 20_000  # of about 1 KiB
+MAX_STATES = 50_000  # of about 1 KiB
+MAX_EVENTS = 5_000
 
 
 def moment(seconds: float) -> datetime:
@@ -135,6 +136,8 @@ class Connection(Transactor):
         self._states: dict[str, Loaded] = {}
         self._version: int | None = None
         self._texts: dict[str, str] = {}
+        # The latest events written here, by number: what tells them to others need not read them.
+        self.events: dict[int, Event] = {}
         self.wrote_deliveries = False
         self.outdated = True
 
@@ -166,6 +169,7 @@ class Connection(Transactor):
 
     def rollback(self) -> None:
         self._states.clear()
+        self.events.clear()
         try:
             if self._cursor is not None and (self._open or not self._sqlite):
                 self._cursor.execute("ROLLBACK")
@@ -236,6 +240,20 @@ class Connection(Transactor):
         text = STATE.format(where=f"a.number IN ({_marks(size)})")
         for found in loaded(self.execute(text, wanted).fetchall()):
             self._states[found.state.number] = found
+
+    def warm(self, least: int, limit: int) -> list[Loaded]:
+        """Loads the states of up to ``limit`` agents from this id on, as far as there is room."""
+        room = min(limit, MAX_STATES - len(self._states))
+        if not self._sqlite or room <= 0:
+            return []
+        found = self.loaded_where(
+            "a.id IN (SELECT id FROM agents WHERE id >= ? AND archived_at IS NULL"
+            " ORDER BY id LIMIT ?)",
+            (least, room),
+        )
+        for one in found:
+            self._states.setdefault(one.state.number, one)
+        return found
 
     def load(self, number: str) -> Loaded | None:
         found = self._states.get(number)
@@ -395,6 +413,9 @@ class Connection(Transactor):
             seq = row[0]
         sinks = SINKS[event.type]
         if sinks:
+            if len(self.events) >= MAX_EVENTS:
+                self.events.clear()
+            self.events[seq] = event
             self.wrote_deliveries = True
             self.execute(
                 _DELIVERIES[len(sinks)],

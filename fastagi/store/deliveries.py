@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -68,9 +68,9 @@ def _key(id: int) -> tuple[str, int]:
     return _SINKS[sink].value, event
 
 
-_DUE = f"""
-SELECT {EVENT_COLUMNS}, d.event, d.attempts
-FROM deliveries d JOIN events e ON e.seq = d.event
+_DUE = """
+SELECT d.event, d.attempts
+FROM deliveries d
 WHERE d.sink = ? AND d.parked_at IS NULL AND d.due_at <= ?
   AND NOT EXISTS (
     SELECT 1 FROM deliveries h
@@ -85,6 +85,22 @@ _NOT_LEASED = """
       AND l.leased_until > ? AND l.leased_by <> ? AND l.parked_at IS NULL)
 """
 _ORDER = " ORDER BY d.event LIMIT ?"
+
+
+def _events(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Event]:
+    """The events with these numbers: those written a moment ago are at hand."""
+    missing = [number for number in numbers if number not in connection.events]
+    if not missing:
+        return connection.events
+    found = {number: connection.events[number] for number in numbers if number not in missing}
+    for begin in range(0, len(missing), 500):
+        some = missing[begin : begin + 500]
+        marks = ", ".join("?" * len(some))
+        rows = connection.execute(
+            f"SELECT {EVENT_COLUMNS}, e.seq FROM events e WHERE e.seq IN ({marks})", some
+        ).fetchall()
+        found.update((row[11], event_from(row)) for row in rows)
+    return found
 
 
 class Runs(Protocol):
@@ -130,9 +146,10 @@ class Deliveries:
                     connection.execute(
                         "UPDATE deliveries SET leased_until = ?, leased_by = ?"
                         " WHERE sink = ? AND event = ANY(?)",
-                        (at + LEASE, self._name, sink.value, [row[11] for row in rows]),
+                        (at + LEASE, self._name, sink.value, [row[0] for row in rows]),
                     )
-            return [Delivery(_id(sink, row[11]), sink, event_from(row), row[12]) for row in rows]
+            events = _events(connection, [row[0] for row in rows])
+            return [Delivery(_id(sink, seq), sink, events[seq], tries) for seq, tries in rows]
 
         return await self._store.run(job, writes=not self._store.sqlite)
 

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 DEADLINE = 10.0  # seconds a call may wait for its turn
 POSTGRESQL_THREADS = 8
+WARM_AT_ONCE = 200
 
 
 class PeeweeStore:
@@ -123,6 +124,23 @@ class PeeweeStore:
         return await self.workers.submit(
             job, writes=False, number=number, seen=lambda state: self._keep(number, state)
         )
+
+    async def warm_up(self) -> None:
+        """Reads the states of all agents, as far as there is room, a few at a time: the first call
+        of each then finds its agent at hand. On SQLite only; elsewhere there is no keeping them."""
+        least = 0
+
+        def job(connection: Connection) -> list[Loaded]:
+            return connection.warm(least, WARM_AT_ONCE)
+
+        def seen(found: list[Loaded]) -> None:
+            for one in found:
+                if len(self._known) < MAX_STATES:
+                    self._known.setdefault(one.state.number, one.state)
+
+        while found := await self.workers.submit(job, writes=False, seen=seen):
+            least = found[-1].state.id + 1
+            await asyncio.sleep(0.01)
 
     async def agent_at(self, interface: str) -> AgentState | None:
         def job(connection: Connection) -> AgentState | None:
