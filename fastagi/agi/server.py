@@ -389,6 +389,10 @@ class Connection:
                     session.reply_received(event)
                 elif type(event) is Hangup:
                     session.caller_hung_up()
+                    # Asterisk may have closed already, and reset the connection if a command was
+                    # on its way. libuv calls once for "data and error", then never again: look
+                    # whether there is more, or the command in flight would wait for its deadline.
+                    self._server.loop.call_soon(self.readable)
         except ProtocolError as error:
             self._server.malformed(self, error)
             lost = ConnectionLost(f"not AGI: {type(error).__name__}")
