@@ -151,22 +151,22 @@ def _event(
     )
 
 
-def member(state: AgentState, device: Device, membership: Membership) -> AddMember:
-    """The queue member that ``state`` means, on ``device``."""
-    return AddMember(
-        queue=membership.queue,
-        interface=device.interface,
-        state_interface=device.state_interface,
-        member_name=state.member_name,
-        penalty=membership.penalty,
-        paused=state.pause is not None,
-        reason=state.pause.reason.name if state.pause else "",
-    )
+def members(
+    state: AgentState, device: Device, memberships: tuple[Membership, ...]
+) -> list[AddMember]:
+    """What puts ``device`` into these queues as ``state`` means it: paused when the agent is."""
+    name, interface, of_state = state.member_name, device.interface, device.state_interface
+    paused, reason = state.pause is not None, state.pause.reason.name if state.pause else ""
+    return [
+        AddMember(m.queue, interface, of_state, name, m.penalty, paused, reason)
+        for m in memberships
+    ]
 
 
 def _joining(state: AgentState, device: Device, memberships: tuple[Membership, ...]) -> list[Step]:
     return [
-        Step(member(state, device, m), RemoveMember(m.queue, device.interface)) for m in memberships
+        Step(add, RemoveMember(add.queue, add.interface))
+        for add in members(state, device, memberships)
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from fastagi.agents.commands import Command, JoinQueue, LogIn, Unpause
-from fastagi.agents.model import AgentState, Change, Step, member
+from fastagi.agents.model import AgentState, Change, Step, members
 from fastagi.agents.operations import AddMember, Operation, ReportedMember
 
 
@@ -30,11 +30,11 @@ def restored(
     """Members that a restarted Asterisk has lost, with penalty, pause and reason as stored."""
     there = {(m.queue.lower(), m.interface.lower()) for m in reported}
     return [
-        (agent, member(agent, agent.session.device, membership))
+        (agent, add)
         for agent in agents
         if agent.session is not None
-        for membership in agent.joined
-        if (membership.queue.lower(), agent.session.device.interface.lower()) not in there
+        for add in members(agent, agent.session.device, agent.joined)
+        if (add.queue.lower(), add.interface.lower()) not in there
     ]
 
 

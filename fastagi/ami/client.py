@@ -277,6 +277,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         self.loop = asyncio.get_running_loop()
         self._memory = memoryview(bytearray(1 << 16))
         self._tail = b""
+        self._out: list[str] = []
         self._pending: dict[bytes, tuple[_Batch, int]] = {}
         self._lists: dict[bytes, _List] = {}
         self._order: deque[_Batch] = deque()
@@ -362,7 +363,16 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         self._order.append(batch)
         if self._timer is None:
             self._timer = self.loop.call_at(batch.deadline, self._look)
-        self.transport.write("".join(texts).encode())
+        # What the calls of one turn of the loop send goes out in one write: under load many come
+        # together, and each write costs more than all else about an action.
+        if not self._out:
+            self.loop.call_soon(self._send_out)
+        self._out += texts
+
+    def _send_out(self) -> None:
+        out, self._out = self._out, []
+        if not self.closed:
+            self.transport.write("".join(out).encode())
 
     def forget_timer(self) -> None:
         """After the login, whose limit may be longer than that of the actions that follow."""
