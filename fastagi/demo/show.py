@@ -15,7 +15,6 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -66,10 +65,11 @@ def main(*, cache: Path | None = None, wait: bool = True, config: Path | None = 
         try:
             settings = _configure(config or sample(), folder / "config")
             equipment = _prepare(settings, cache, console)
-            with contextlib.ExitStack() as stack:
-                demo = _start(stack, settings, equipment, folder, console)
-                interruption.hold()
-                return asyncio.run(interruption.cancels(demo.show(wait)))
+            interruption.hold()
+            demo = Demo(
+                settings, equipment, _asterisk(settings, equipment, folder), folder, console
+            )
+            return asyncio.run(interruption.cancels(demo.show(wait)))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return DONE if wait else INTERRUPTED
         except (DemoError, DebianError, AsteriskError, PhoneError) as error:
@@ -223,15 +223,9 @@ def _prepare(settings: Settings, cache: Path | None, console: Console) -> Equipm
         return prepare(known, cache=cache, on_progress=tell)
 
 
-def _start(
-    stack: contextlib.ExitStack,
-    settings: Settings,
-    equipment: Equipment,
-    folder: Path,
-    console: Console,
-) -> "Demo":
+def _asterisk(settings: Settings, equipment: Equipment, folder: Path) -> Asterisk:
     secret = settings.asterisk.secret.get_secret_value()
-    asterisk = Asterisk(
+    return Asterisk(
         folder / "asterisk",
         equipment.asterisk,
         extensions=[
@@ -250,13 +244,6 @@ def _start(
         ami_username=settings.asterisk.username,
         ami_secret=secret,
     )
-    stack.enter_context(asterisk)
-    console.print(f"[bold]Asterisk[/]  {asterisk.cli('core show version').split(' built')[0]}")
-    demo = Demo(settings, equipment, asterisk, folder, console)
-    stack.callback(_stop, demo.serve())
-    demo.wait_connected()
-    console.print(f"[bold]service[/]   fastagi serve --config {folder / 'config'}")
-    return demo
 
 
 def _sip_port() -> int:
@@ -268,13 +255,14 @@ def _sip_port() -> int:
     return 5060
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
     try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
+        await asyncio.wait_for(process.wait(), 10)
+    except TimeoutError:
         process.kill()
-        process.wait()
+        await process.wait()
 
 
 @dataclass(slots=True)
@@ -286,41 +274,50 @@ class Demo:
     asterisk: Asterisk
     folder: Path
     console: Console
-    _service: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    _service: asyncio.subprocess.Process | None = field(default=None, init=False)
 
     @property
     def config(self) -> Path:
         return self.folder / "config"
 
-    def serve(self) -> "subprocess.Popen[bytes]":
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Asterisk and the service. Nothing is awaited between a start and its promised end."""
+        asterisk = self.asterisk
+        asterisk.spawn()
+        stack.callback(asterisk.stop)
+        await asyncio.to_thread(asterisk.wait_booted)
+        version = await asterisk.ask("core show version")
+        self.console.print(f"[bold]Asterisk[/]  {version.split(' built')[0]}")
         with (self.folder / "service.log").open("ab") as log:
-            self._service = subprocess.Popen(
-                self._fastagi("serve"),
-                stdin=subprocess.DEVNULL,
+            self._service = await asyncio.create_subprocess_exec(
+                *self._fastagi("serve"),
+                stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us; it gets SIGTERM when its turn comes
                 preexec_fn=dies_with_us(signal.SIGTERM),
             )
-        return self._service
+        stack.push_async_callback(_stop, self._service)
+        await self._wait_connected()
+        self.console.print(
+            f"[bold]service[/]   fastagi serve --config {self.config}", soft_wrap=True
+        )
 
-    def wait_connected(self, within: float = 30) -> None:
+    async def _wait_connected(self, within: float = 30) -> None:
         """Until calls are answered and Asterisk has seen the service log in."""
         deadline = time.monotonic() + within
-        user = self.settings.asterisk.username
+        user = re.escape(self.settings.asterisk.username)
         listen = self.settings.fastagi.listen
         while time.monotonic() < deadline:
-            if self._service is None or self._service.poll() is not None:
+            if self._service is None or self._service.returncode is not None:
                 break
-            connected = re.search(
-                rf"^\s*{re.escape(user)}\s",
-                self.asterisk.cli("manager show connected"),
-                re.MULTILINE,
-            )
-            with contextlib.suppress(OSError), socket.create_connection(listen, timeout=1):
-                if connected:
+            connected = await self.asterisk.ask("manager show connected")
+            if re.search(rf"^\s*{user}\s", connected, re.MULTILINE):
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection(*listen)
+                    writer.close()
                     return
-            time.sleep(0.05)
+            await asyncio.sleep(0.05)
         words = (self.folder / "service.log").read_text(errors="replace").splitlines()[-15:]
         raise DemoError("the service did not start\n" + "\n".join(words))
 
@@ -329,6 +326,7 @@ class Demo:
 
     async def show(self, wait: bool) -> int:
         async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
             phones = [
                 await stack.enter_async_context(
                     Phone(
@@ -492,9 +490,8 @@ class Demo:
                     await asyncio.sleep(0.1)
 
         async def watch_service() -> None:
-            # A process has no event to wait for, and a thread waiting for it would keep us here.
-            while self._service is not None and self._service.poll() is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.5)
+            if self._service is not None:
+                await self._service.wait()
             raise DemoError("the service ended")
 
         tasks = [
