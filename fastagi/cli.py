@@ -599,7 +599,7 @@ def set_up_log(form: LogFormat, level: LogLevel) -> None:
 
     least = logging.getLevelNamesMapping()[level.upper()]
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=form is LogFormat.JSON)
-    render: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
+    render: Any = structlog.processors.JSONRenderer(json_line)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -650,6 +650,12 @@ class Lines:
         with contextlib.suppress(OSError, ValueError):  # whoever read the log is gone
             self._stream.write("".join(lines))
             self._stream.flush()
+
+
+def json_line(event: Any, **_: object) -> str:
+    import orjson
+
+    return orjson.dumps(event, default=str).decode()
 
 
 def console_line(_: object, __: str, event: Any) -> str:

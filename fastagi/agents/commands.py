@@ -24,7 +24,8 @@ class Actor:
 
     def as_dict(self) -> dict[str, Any]:
         """Only what is known, for JSON."""
-        return {key: value for key, value in asdict(self).items() if value}
+        named = [(item.name, getattr(self, item.name)) for item in fields(self)]
+        return {key: value for key, value in named if value}
 
 
 @dataclass(frozen=True, slots=True)

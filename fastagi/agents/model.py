@@ -5,7 +5,7 @@ Pure: no I/O, no clock, no random. The same state, command and time give the sam
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from fastagi.agents import errors
@@ -128,26 +128,32 @@ def decide(
 
 
 def _event(
-    type: EventType, state: AgentState, command: Command, now: datetime, n: int = 1, **more: object
+    type: EventType,
+    state: AgentState,
+    command: Command,
+    now: datetime,
+    n: int = 1,
+    *,
+    reason: str = "",
+    queues: tuple[str, ...] | None = None,
 ) -> Event:
     session = state.session
-    values: dict[str, object] = {
-        "extension": session.device.extension if session else "",
-        "context": session.device.context if session else "",
-        "queues": tuple(m.queue for m in state.joined),
-        "reason": "",
-    }
-    if session and type is EventType.LOGOUT:
-        values["session_seconds"] = max(0, int((now - session.since).total_seconds()))
-    values.update(more)
+    assert session is not None
+    lasted = now - session.since if type is EventType.LOGOUT else timedelta()
     return Event(
         id=f"{command.id}-{n}",
         type=type,
         agent=state.number,
+        extension=session.device.extension,
+        queues=tuple([m.queue for m in state.memberships if m.joined])
+        if queues is None
+        else queues,
+        reason=reason,
         source=command.source,
         actor=command.actor,
         occurred_at=now,
-        **values,  # type: ignore[arg-type]
+        context=session.device.context,
+        session_seconds=max(0, int(lasted.total_seconds())),
     )
 
 

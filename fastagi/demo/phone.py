@@ -117,6 +117,7 @@ class Phone:
     _tokens: "itertools.count[int]" = field(default_factory=itertools.count, init=False, repr=False)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition, init=False, repr=False)
     _current: Call | None = field(default=None, init=False, repr=False)
+    _nameless: Call | None = field(default=None, init=False, repr=False)  # dialled, no id yet
     _refused: str = field(default="", init=False, repr=False)
 
     # -- plugged in and out ---------------------------------------------------------------
@@ -263,14 +264,20 @@ class Phone:
             raise ValueError(f"cannot be dialled: {number!r}")
         # RFC 3261 section 25.1: a * may stand in the user part as it is, a # may not.
         user = number.replace("#", "%23")
-        before = set(self.calls)
-        await self._command("dial", f"sip:{user}@127.0.0.1:{self.sip_port}")
-        async with asyncio.timeout(5):
-            await self._until(
-                lambda: any(not c.incoming for i, c in self.calls.items() if i not in before)
-            )
-        self._current = next(c for i, c in self.calls.items() if i not in before and not c.incoming)
-        return self._current
+        call = Call("", f"sip:{user}", incoming=False)
+        self._current = self._nameless = call
+        told = await self._command("dial", f"sip:{user}@127.0.0.1:{self.sip_port}")
+        # baresip 1.1 says which call it is. 1.0 does not, nor does either tell of a call before it
+        # rings, is answered or ends: the first that is told of will be this one.
+        named = re.search(r"call id: (\S+)", str(told.get("data", "")))
+        if named and not call.id:
+            self._name(call, named[1])
+        return call
+
+    def _name(self, call: Call, number: str) -> None:
+        call.id = number
+        self.calls[number] = call
+        self._nameless = None
 
     async def press(self, keys: str) -> None:
         """Press keys one after the other: RFC 4733 events in the call's RTP stream."""
@@ -285,7 +292,9 @@ class Phone:
         call = self._current
         if call is None or call.closed.is_set():
             return
-        await self._command("hangup")
+        # baresip 1.1 has no current call before it rings or is answered, so it is told which; 1.0
+        # takes its only one.
+        await self._command("hangup", f"callid={call.id}" if call.id else "")
         await self.wait_closed()
 
     async def answer(self) -> None:
@@ -390,11 +399,14 @@ class Phone:
         if event.get("class") != "call" or not number:
             return
         async with self._changed:
-            call = self.calls.get(number)
-            if call is None:
-                incoming = event.get("direction") == "incoming"
-                call = Call(number, str(event.get("peeruri", "")), incoming)
-                self.calls[number] = call
+            incoming = event.get("direction") == "incoming"
+            if number not in self.calls:
+                if self._nameless is not None and not incoming:
+                    self._name(self._nameless, number)
+                else:
+                    peer = str(event.get("peeruri", ""))
+                    self.calls[number] = Call(number, peer, incoming)
+            call = self.calls[number]
             if kind == "CALL_ESTABLISHED":
                 call.established.set()
                 self._current = call
@@ -411,10 +423,11 @@ class Phone:
 
     async def _all_closed(self, reason: str) -> None:
         async with self._changed:
-            for call in self.calls.values():
+            for call in [*self.calls.values(), *([self._nameless] if self._nameless else [])]:
                 if not call.closed.is_set():
                     call.reason = reason
                     call.closed.set()
+            self._nameless = None
             self._changed.notify_all()
 
     # -- its files ------------------------------------------------------------------------
