@@ -9,7 +9,7 @@ import pytest
 from fastagi.demo.asterisk import Asterisk, clipped
 from fastagi.demo.equipment import Equipment
 from tests.conftest import TEST_DIALPLAN
-from tests.journey.parts import Desk, Peer, Service, Wire
+from tests.journey.parts import Desk, Peer, Service, Spare, Wire
 
 MakeService = Callable[..., Service]
 Desks = Callable[..., Any]
@@ -24,14 +24,20 @@ def _session_asterisk(
     """An Asterisk of the journeys' own: its prompts are so short that status is told in a second,
     and nobody's left-over registrations are in it."""
     folder = tmp_path_factory.mktemp("journey")
-    program = clipped(equipment.asterisk, folder / "clipped", seconds=0.1)
+    program = clipped(equipment.asterisk, folder / "clipped", seconds=0.04)
     with Asterisk(folder, program, more_dialplan=TEST_DIALPLAN) as asterisk:
         yield asterisk
 
 
+@pytest.fixture(scope="session")
+def _spare() -> Iterator[None]:
+    yield
+    Spare.leave()
+
+
 @pytest.fixture
 def make_service(
-    asterisk: Asterisk, tmp_path: Path, request: pytest.FixtureRequest
+    asterisk: Asterisk, tmp_path: Path, request: pytest.FixtureRequest, _spare: None
 ) -> Iterator[MakeService]:
     """``make_service(login={"already_elsewhere": "move"})``: configured and started.
 

@@ -49,6 +49,53 @@ async def until(condition: Callable[[], object], *, within: float = 20, what: st
 # -- the service ----------------------------------------------------------------------------
 
 
+class Spare:
+    """A process that has imported the service and waits for its command line.
+
+    Starting the interpreter is most of a start; the next one does it while a test listens to
+    prompts. From the command line on it is what ``python -m fastagi`` is.
+    """
+
+    _PROGRAM = """
+import json, os, sys
+import fastagi.app, fastagi.cli, fastagi.store, uvloop
+line = sys.stdin.readline()
+if not line:
+    sys.exit()
+log, words = json.loads(line)
+out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+os.dup2(out, 1)
+os.dup2(out, 2)
+sys.argv = ["fastagi", *words]
+fastagi.cli.main()
+"""
+    _waiting: "subprocess.Popen[bytes] | None" = None
+
+    @classmethod
+    def take(cls, log: Path, words: list[str]) -> "subprocess.Popen[bytes]":
+        process = cls._waiting or cls._spawn()
+        assert process.stdin is not None
+        process.stdin.write(json.dumps([str(log), words]).encode() + b"\n")
+        process.stdin.close()
+        cls._waiting = cls._spawn()
+        return process
+
+    @classmethod
+    def leave(cls) -> None:
+        process, cls._waiting = cls._waiting, None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            process.wait()
+
+    @staticmethod
+    def _spawn() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-c", Spare._PROGRAM],
+            stdin=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(SAMPLE.parent)},
+        )
+
+
 class Service:
     """``fastagi serve`` with the sample configuration, changed where a test wants it."""
 
@@ -120,15 +167,10 @@ class Service:
 
     def spawn(self) -> int:
         """Returns where in its log this life begins."""
-        with self.log.open("ab") as log:
-            began = log.tell()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "fastagi", "serve", "--log-format", "json"]
-                + ["--config", str(self.config)],
-                stderr=log,
-                stdout=log,
-                env=os.environ | {"PYTHONPATH": str(SAMPLE.parent)},
-            )
+        self.log.touch()
+        began = self.log.stat().st_size
+        words = ["serve", "--log-format", "json", "--config", str(self.config)]
+        self.process = Spare.take(self.log, words)
         return began
 
     def kill(self) -> None:

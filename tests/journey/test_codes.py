@@ -112,9 +112,7 @@ def languages(heard: Any) -> list[tuple[str, str]]:
     return [(played.sound, played.language) for played in heard.played]
 
 
-async def test_a_french_agent_hears_french_at_an_english_phone(
-    service: Service, desk: Any
-) -> None:
+async def test_a_french_agent_hears_french_at_an_english_phone(service: Service, desk: Any) -> None:
     phone: Desk = await desk("1001")
     assert languages(await phone.dial("*314004")) == [("agent-loginok", "fr")]
     for code, steps in (

@@ -1,5 +1,6 @@
 """The receiver is put down at every step: nothing stays half done, the next call is served."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -52,6 +53,21 @@ async def test_nothing_changes(step: str, service: Service, desk: Any) -> None:
     assert (await phone.dial("*35")).outcome == expected
 
 
+async def test_no_call_is_left_behind(service: Service, desk: Any) -> None:
+    """Hung up in the very moment in which the first sound begins, when Asterisk closes the
+    connection while the service's next command is on its way."""
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    for done in range(1, 26):
+        conversation = await phone.lift("*36")
+        await conversation.hears("spy-agent")
+        await conversation.hang_up()
+        await until(lambda done=done: len(service.logged("call")) == done + 1)  # type: ignore[misc]
+    service.signal(signal.SIGTERM)
+    await until(lambda: service.logged("stopping: calls in progress finish"))
+    assert service.logged("stopping: calls in progress finish")[0]["calls"] == 0
+
+
 async def test_asked_to_move(service: Service, desk: Any) -> None:
     old, new = await desk("1001"), await desk("1003")
     await old.dial("*314001")
@@ -66,9 +82,7 @@ async def test_asked_to_move(service: Service, desk: Any) -> None:
     service.agrees()
 
 
-async def test_while_the_answer_is_told_what_is_done_is_done(
-    make_service: Any, desk: Any
-) -> None:
+async def test_while_the_answer_is_told_what_is_done_is_done(make_service: Any, desk: Any) -> None:
     service = make_service(prompts={"LOGGED_IN": ["agent-loginok", "silence/5"]})
     phone = await desk("1001")
     conversation = await phone.lift("*314001")

@@ -10,17 +10,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pyst2's
 
 SECRET = "908172"  # like nothing else that is written anywhere
 GUESS = "716253"
+SHORT = "4321"
 
 
 @pytest.fixture
 def guarded(make_service: Any) -> Any:
-    """4003 and 4006 have the PIN SECRET; three wrong ones lock."""
+    """4003 and 4006 have a PIN; so many wrong ones lock."""
 
-    def make(failures: int = 3) -> Service:
+    def make(failures: int, pin: str = SHORT) -> Service:
         agents = sample()["agents"]
         for agent in agents:
             if "pin" in agent:
-                agent["pin"] = SECRET
+                agent["pin"] = pin
         lockout = {"failures": failures, "within": "15m", "for": "15m"}
         service: Service = make_service(agents=agents, login={"lockout": lockout})
         return service
@@ -31,7 +32,7 @@ def guarded(make_service: Any) -> Any:
 async def test_wrong_then_right_and_nothing_is_written_down(
     guarded: Any, desk: Any, asterisk: Any, peer: Peer
 ) -> None:
-    service = guarded(5)
+    service = guarded(5, SECRET)
     mark = asterisk.mark()
     phone = await desk("1001")
     conversation = await phone.lift("*314003")
@@ -81,14 +82,14 @@ async def test_too_many_wrong_pins_lock_the_agent_everywhere(guarded: Any, desk:
     heard = await (await desk("1001")).dial("*314003", ("agent-pass", "1#"), ("auth-incorrect", "2#"), ("auth-incorrect", "3#"))  # fmt: skip
     assert heard.outcome == "WRONG_PIN"
     other = await desk("1003")
-    heard = await other.dial("*314003", ("agent-pass", SECRET + "#"))
+    heard = await other.dial("*314003", ("agent-pass", SHORT + "#"))
     assert (heard.outcome, heard.sounds[-2:]) == ("AGENT_LOCKED", ["vm-isunavail", "vm-goodbye"])
     # a restart forgets nothing
     service.kill()
     service.start()
-    assert (await other.dial("*314003", ("agent-pass", SECRET + "#"))).outcome == "AGENT_LOCKED"
+    assert (await other.dial("*314003", ("agent-pass", "1#"))).outcome == "AGENT_LOCKED"
     # somebody else is not locked, on another phone
-    assert (await other.dial("*314006", ("agent-pass", SECRET + "#"))).outcome == "LOGGED_IN"
+    assert (await other.dial("*314006", ("agent-pass", SHORT + "#"))).outcome == "LOGGED_IN"
     assert service.members()["support"] == {"PJSIP/1003"}
     assert [(e["agent"], e["extension"], e["reason"]) for e in service.events("login-refused")] == [
         ("4003", "1001", "WRONG_PIN"),
@@ -107,12 +108,15 @@ async def test_guessing_at_one_phone_locks_the_phone(guarded: Any, desk: Any) ->
             await conversation.press("1#")
             await conversation.hears("auth-incorrect")
         await conversation.hang_up()
-    heard = await phone.dial("*314006", ("agent-pass", SECRET + "#"))
-    assert (heard.outcome, heard.sounds[-2:]) == ("EXTENSION_LOCKED", ["vm-isunavail", "vm-goodbye"])
+    heard = await phone.dial("*314006", ("agent-pass", SHORT + "#"))
+    assert (heard.outcome, heard.sounds[-2:]) == (
+        "EXTENSION_LOCKED",
+        ["vm-isunavail", "vm-goodbye"],
+    )
     # who has no PIN is nobody to guess at, and another phone is not locked
     assert (await phone.dial("*314001")).outcome == "LOGGED_IN"
     other = await desk("1003")
-    assert (await other.dial("*314006", ("agent-pass", SECRET + "#"))).outcome == "LOGGED_IN"
+    assert (await other.dial("*314006", ("agent-pass", SHORT + "#"))).outcome == "LOGGED_IN"
     service.agrees()
 
 
@@ -121,5 +125,5 @@ async def test_nothing_entered_is_no_guess(guarded: Any, desk: Any) -> None:
     phone = await desk("1001")
     heard = await phone.dial("*314003", ("agent-pass", "#"), ("auth-incorrect", "#"), ("auth-incorrect", "#"))  # fmt: skip
     assert heard.outcome == "NO_INPUT"
-    assert (await phone.dial("*314003", ("agent-pass", SECRET + "#"))).outcome == "LOGGED_IN"
+    assert (await phone.dial("*314003", ("agent-pass", SHORT + "#"))).outcome == "LOGGED_IN"
     service.agrees()

@@ -119,9 +119,7 @@ async def test_a_moved_agent_is_rung_at_the_new_place(service: Service, desk: An
     assert not old.phone.answered
 
 
-async def test_a_remote_agent_gets_a_queue_call(
-    service: Service, desk: Any, asterisk: Any
-) -> None:
+async def test_a_remote_agent_gets_a_queue_call(service: Service, desk: Any, asterisk: Any) -> None:
     phone, caller = await desk("1001"), await desk("1003")
     heard = await phone.dial("*314001*0555123")
     assert (heard.outcome, heard.extension) == ("LOGGED_IN", "0555123")

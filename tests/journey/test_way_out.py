@@ -15,7 +15,7 @@ async def test_nobody_answers(service: Service, desk: Any) -> None:
     phone = await desk("1001")
     await phone.dial("*314001")
     assert service.stop() == 0
-    for code in ("*31", "*314001", "*32", "*331", "*34", "*35", "*36", "*30", "*39"):
+    for code in ("*31", "*314001", "*32", "*331", "*36"):
         heard = await phone.dial(code)
         assert (code, heard.sounds, heard.outcome) == (code, SORRY, "")
     service.start()
@@ -33,21 +33,19 @@ async def test_the_standby_server_takes_over(
     make_service: Any, desk: Any, postgres_url: str
 ) -> None:
     second = make_service(name="second", database=postgres_url)
-    first = make_service(
-        database=postgres_url, fastagi={"standby": [f"127.0.0.1:{second.port}"]}
-    )
+    first = make_service(database=postgres_url, fastagi={"standby": [f"127.0.0.1:{second.port}"]})
     phone = await desk("1001")
     assert (await phone.dial("*314001")).outcome == "LOGGED_IN"
     assert not second.logged("call")
     first.kill()
     heard = await phone.dial("*331")
     assert (heard.outcome, heard.reason) == ("PAUSED", "lunch")
-    assert len(second.logged("call")) == 1
+    await until(lambda: len(second.logged("call")) == 1)
     second.agrees()
     # the first one is back and knows what happened meanwhile
     first.start()
     assert (await phone.dial("*34")).outcome == "UNPAUSED"
-    assert len(first.logged("call")) == 2
+    await until(lambda: len(first.logged("call")) == 2)
     first.agrees()
 
 
@@ -55,9 +53,7 @@ async def test_killed_in_mid_call_the_standby_server_asks_again(
     make_service: Any, desk: Any, postgres_url: str
 ) -> None:
     second = make_service(name="second", database=postgres_url)
-    first = make_service(
-        database=postgres_url, fastagi={"standby": [f"127.0.0.1:{second.port}"]}
-    )
+    first = make_service(database=postgres_url, fastagi={"standby": [f"127.0.0.1:{second.port}"]})
     conversation = await (await desk("1001")).lift("*31")
     await conversation.hears("agent-user")
     first.kill()
