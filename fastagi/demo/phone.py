@@ -437,6 +437,8 @@ class Phone:
         heard = self.folder / "heard"
         heard.mkdir(exist_ok=True)
         listen = free_port(beside=1)  # it takes the next port too
+        while control in (listen, listen + 1):
+            listen = free_port(beside=1)
         # The microphone is wired to the earpiece: that source never ends, where a sound file takes
         # the call with it at its end (baresip's aufile), and it keeps RTP and so the keys going.
         modules = ["g711.so", "aubridge.so", *(["sndfile.so"] if self.record else [])]
