@@ -42,6 +42,7 @@ exten => 602,1,Busy()
 exten => 603,1,Answer()
  same => n,Wait(120)
  same => n,Hangup()
+exten => 604,1,Wait(120)
 """
 
 Eventually = Callable[..., Awaitable[None]]

@@ -294,7 +294,7 @@ class Phone:
             return
         # baresip 1.1 has no current call before it rings or is answered, so it is told which; 1.0
         # takes its only one.
-        await self._command("hangup", f"callid={call.id}" if call.id else "")
+        await self._command("hangup", call.id)
         await self.wait_closed()
 
     async def answer(self) -> None:

@@ -131,6 +131,9 @@ async def test_the_phone_among_unpacked_packages(
             call = await other.wait_answered()
             await phone.hangup()
             await asyncio.wait_for(call.closed.wait(), 10)
+        unanswered = await phone.start_call("604")
+        await phone.hangup()
+        assert unanswered.closed.is_set()
 
 
 async def test_a_french_phone_hears_french(asterisk: Asterisk, phones: MakePhone) -> None:
@@ -141,6 +144,19 @@ async def test_a_french_phone_hears_french(asterisk: Asterisk, phones: MakePhone
     await phone.hangup()
     heard = asterisk.prompts("PJSIP/1002", since=mark)
     assert [(played.sound, played.language) for played in heard] == [("agent-pass", "fr")]
+
+
+async def test_hung_up_before_anybody_answers(phones: MakePhone, asterisk: Asterisk) -> None:
+    """Nothing is told of such a call, not even that it rings."""
+    phone = await phones("1001")
+    call = await phone.start_call("604")
+    assert not call.established.is_set()
+    await phone.hangup()
+    assert call.closed.is_set()
+    again = await phone.dial("600")
+    assert again is not call
+    assert again.active
+    await phone.hangup()
 
 
 async def test_one_phone_calls_another(asterisk: Asterisk, phones: MakePhone) -> None:
