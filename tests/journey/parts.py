@@ -23,16 +23,21 @@ from typer.testing import CliRunner
 from fastagi import config
 from fastagi.agi.prompts import Digits, Number, Phrase
 from fastagi.cli import app
+from fastagi.contract import Variable
 from fastagi.demo.asterisk import Asterisk, Played, free_port
 from fastagi.demo.phone import Phone
 from fastagi.dialplan import AFTER_CONTEXT, render_dialplan, render_manager
 
 SAMPLE = Path(__file__).parents[2] / "config"
 
+STATUS, NUMBER = Variable.STATUS.value, Variable.NUMBER.value
+EXTENSION, REASON = Variable.EXTENSION.value, Variable.PAUSE_REASON.value
+
 # An admin's own continuation: what it sees of a call goes into Asterisk's log.
+_SEEN = "|".join(f"${{{name}}}" for name in ("ARG1", STATUS, NUMBER, EXTENSION, REASON))
 AFTER = f"""
 [{AFTER_CONTEXT}]
-exten => s,1,NoOp(result=${{ARG1}}|${{AGENT_STATUS}}|${{AGENT_NUMBER}}|${{AGENT_EXTENSION}}|${{AGENT_PAUSE_REASON}})
+exten => s,1,NoOp(result={_SEEN})
  same => n,Return()
 """
 
@@ -340,7 +345,7 @@ class Conversation:
 
     async def hang_up(self) -> Heard:
         """At any moment, answered or not."""
-        await self.phone._command("hangup")
+        await self.phone.hangup()
         return await self.end()
 
     async def end(self) -> Heard:

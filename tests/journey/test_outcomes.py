@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from fastagi.agents.model import AgentState, LoginSession, Membership
 from fastagi.agents.devices import Device
+from fastagi.agents.model import AgentState, LoginSession, Membership
 from fastagi.agi import prompts
 from fastagi.agi.prompts import Facts
 from fastagi.contract import Outcome

@@ -79,7 +79,9 @@ async def test_wrong_then_right_and_nothing_is_written_down(
 
 async def test_too_many_wrong_pins_lock_the_agent_everywhere(guarded: Any, desk: Any) -> None:
     service = guarded(3)
-    heard = await (await desk("1001")).dial("*314003", ("agent-pass", "1#"), ("auth-incorrect", "2#"), ("auth-incorrect", "3#"))  # fmt: skip
+    heard = await (await desk("1001")).dial(
+        "*314003", ("agent-pass", "1#"), *[("auth-incorrect", "2#")] * 2
+    )
     assert heard.outcome == "WRONG_PIN"
     other = await desk("1003")
     heard = await other.dial("*314003", ("agent-pass", SHORT + "#"))
@@ -123,7 +125,7 @@ async def test_guessing_at_one_phone_locks_the_phone(guarded: Any, desk: Any) ->
 async def test_nothing_entered_is_no_guess(guarded: Any, desk: Any) -> None:
     service = guarded(1)
     phone = await desk("1001")
-    heard = await phone.dial("*314003", ("agent-pass", "#"), ("auth-incorrect", "#"), ("auth-incorrect", "#"))  # fmt: skip
+    heard = await phone.dial("*314003", ("agent-pass", "#"), *[("auth-incorrect", "#")] * 2)
     assert heard.outcome == "NO_INPUT"
     assert (await phone.dial("*314003", ("agent-pass", SHORT + "#"))).outcome == "LOGGED_IN"
     service.agrees()

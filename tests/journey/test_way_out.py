@@ -36,6 +36,7 @@ async def test_the_standby_server_takes_over(
     first = make_service(database=postgres_url, fastagi={"standby": [f"127.0.0.1:{second.port}"]})
     phone = await desk("1001")
     assert (await phone.dial("*314001")).outcome == "LOGGED_IN"
+    await until(lambda: first.logged("call"))
     assert not second.logged("call")
     first.kill()
     heard = await phone.dial("*331")
