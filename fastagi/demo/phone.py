@@ -116,6 +116,7 @@ class Phone:
     )
     _tokens: "itertools.count[int]" = field(default_factory=itertools.count, init=False, repr=False)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition, init=False, repr=False)
+    _dialling: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _current: Call | None = field(default=None, init=False, repr=False)
     _nameless: Call | None = field(default=None, init=False, repr=False)  # dialled, no id yet
     _refused: str = field(default="", init=False, repr=False)
@@ -266,12 +267,13 @@ class Phone:
         user = number.replace("#", "%23")
         call = Call("", f"sip:{user}", incoming=False)
         self._current = self._nameless = call
-        told = await self._command("dial", f"sip:{user}@127.0.0.1:{self.sip_port}")
-        # baresip 1.1 says which call it is. 1.0 does not, nor does either tell of a call before it
-        # rings, is answered or ends: the first that is told of will be this one.
-        named = re.search(r"call id: (\S+)", str(told.get("data", "")))
-        if named and not call.id:
-            self._name(call, named[1])
+        async with self._dialling:
+            told = await self._command("dial", f"sip:{user}@127.0.0.1:{self.sip_port}")
+            # baresip 1.1 says which call it is. 1.0 does not, nor does either tell of a call before
+            # it rings, is answered or ends: the first that is told of will be this one.
+            named = re.search(r"call id: (\S+)", str(told.get("data", "")))
+            if named and not call.id:
+                self._name(call, named[1])
         return call
 
     def _name(self, call: Call, number: str) -> None:
@@ -294,7 +296,8 @@ class Phone:
             return
         # baresip 1.1 has no current call before it rings or is answered, so it is told which; 1.0
         # takes its only one.
-        await self._command("hangup", call.id)
+        async with self._dialling:
+            await self._command("hangup", call.id)
         await self.wait_closed()
 
     async def answer(self) -> None:
