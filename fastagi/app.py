@@ -129,7 +129,7 @@ class App:
             # What is there now stays: the collector need not look through it again.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(10_000, 20, 50)
+            gc.set_threshold(50_000, 20, 50)
             self._ready()
             await self._stop.wait()
             log.info("stopping: calls in progress finish", calls=server.active)

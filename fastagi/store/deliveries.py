@@ -72,11 +72,15 @@ _DUE = """
 SELECT d.event, d.attempts
 FROM deliveries d
 WHERE d.sink = ? AND d.parked_at IS NULL AND d.due_at <= ?
+"""
+_NOT_HELD = """
   AND NOT EXISTS (
     SELECT 1 FROM deliveries h
     WHERE h.sink = d.sink AND h.agent = d.agent AND h.event < d.event
       AND h.due_at > 0 AND h.due_at > ? AND h.parked_at IS NULL)
 """
+# Whether any delivery to a sink was ever postponed and is still there: hardly ever.
+_ANY_HELD = "SELECT 1 FROM deliveries WHERE sink = ? AND due_at > 0 LIMIT 1"
 # Others' leases are held back in the same way: their agent's later events are not ours to tell.
 _NOT_LEASED = """
   AND NOT EXISTS (
@@ -132,15 +136,21 @@ class Deliveries:
         at = now.timestamp()
 
         def job(connection: Connection) -> list[Delivery]:
+            held: tuple[float, ...]
             if connection.sqlite:
-                rows = connection.execute(_DUE + _ORDER, (sink.value, at, at, limit)).fetchall()
+                if connection.execute(_ANY_HELD, (sink.value,)).fetchone() is None:
+                    query, held = _DUE + _ORDER, ()
+                else:
+                    query, held = _DUE + _NOT_HELD + _ORDER, (at,)
+                rows = connection.execute(query, (sink.value, at, *held, limit)).fetchall()
             else:
                 # One service at a time asks, so that an agent's events never go to two.
                 connection.execute(
                     "SELECT pg_advisory_xact_lock(hashtextextended(?, 1))", (sink.value,)
                 )
                 rows = connection.execute(
-                    _DUE + _NOT_LEASED + _ORDER, (sink.value, at, at, at, self._name, limit)
+                    _DUE + _NOT_HELD + _NOT_LEASED + _ORDER,
+                    (sink.value, at, at, at, self._name, limit),
                 ).fetchall()
                 if rows:
                     connection.execute(
@@ -155,10 +165,19 @@ class Deliveries:
 
     async def delivered(self, ids: Sequence[int], /) -> None:
         """These need not be told again."""
-        keys = [_key(id) for id in ids]
+        keys = sorted([_key(id) for id in ids])
 
         def job(connection: Connection) -> None:
-            connection.executemany("DELETE FROM deliveries WHERE sink = ? AND event = ?", keys)
+            begin = 0
+            for end in range(1, len(keys) + 1):
+                sink, event = keys[end - 1]
+                if end == len(keys) or keys[end] != (sink, event + 1):
+                    # Event by event without a gap, as they nearly always come: one statement.
+                    connection.execute(
+                        "DELETE FROM deliveries WHERE sink = ? AND event BETWEEN ? AND ?",
+                        (sink, keys[begin][1], event),
+                    )
+                    begin = end
 
         if keys:
             await self._store.run(job)

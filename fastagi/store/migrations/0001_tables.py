@@ -68,6 +68,7 @@ def up(migrator, db):  # type: ignore[no-untyped-def]
         class Meta:
             table_name = "devices_in_use"
             without_rowid = isinstance(db, pw.SqliteDatabase)
+            without_rowid = isinstance(db, pw.SqliteDatabase)
 
     class LoginSession(Table):
         id = pw.TextField(primary_key=True)
@@ -86,6 +87,7 @@ def up(migrator, db):  # type: ignore[no-untyped-def]
 
         class Meta:
             table_name = "login_sessions"
+            without_rowid = isinstance(db, pw.SqliteDatabase)
 
     class PauseSegment(Table):
         id = pw.TextField(primary_key=True)
@@ -100,6 +102,7 @@ def up(migrator, db):  # type: ignore[no-untyped-def]
 
         class Meta:
             table_name = "pause_segments"
+            without_rowid = isinstance(db, pw.SqliteDatabase)
 
     class Event(Table):
         seq = never_again(primary_key=True)
