@@ -91,19 +91,21 @@ class Call:
         self.reason: PauseReason | None = None
         self.status_of: AgentState | None = None
         self._answered = False
-        self._language = request.language
+        self._language = self._wanted = request.language
 
     # -- speaking and asking
 
     async def _answer(self) -> None:
+        if self._wanted != self._language:
+            self._language = self._wanted
+            await self.session.set_variable("CHANNEL(language)", self._language)
         if not self._answered:
             await self.session.answer()
             self._answered = True
 
-    async def use_language(self, language: str) -> None:
-        if language and language != self._language:
-            self._language = language
-            await self.session.set_variable("CHANNEL(language)", language)
+    def use_language(self, language: str) -> None:
+        """From the next word on: a change is not kept waiting for it."""
+        self._wanted = language or self._language
 
     async def say(self, phrase: Phrase, escape: str = "") -> str:
         """Speaks; returns the digit that cut it short, if any of ``escape`` was pressed."""
@@ -173,15 +175,15 @@ class Call:
             state = await self.service.agent_at(self.device.interface)
         if state is None:
             raise errors.NotLoggedIn(self.own_extension)
-        await self.met(state)
+        self.met(state)
         return state
 
-    async def met(self, state: AgentState) -> None:
+    def met(self, state: AgentState) -> None:
         self.agent = state.number
         if state.session:
             self.extension = state.session.device.extension
         self.reason = state.pause.reason if state.pause else None
-        await self.use_language(state.language)
+        self.use_language(state.language)
 
     async def identify(self, number: str) -> AgentState:
         """The agent with this number, asked for when empty or unknown."""
@@ -198,7 +200,7 @@ class Call:
             except errors.NoSuchAgent as error:
                 refusal, self.agent, number = error, number, ""
                 continue
-            await self.met(state)
+            self.met(state)
             return state
         raise refusal
 
@@ -233,10 +235,10 @@ class Call:
 
     async def carry_out(self, command: Command, take_over: bool = False) -> Outcome:
         """A caller who is gone before anything was begun begins nothing."""
-        if self.session.hung_up:
+        if self.session.gone:
             raise CallerHungUp
         change = await self.service.execute(
-            command, hung_up=lambda: self.session.hung_up, take_over=take_over
+            command, hung_up=lambda: self.session.gone, take_over=take_over
         )
         self._remember(change)
         return change.outcome
@@ -293,7 +295,7 @@ async def logoff(call: Call) -> Outcome:
         raise errors.NotLoggedIn(call.own_extension)
     if here is not None and number in ("", here.number):
         state = here
-        await call.met(state)
+        call.met(state)
     else:
         state = await call.identify(number)
         await call.prove(state)

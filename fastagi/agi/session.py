@@ -192,6 +192,12 @@ class Session:
             raise self._failed(reply)
         self.hung_up = True
 
+    @property
+    def gone(self) -> bool:
+        """Nobody listens any more: the caller has hung up, or Asterisk has closed the connection,
+        as it does after a hang-up with AGIEXITONHANGUP=yes."""
+        return self.hung_up or self._ended is not None
+
     # --- what the connection tells --------------------------------------------------------------
 
     def reply_received(self, reply: Reply) -> None:

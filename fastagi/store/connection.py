@@ -139,14 +139,20 @@ class Connection(Transactor):
         self.events: dict[int, Event] = {}
         self.wrote_deliveries = False
         self.outdated = True
+        self._synced = True
+        self._must_sync = False
 
     # -- transactions
 
-    def begin(self, writes: bool) -> None:
+    def begin(self, writes: bool, synced: bool) -> None:
         if self._cursor is None:
             self._database.connect(reuse_if_open=True)
             self._cursor = self._database.connection().cursor()
+            self._synced = True  # as the database is opened
         if self._sqlite:
+            if writes and synced is not self._synced:
+                self._sync(synced)
+            self._must_sync = False
             self._cursor.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             self._open = True
             # Changes when another connection has committed; our own writes keep _states true.
@@ -165,6 +171,17 @@ class Connection(Transactor):
         if self._open:
             self._cursor.execute("COMMIT")
             self._open = False
+            if self._must_sync and not self._synced:
+                # A change came where only intents were expected. Beginning a checkpoint syncs.
+                self._sync(True)
+                self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _sync(self, synced: bool) -> None:
+        # https://www.sqlite.org/pragma.html#pragma_synchronous: FULL syncs the log after each
+        # commit; with NORMAL a commit survives a crash of this process, and a power cut only once
+        # a later one was synced.
+        self._cursor.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+        self._synced = synced
 
     def rollback(self) -> None:
         self._states.clear()
@@ -311,6 +328,7 @@ class Connection(Transactor):
 
     def write(self, change: Change) -> None:
         """What differs between before and after, and the events."""
+        self._must_sync = True
         before, after = change.before, change.after
         found = self._states.pop(before.number, None)
         whole = found is not None and found.state is before and found.whole

@@ -114,7 +114,7 @@ class Runs(Protocol):
     def sqlite(self) -> bool: ...
 
     def run(
-        self, job: Callable[[Connection], T], *, writes: bool = True
+        self, job: Callable[[Connection], T], *, writes: bool = True, synced: bool = True
     ) -> "asyncio.Future[T]": ...
 
     def wake(self) -> None: ...
@@ -180,7 +180,7 @@ class Deliveries:
                     begin = end
 
         if keys:
-            await self._store.run(job)
+            await self._store.run(job, synced=False)  # once too often is allowed
 
     async def postpone(self, id: int, until: datetime, error: str, /) -> None:
         """Refused: counts an attempt, not due before ``until``."""

@@ -105,10 +105,12 @@ class PeeweeStore:
         except PeeweeException as error:
             raise StoreUnavailable(f"{self._name}: {error}") from error
 
-    def run(self, job: Callable[[Connection], T], *, writes: bool = True) -> "asyncio.Future[T]":
+    def run(
+        self, job: Callable[[Connection], T], *, writes: bool = True, synced: bool = True
+    ) -> "asyncio.Future[T]":
         """``job`` in a transaction of its own or with others; it may run twice. One that changes
         what makes an agent's state ends with ``connection.forget()``."""
-        return self.workers.submit(job, writes=writes)
+        return self.workers.submit(job, writes=writes, synced=synced)
 
     # -- reading
 
@@ -201,6 +203,8 @@ class PeeweeStore:
             number=command.agent,
             undo=_given_up,
             seen=self._begun,
+            # After a power cut Asterisk's queues are empty and the intent is not missed.
+            synced=False,
         )
 
     def _begun(self, change: Change) -> None:

@@ -38,7 +38,7 @@ class Transactor:
     def prefetch(self, numbers: Sequence[str]) -> None:
         raise NotImplementedError
 
-    def begin(self, writes: bool) -> None:
+    def begin(self, writes: bool, synced: bool) -> None:
         raise NotImplementedError
 
     def commit(self) -> None:
@@ -64,9 +64,20 @@ class Job(Generic[C, T]):
 
     ``undo`` makes of the result the job that takes it back, for a caller who is gone by then.
     ``seen`` is called in the loop with the result, gone or not, in the order of the commits.
+    ``synced``: what is written survives a power cut once the job is answered, not only a crash.
     """
 
-    __slots__ = ("deadline", "function", "future", "number", "seen", "ticket", "undo", "writes")
+    __slots__ = (
+        "deadline",
+        "function",
+        "future",
+        "number",
+        "seen",
+        "synced",
+        "ticket",
+        "undo",
+        "writes",
+    )
 
     def __init__(
         self,
@@ -77,7 +88,9 @@ class Job(Generic[C, T]):
         number: str | None,
         undo: "Callable[[T], Callable[[C], object] | None] | None",
         seen: "Callable[[T], object] | None",
+        synced: bool,
     ) -> None:
+        self.synced = synced
         self.function = function
         self.future = future
         self.deadline = deadline  # on the loop's clock
@@ -137,6 +150,7 @@ class Workers(Generic[C]):
         number: str | None = None,
         undo: Callable[[T], Callable[[C], object] | None] | None = None,
         seen: Callable[[T], object] | None = None,
+        synced: bool = True,
     ) -> "asyncio.Future[T]":
         """To be called in the loop. The future raises what the job raised, or StoreUnavailable."""
         loop = asyncio.get_running_loop()
@@ -144,7 +158,8 @@ class Workers(Generic[C]):
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
-        job = Job(function, future, loop.time() + self._deadline, writes, number, undo, seen)
+        deadline = loop.time() + self._deadline
+        job = Job(function, future, deadline, writes, number, undo, seen, synced)
         self._waiting.append(job)
         if not self._sweeping:
             self._sweeping = True
@@ -266,7 +281,8 @@ class Workers(Generic[C]):
         answers: list[Answer] = []
         connection.wrote_deliveries = False
         try:
-            connection.begin(any(job.writes for job in batch))
+            writing = [job for job in batch if job.writes]
+            connection.begin(bool(writing), any(job.synced for job in writing))
             numbers = [job.number for job in batch if job.number is not None]
             if numbers:
                 connection.prefetch(numbers)

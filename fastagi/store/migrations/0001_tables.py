@@ -68,7 +68,6 @@ def up(migrator, db):  # type: ignore[no-untyped-def]
         class Meta:
             table_name = "devices_in_use"
             without_rowid = isinstance(db, pw.SqliteDatabase)
-            without_rowid = isinstance(db, pw.SqliteDatabase)
 
     class LoginSession(Table):
         id = pw.TextField(primary_key=True)
