@@ -128,7 +128,9 @@ class Rig:
         self.folder = tempfile.TemporaryDirectory()
         folder = Path(self.folder.name)
         python = sys.executable
-        self.ami = Process(python, str(HERE / "standin_ami.py"), "0", cpu=None if core is None else 1)
+        self.ami = Process(
+            python, str(HERE / "standin_ami.py"), "0", cpu=None if core is None else 1
+        )
         path = configuration(folder, self.ami.port, agents)
         self.next = FIRST
         self.service = Process(
