@@ -157,6 +157,13 @@ def eventually() -> Eventually:
     return wait
 
 
+def pytest_configure() -> None:
+    """A shell's background jobs are born deaf to Ctrl-C, and so is all that they start; here it
+    is something to test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 # -- the log of Asterisk beside a failed test's own ---------------------------------------
 
 _LOG = pytest.StashKey[tuple[Asterisk, int]]()

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from ami.peer import SECRET, Peer
 
+from ami.peer import SECRET, Peer
 from fastagi.ami.client import Client
 
 Connect = Callable[..., Any]
