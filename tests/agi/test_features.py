@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import structlog
-from agents.memory import BREAK, LUNCH, Hall, an_agent
 from structlog.testing import capture_logs
 
+from agents.memory import BREAK, LUNCH, Hall, an_agent
 from fastagi.agents.commands import PauseReason, WhenInCall
 from fastagi.agents.devices import DeviceRule, Pattern
 from fastagi.agi import prompts

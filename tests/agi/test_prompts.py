@@ -3,8 +3,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from agents.memory import LUNCH, NOON, an_agent, device
 
+from agents.memory import LUNCH, NOON, an_agent, device
 from fastagi.agents.model import AgentState, LoginSession, PauseSegment
 from fastagi.agi import prompts
 from fastagi.agi.prompts import ANSWERS, SOUNDS, Digits, Facts, Number
