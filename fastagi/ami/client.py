@@ -278,6 +278,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         self._memory = memoryview(bytearray(1 << 16))
         self._tail = b""
         self._out: list[str] = []
+        self._gathering = False
         self._pending: dict[bytes, tuple[_Batch, int]] = {}
         self._lists: dict[bytes, _List] = {}
         self._order: deque[_Batch] = deque()
@@ -363,15 +364,19 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         self._order.append(batch)
         if self._timer is None:
             self._timer = self.loop.call_at(batch.deadline, self._look)
-        # What the calls of one turn of the loop send goes out in one write: under load many come
-        # together, and each write costs more than all else about an action.
-        if not self._out:
-            self.loop.call_soon(self._send_out)
-        self._out += texts
+        # The first of a turn of the loop goes out at once; what others add in the same turn goes
+        # together: under load many come, and a write costs more than all else about an action.
+        if self._gathering:
+            self._out += texts
+            return
+        self._gathering = True
+        self.loop.call_soon(self._send_out)
+        self.transport.write("".join(texts).encode())
 
     def _send_out(self) -> None:
+        self._gathering = False
         out, self._out = self._out, []
-        if not self.closed:
+        if out and not self.closed:
             self.transport.write("".join(out).encode())
 
     def forget_timer(self) -> None:

@@ -3,11 +3,13 @@
     python tests/bench/real_calls.py [--calls 200]
 
 In turn, in the same run: from sending the Originate to hearing of the third QueueMemberAdded, once
-by dialling *314001 (the agent has three queues and no PIN), once with three AddQueueMember in the
-dialplan and nothing else. Between two calls all three queues are left again.
+by *314001 (the agent has three queues and no PIN), once with three AddQueueMember in the dialplan
+and nothing else. Between two calls all three queues are left again. First with a real SIP phone,
+which is called and answers by itself, then with a Local channel, a call without a phone.
 """
 
 import argparse
+import asyncio
 import os
 import socket
 import statistics
@@ -23,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from fastagi import config  # noqa: E402 - found through the line above, installed or not
 from fastagi.demo.asterisk import Asterisk, free_port  # noqa: E402
 from fastagi.demo.equipment import prepare  # noqa: E402
+from fastagi.demo.phone import Phone  # noqa: E402
 from fastagi.dialplan import render_dialplan  # noqa: E402
 
 PURE = """
@@ -65,12 +68,12 @@ class Manager:
             message, _, self.rest = self.rest.partition(b"\r\n\r\n")
             times -= text in message
 
-    def originate(self, context: str, extension: str) -> float:
+    def originate(self, channel: str, context: str, extension: str) -> float:
         """Milliseconds from here to the third member added."""
         began = time.perf_counter()
         self.send(
             Action="Originate",
-            Channel="Local/1001@bench-idle/n",
+            Channel=channel,
             Context=context,
             Exten=extension,
             Priority="1",
@@ -84,10 +87,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--calls", type=int, default=200)
     calls = parser.parse_args().calls
+    equipment = prepare()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config").mkdir()
-        asterisk = Asterisk(folder / "asterisk", prepare().asterisk, more_dialplan=PURE)
+        asterisk = Asterisk(folder / "asterisk", equipment.asterisk, more_dialplan=PURE)
         for path in (ROOT / "config").glob("*.yml"):
             text = path.read_text(encoding="utf-8")
             text = text.replace("listen: 127.0.0.1:4573", f"listen: 127.0.0.1:{free_port()}")
@@ -97,28 +101,49 @@ def main() -> None:
         os.environ["AMI_SECRET"] = asterisk.ami_secret
         asterisk.features = render_dialplan(config.load(folder / "config"))
         with asterisk:
+            # As Asterisk is installed: the laboratory's verbose log is a line per dialplan step.
+            log = asterisk.etc / "logger.conf"
+            log.write_text("[logfiles]\nmessages => notice,warning,error\n")
+            asterisk.cli("logger reload")
             service = subprocess.Popen(
                 [sys.executable, "-m", "fastagi", "serve", "--config", str(folder / "config")],
                 cwd=ROOT,
                 stderr=subprocess.DEVNULL,
             )
+            phone = Phone(
+                folder / "phone",
+                equipment.phone,
+                "1001",
+                asterisk.password("1001"),
+                asterisk.sip_port,
+            )
             try:
-                time.sleep(3)
-                measure(Manager(asterisk), calls)
+                asyncio.run(run(phone, asterisk, calls))
             finally:
                 service.terminate()
                 service.wait()
 
 
-def measure(manager: Manager, calls: int) -> None:
+async def run(phone: Phone, asterisk: Asterisk, calls: int) -> None:
+    async with phone:
+        await asyncio.sleep(3)
+        manager = Manager(asterisk)
+        for name, channel in (
+            ("a SIP phone", "PJSIP/1001"),
+            ("a Local channel", "Local/1001@bench-idle/n"),
+        ):
+            await asyncio.to_thread(measure, manager, name, channel, calls)
+
+
+def measure(manager: Manager, title: str, channel: str, calls: int) -> None:
     ours: list[float] = []
     pure: list[float] = []
     for n in range(calls + 10):
-        took = manager.originate("agent-features", "*314001")
-        time.sleep(0.05)
+        took = manager.originate(channel, "agent-features", "*314001")
+        time.sleep(0.01)
         manager.send(
             Action="Originate",
-            Channel="Local/1001@bench-idle/n",
+            Channel=channel,
             Context="agent-features",
             Exten="*32",
             Priority="1",
@@ -126,24 +151,25 @@ def measure(manager: Manager, calls: int) -> None:
         )
         manager.until(b"Event: QueueMemberRemoved", 3)
         manager.send(Action="Command", Command="channel request hangup all")
-        time.sleep(0.1)
-        other = manager.originate("bench-pure", "s")
+        time.sleep(0.01)
+        other = manager.originate(channel, "bench-pure", "s")
         for queue in QUEUES:
             manager.send(Action="QueueRemove", Queue=queue, Interface="PJSIP/1001")
         manager.until(b"Event: QueueMemberRemoved", 3)
         # Nobody listens to the prompts: the next pair starts on a quiet Asterisk.
         manager.send(Action="Command", Command="channel request hangup all")
-        time.sleep(0.1)
+        time.sleep(0.01)
         if n >= 10:  # the first ones warm both up
             ours.append(took)
             pure.append(other)
+    print(f"{title}:")
     for name, values in (("pure dialplan", pure), ("this service", ours)):
         ordered = sorted(values)
         print(
-            f"{name}: p50 {statistics.median(ordered):.2f} ms, "
+            f"  {name}: p50 {statistics.median(ordered):.2f} ms, "
             f"p90 {ordered[int(len(ordered) * 0.9)]:.2f} ms over {len(ordered)} calls"
         )
-    print(f"ratio of p50: {statistics.median(ours) / statistics.median(pure):.2f}")
+    print(f"  ratio of p50: {statistics.median(ours) / statistics.median(pure):.2f}")
 
 
 if __name__ == "__main__":
