@@ -27,6 +27,7 @@ SWEEP_SECONDS = 0.25
 # next ones are waited for a little; a lone one never waits.
 GATHER_SECONDS = 0.002
 CROWD = 8
+ENOUGH = 24  # waiting already: no need to gather
 
 
 class Transactor:
@@ -229,7 +230,7 @@ class Workers(Generic[C]):
         crowded = False
         while not ending:
             job = jobs.get()
-            if crowded and job is not None:
+            if crowded and job is not None and jobs.qsize() < ENOUGH:
                 time.sleep(GATHER_SECONDS)
             batch: list[Job[C, Any]] = []
             while True:

@@ -26,7 +26,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-AGENTS = 45_000
+AGENTS = 49_000
 FIRST = 1_000_000
 # What the service sends when it logs an agent in.
 SAME_DIALOGUE = (
