@@ -11,8 +11,9 @@ import structlog
 import watchfiles
 
 from fastagi import config
-from fastagi.agents.commands import Actor, LogOff
+from fastagi.agents.commands import Actor, Command, JoinQueue, LeaveQueue, LogOff
 from fastagi.agents.errors import Refused
+from fastagi.agents.operations import QueuesUnavailable, SetPenalty
 from fastagi.agents.service import AgentService, Policy, StoreUnavailable
 from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
 from fastagi.agi.server import Server
@@ -23,7 +24,7 @@ from fastagi.config.settings import AlreadyElsewhere, ExtensionFrom, InUseByAnot
 from fastagi.contract import Sink, Source
 from fastagi.outbox import lamp, queue_log, user_event
 from fastagi.outbox.dispatcher import Dispatcher
-from fastagi.store import Difference, PeeweeStore, open_store
+from fastagi.store import Difference, DirectoryConflict, PeeweeStore, open_store
 
 log = structlog.get_logger()
 
@@ -59,6 +60,7 @@ class App:
         self._ready = ready
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
+        self._along: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
         self._stop.set()
@@ -120,7 +122,7 @@ class App:
                 group.create_task(self.dispatcher.run(), name="deliver"),
                 group.create_task(self._watch(), name="watch the configuration"),
                 group.create_task(self._reloads(), name="reload"),
-                group.create_task(self._log_off(difference), name="log off archived agents"),
+                group.create_task(self._bring_along(difference), name="bring along"),
                 group.create_task(self._warm_up(), name="warm up"),
             ]
             await client.start()
@@ -136,9 +138,10 @@ class App:
             await server.drain(self.settings.fastagi.drain.total_seconds())
             # What the last calls made known still goes out, if it goes at once.
             await asyncio.sleep(0.05)
-            for task in reversed(tasks):
+            ending = [*reversed(tasks), *self._along]
+            for task in ending:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*ending, return_exceptions=True)
             await client.close()
         log.info("stopped")
 
@@ -178,7 +181,10 @@ class App:
             except OSError as error:
                 log.error("the configuration cannot be read", error=str(error))
                 continue
-            await self._use(settings)
+            try:
+                await self._use(settings)
+            except (StoreUnavailable, DirectoryConflict) as error:
+                log.error("the configuration was not brought in", error=str(error))
 
     async def _use(self, settings: Settings) -> None:
         for section in FIXED:
@@ -190,27 +196,50 @@ class App:
         self.service.policy = Policy(settings.login.lockout.rule())
         report(difference)
         log.info("the configuration was reloaded")
-        await self._log_off(difference)
+        # Not awaited: it may have to wait for Asterisk, and the next reload must not.
+        task = asyncio.create_task(self._bring_along(difference), name="bring along")
+        self._along.add(task)
+        task.add_done_callback(self._along.discard)
 
-    async def _log_off(self, difference: Difference) -> None:
-        """Agents who are not in the configuration any more take no more calls."""
-        for number in difference.to_log_off:
-            command = LogOff(
+    async def _bring_along(self, difference: Difference) -> None:
+        """Those who are logged in while the configuration changes: agents who are not in it any
+        more take no more calls, the others join and leave queues and get their new penalties."""
+
+        def command(kind: type[Command], number: str, **values: object) -> Command:
+            return kind(
                 id=self.service.new_id(),
                 agent=number,
                 source=Source.SYSTEM,
                 actor=Actor(name="configuration"),
-                reason="archived",
+                **values,
             )
-            while True:
-                try:
-                    await self.service.execute(command)
-                except Refused as refusal:
-                    if not refusal.passing:
-                        break
-                    await asyncio.sleep(1)
-                else:
-                    break
+
+        for number in difference.to_log_off:
+            await self._insist(command(LogOff, number, reason="archived"))
+        for number, queue in difference.to_leave:
+            await self._insist(command(LeaveQueue, number, queue=queue, confirmed=True))
+        for number, queue in difference.to_join:
+            await self._insist(command(JoinQueue, number, queue=queue))
+        for number, queue, penalty in difference.to_set_penalty:
+            try:
+                state = await self.service.agent(number)
+                if state.session is not None:
+                    interface = state.session.device.interface
+                    await self.queues.apply([SetPenalty(queue, interface, penalty)])
+            except (Refused, QueuesUnavailable) as error:
+                log.warning("a new penalty could not be set", agent=number, error=str(error))
+
+    async def _insist(self, command: Command) -> None:
+        while True:
+            try:
+                await self.service.execute(command)
+            except Refused as refusal:
+                if not refusal.passing:
+                    log.warning("not brought along", agent=command.agent, why=refusal.outcome.value)
+                    return
+                await asyncio.sleep(1)
+            else:
+                return
 
 
 def _open(path: Path) -> tuple[Settings, PeeweeStore, Difference]:

@@ -127,6 +127,26 @@ async def test_an_agent_who_is_no_more_is_logged_off(service: Service, desk: Any
     service.agrees()
 
 
+async def test_whoever_is_logged_in_follows_the_configuration(
+    service: Service, desk: Any, asterisk: Any
+) -> None:
+    phone = await desk("1001")
+    await phone.dial("*314002")  # sales, support
+    settings = service.settings()
+    agent = next(agent for agent in settings["agents"] if agent["number"] == "4002")
+    agent["queues"] = [{"name": "support", "penalty": 7}, "billing"]
+    service.write(settings)
+    await until(lambda: service.members()["billing"] == {"PJSIP/1001"})
+    await until(lambda: service.members()["sales"] == set())
+    await until(lambda: "penalty 7" in asterisk.cli("queue show support"))
+    brought = [e for e in service.events() if e["actor"].get("name") == "configuration"]
+    assert [(e["type"], e["queues"], e["source"]) for e in brought] == [
+        ("queue-leave", ["sales"], "system"),
+        ("queue-join", ["billing"], "system"),
+    ]
+    service.agrees()
+
+
 async def test_a_broken_file_changes_nothing_and_is_told(service: Service, desk: Any) -> None:
     phone = await desk("1001")
     await phone.dial("*314001")
