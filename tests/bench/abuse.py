@@ -3,6 +3,7 @@
 python tests/bench/abuse.py
 """
 
+import contextlib
 import os
 import resource
 import socket
@@ -24,10 +25,8 @@ class Attacker:
     def connect(self, data: bytes = b"") -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=5)
         if data:
-            try:
+            with contextlib.suppress(OSError):  # closed in our face: just right
                 sock.sendall(data)
-            except OSError:  # closed in our face: just right
-                pass
         return sock
 
     def port_scan(self) -> None:
