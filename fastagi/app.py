@@ -164,8 +164,11 @@ class App:
     # -- the configuration while serving
 
     async def _watch(self) -> None:
-        async for _ in watchfiles.awatch(self.path, stop_event=self._stop):
-            self._reload.set()
+        # A file is watched through its folder: editors replace it by another one of its name.
+        folder = self.path if self.path.is_dir() else self.path.absolute().parent
+        async for changes in watchfiles.awatch(folder, recursive=False, stop_event=self._stop):
+            if folder == self.path or any(Path(name).name == self.path.name for _, name in changes):
+                self._reload.set()
 
     async def _reloads(self) -> None:
         while True:
@@ -183,8 +186,12 @@ class App:
                 continue
             try:
                 await self._use(settings)
-            except (StoreUnavailable, DirectoryConflict) as error:
+            except DirectoryConflict as error:
                 log.error("the configuration was not brought in", error=str(error))
+            except StoreUnavailable as error:
+                log.error("the configuration was not brought in yet", error=str(error))
+                await asyncio.sleep(1)
+                self._reload.set()
 
     async def _use(self, settings: Settings) -> None:
         for section in FIXED:
@@ -199,7 +206,12 @@ class App:
         # Not awaited: it may have to wait for Asterisk, and the next reload must not.
         task = asyncio.create_task(self._bring_along(difference), name="bring along")
         self._along.add(task)
-        task.add_done_callback(self._along.discard)
+        task.add_done_callback(self._brought_along)
+
+    def _brought_along(self, task: asyncio.Task[None]) -> None:
+        self._along.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("not everybody was brought along", error=str(error))
 
     async def _bring_along(self, difference: Difference) -> None:
         """Those who are logged in while the configuration changes: agents who are not in it any
@@ -214,20 +226,32 @@ class App:
                 **values,
             )
 
-        for number in difference.to_log_off:
+        # From the store, not from the difference: what an earlier start could not finish, as
+        # Asterisk was away, is found again.
+        to_log_off, to_leave = await self.store.left_over()
+        for number in to_log_off:
             await self._insist(command(LogOff, number, reason="archived"))
-        for number, queue in difference.to_leave:
+        for number, queue in to_leave:
             await self._insist(command(LeaveQueue, number, queue=queue, confirmed=True))
         for number, queue in difference.to_join:
             await self._insist(command(JoinQueue, number, queue=queue))
         for number, queue, penalty in difference.to_set_penalty:
+            await self._set_penalty(number, queue, penalty)
+
+    async def _set_penalty(self, number: str, queue: str, penalty: int) -> None:
+        while True:
             try:
                 state = await self.service.agent(number)
-                if state.session is not None:
-                    interface = state.session.device.interface
-                    await self.queues.apply([SetPenalty(queue, interface, penalty)])
-            except (Refused, QueuesUnavailable) as error:
-                log.warning("a new penalty could not be set", agent=number, error=str(error))
+                if state.session is None:
+                    return
+                interface = state.session.device.interface
+                (result,) = await self.queues.apply([SetPenalty(queue, interface, penalty)])
+            except (Refused, QueuesUnavailable):
+                await asyncio.sleep(1)
+                continue
+            if not result.ok:
+                log.warning("a new penalty was not set", agent=number, why=result.message)
+            return
 
     async def _insist(self, command: Command) -> None:
         while True:

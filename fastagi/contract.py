@@ -29,6 +29,10 @@ class Script(StrEnum):
     TOGGLE_PAUSE = "agent/toggle-pause"
 
 
+# Nothing can be dialled after these: *345 is a slip of the finger, not *34.
+WITHOUT_DIGITS = frozenset({Script.UNPAUSE, Script.STATUS})
+
+
 class Variable(StrEnum):
     """Channel variables set at the end of every call, ``AGENT_STATUS`` last."""
 

@@ -18,7 +18,7 @@ from typing import Final, Protocol, Self
 
 from fastagi.agents import errors
 from fastagi.agents.devices import DeviceRule, resolve
-from fastagi.contract import FEATURES_CONTEXT, Outcome, Script, Variable
+from fastagi.contract import FEATURES_CONTEXT, WITHOUT_DIGITS, Outcome, Script, Variable
 
 LINE_BYTES: Final = 8_192  # res_agi.c, AGI_BUF_LEN
 CONNECT_WITHIN: Final = 2.0  # seconds; Asterisk's own limit
@@ -116,7 +116,9 @@ def dialled(number: str, codes: Mapping[Script, str]) -> Dialled:
     found = [
         Dialled(script, code, _FILTERED.sub("", number[len(code) :])[:_MOST_DIGITS], number)
         for script, code in codes.items()
-        if number.startswith(code) and _AFTER.fullmatch(number[len(code) :])
+        if number.startswith(code)
+        and _AFTER.fullmatch(number[len(code) :])
+        and (number == code or script not in WITHOUT_DIGITS)
     ]
     if not found:
         known = ", ".join(f"{code} {script.name.lower()}" for script, code in codes.items())

@@ -13,6 +13,7 @@ from fastagi.contract import (
     HINTS_CONTEXT,
     LOGIN_LAMP,
     PAUSE_LAMP,
+    WITHOUT_DIGITS,
     Outcome,
     Script,
     Variable,
@@ -80,8 +81,10 @@ def _features(codes: dict[Script, str]) -> str:
     for script, code in codes.items():
         length = len(_safe("code", code))
         typed = f"${{FILTER(0-9*,${{EXTEN:{length}:{_MOST_DIGITS}}})}}"
+        lines.append(f"exten => {code},1,Gosub({CALL_CONTEXT},s,1({script.value},))")
+        if script in WITHOUT_DIGITS:
+            continue
         lines += [
-            f"exten => {code},1,Gosub({CALL_CONTEXT},s,1({script.value},))",
             # X and X. rather than X!, which would end overlap dialling after the first digit
             f"exten => _{code}X,1,Gosub({CALL_CONTEXT},s,1({script.value},{typed}))",
             f"exten => _{code}X.,1,Gosub({CALL_CONTEXT},s,1({script.value},{typed}))",

@@ -354,6 +354,8 @@ async def queue(call: Call) -> Outcome:
     number = call.dialled
     if not number:
         numbers = tuple(m.number for m in state.memberships)
+        if not numbers:
+            raise errors.NotAMember
         digits = max(map(len, numbers), default=1)
         for _ in range(TRIES):
             number = await call.ask_choice(prompts.queue_menu(numbers), digits)

@@ -185,6 +185,26 @@ class PeeweeStore:
             writes=False,
         )
 
+    async def left_over(self) -> tuple[list[str], list[tuple[str, str]]]:
+        """Whom the configuration took away while logged in: the numbers of archived agents with a
+        session, and agents with the names of the queues they are still in and no more have."""
+
+        def job(connection: Connection) -> tuple[list[str], list[tuple[str, str]]]:
+            agents = connection.execute(
+                "SELECT a.number FROM agents a JOIN login_sessions s ON s.agent_id = a.id"
+                " WHERE s.ended_at IS NULL AND a.archived_at IS NOT NULL ORDER BY a.id"
+            ).fetchall()
+            pairs = connection.execute(
+                "SELECT a.number, q.name FROM memberships m JOIN agents a ON a.id = m.agent_id"
+                " JOIN queues q ON q.id = m.queue_id WHERE m.joined = ?"
+                " AND (m.archived_at IS NOT NULL OR q.archived_at IS NOT NULL)"
+                " AND a.archived_at IS NULL ORDER BY a.id, q.id",
+                (True,),
+            ).fetchall()
+            return [row[0] for row in agents], [(row[0], row[1]) for row in pairs]
+
+        return await self.run(job, writes=False)
+
     async def planned(self) -> list[LogOff]:
         return await self.run(
             lambda connection: [
@@ -401,6 +421,16 @@ def _unsettled(connection: Connection) -> list[Change]:
         change = _decided_again(found)
         if change is not None:
             changes.append(change)
+            continue
+        # Logged as an error. Kept, it would lock the agent out for ever.
+        id = found.state.id
+        connection.execute("DELETE FROM intents WHERE agent_id = ?", (id,))
+        connection.execute(
+            "DELETE FROM devices_in_use WHERE agent_id = ? AND interface NOT IN (SELECT"
+            " lower(interface) FROM login_sessions WHERE agent_id = ? AND ended_at IS NULL)",
+            (id, id),
+        )
+        connection.forget(found.state.number)
     return changes
 
 

@@ -296,8 +296,8 @@ CASES = [
     ),
     Case(O.LOGOFF_AFTER_CALL, S.LOGOFF, before=in_call, heard=("vm-isonphone", "auth-thankyou")),
     Case(O.IN_CALL, S.LOGOFF, before=may_not_leave, heard=("vm-isonphone", "please-try-again")),
-    Case(O.NOT_LOGGED_IN, S.LOGOFF, heard=("agent-loggedoff", "vm-goodbye")),
-    Case(O.NOT_LOGGED_IN, S.LOGOFF, ("1001",), heard=("agent-loggedoff", "vm-goodbye")),
+    Case(O.NOT_LOGGED_IN, S.LOGOFF, heard=("beeperr", "vm-no", "spy-agent", "vm-goodbye")),
+    Case(O.NOT_LOGGED_IN, S.LOGOFF, ("1001",), heard=("beeperr", "vm-no", "spy-agent", "vm-goodbye")),
     Case(O.WRONG_PIN, S.LOGOFF, ("1002",), digits=("1", "2", "3"), heard=("confbridge-pin-bad",)),
     # *33
     Case(O.PAUSED, S.PAUSE, ("1",), logged_in, heard=("dictate/paused", "digits:1")),
@@ -309,17 +309,17 @@ CASES = [
     ),
     Case(O.ALREADY_PAUSED, S.PAUSE, ("1",), paused, heard=("spy-agent", "dictate/paused")),
     Case(O.PAUSE_REASON_CHANGED, S.PAUSE, ("2",), paused, heard=("vm-saved", "digits:2")),
-    Case(O.NOT_LOGGED_IN, S.PAUSE, ("1",), heard=("agent-loggedoff",)),
+    Case(O.NOT_LOGGED_IN, S.PAUSE, ("1",), heard=("beeperr", "vm-no", "spy-agent")),
     Case(O.NO_SUCH_REASON, S.PAUSE, ("7",), logged_in, ("8", "9", "6"), heard=("vm-goodbye",)),
     Case(O.NO_INPUT, S.PAUSE, before=logged_in, heard=(*REASON_MENU * 3, "vm-sorry")),
     # *34
     Case(O.UNPAUSED, S.UNPAUSE, before=paused, heard=("auth-thankyou", "vm-no", "dictate/pause")),
     Case(O.NOT_PAUSED, S.UNPAUSE, before=logged_in, heard=("vm-no", "dictate/pause")),
-    Case(O.NOT_LOGGED_IN, S.UNPAUSE, heard=("agent-loggedoff",)),
+    Case(O.NOT_LOGGED_IN, S.UNPAUSE, heard=("beeperr", "vm-no", "spy-agent")),
     # *35
     Case(O.STATUS_TOLD, S.STATUS, before=logged_in, heard=("digits:1001", "number:3", "vm-no")),
     Case(O.STATUS_TOLD, S.STATUS, before=paused, heard=("dictate/paused", "digits:1", "number:0")),
-    Case(O.NOT_LOGGED_IN, S.STATUS, heard=("agent-loggedoff",)),
+    Case(O.NOT_LOGGED_IN, S.STATUS, heard=("beeperr", "vm-no", "spy-agent")),
     # *36
     Case(O.QUEUE_JOINED, S.QUEUE, ("701",), not_in_sales, heard=("agent-loginok", "digits:701")),
     Case(
@@ -332,7 +332,7 @@ CASES = [
     Case(O.NO_SUCH_QUEUE, S.QUEUE, ("700",), logged_in, heard=("privacy-incorrect",)),
     Case(O.NOT_A_MEMBER, S.QUEUE, ("799",), other_queue, heard=("privacy-incorrect",)),
     Case(O.NO_INPUT, S.QUEUE, before=logged_in, heard=("spy-agent", "vm-press", "vm-sorry")),
-    Case(O.NOT_LOGGED_IN, S.QUEUE, ("701",), heard=("agent-loggedoff",)),
+    Case(O.NOT_LOGGED_IN, S.QUEUE, ("701",), heard=("beeperr", "vm-no", "spy-agent")),
     # *30 and *39
     Case(O.LOGGED_IN, S.TOGGLE_LOGIN, ("1001",), heard=("agent-loginok",)),
     Case(O.LOGGED_IN, S.TOGGLE_LOGIN, digits=("1001",), heard=("agent-user", "agent-loginok")),
@@ -341,7 +341,7 @@ CASES = [
     Case(O.EXTENSION_IN_USE, S.TOGGLE_LOGIN, ("1003",), logged_in, heard=("vm-theperson",)),
     Case(O.PAUSED, S.TOGGLE_PAUSE, ("2",), logged_in, heard=("dictate/paused", "digits:2")),
     Case(O.UNPAUSED, S.TOGGLE_PAUSE, before=paused, heard=("auth-thankyou",)),
-    Case(O.NOT_LOGGED_IN, S.TOGGLE_PAUSE, heard=("agent-loggedoff",)),
+    Case(O.NOT_LOGGED_IN, S.TOGGLE_PAUSE, heard=("beeperr", "vm-no", "spy-agent")),
     # one call too many
     Case(O.BUSY, BUSY, heard=("beeperr", "please-try-again")),
 ]  # fmt: skip
