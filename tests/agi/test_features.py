@@ -297,7 +297,7 @@ CASES = [
     Case(O.LOGOFF_AFTER_CALL, S.LOGOFF, before=in_call, heard=("vm-isonphone", "auth-thankyou")),
     Case(O.IN_CALL, S.LOGOFF, before=may_not_leave, heard=("vm-isonphone", "please-try-again")),
     Case(O.NOT_LOGGED_IN, S.LOGOFF, heard=("beeperr", "vm-no", "spy-agent", "vm-goodbye")),
-    Case(O.NOT_LOGGED_IN, S.LOGOFF, ("1001",), heard=("beeperr", "vm-no", "spy-agent", "vm-goodbye")),
+    Case(O.NOT_LOGGED_IN, S.LOGOFF, ("1001",), heard=("beeperr", "vm-no", "spy-agent")),
     Case(O.WRONG_PIN, S.LOGOFF, ("1002",), digits=("1", "2", "3"), heard=("confbridge-pin-bad",)),
     # *33
     Case(O.PAUSED, S.PAUSE, ("1",), logged_in, heard=("dictate/paused", "digits:1")),
@@ -702,3 +702,12 @@ async def test_reasons_are_offered_by_code(desk: Desk) -> None:
     assert answered.variables[Variable.PAUSE_REASON] == "training"
     answered = await desk.good(S.PAUSE, digits=["1", "#"])
     assert answered.variables[Variable.PAUSE_REASON] == "lunch"
+
+
+async def test_an_agent_without_queues_is_offered_none(desk: Desk) -> None:
+    state = desk.hall.store.agents["1001"]
+    desk.hall.store.agents["1001"] = replace(state, memberships=())
+    await logged_in(desk)
+    answered = await desk.good(S.QUEUE)
+    assert answered.outcome == O.NOT_A_MEMBER
+    assert "vm-press" not in answered.heard

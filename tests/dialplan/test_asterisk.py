@@ -127,6 +127,15 @@ async def test_every_form_of_every_code_reaches_its_script(
     assert asterisk.played(since=asterisk.mark()) == []
 
 
+async def test_a_slip_after_a_code_without_digits_is_no_code(
+    asterisk: Asterisk, include: Callable[..., None]
+) -> None:
+    include(render_dialplan(settings(1)))
+    for slip in ("*345", "*3511"):
+        shown = asterisk.cli(f"dialplan show {slip}@agent-features")
+        assert "no existence of" in shown, shown
+
+
 async def test_a_code_that_is_switched_off_is_not_there(
     asterisk: Asterisk, include: Callable[..., None]
 ) -> None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import signal
+import sqlite3
 from typing import Any
 
 import yaml
 
-from tests.journey.parts import Service, until
+from tests.journey.parts import Service, Wire, until
 
 SORRY = ["tt-somethingwrong", "please-try-again"]
 
@@ -125,6 +126,57 @@ async def test_an_agent_who_is_no_more_is_logged_off(service: Service, desk: Any
     heard = await phone.dial("*314001", ("agent-incorrect", "4002#"))
     assert heard.outcome == "LOGGED_IN"
     service.agrees()
+
+
+async def test_an_agent_taken_away_while_asterisk_was_away(
+    make_service: Any, wire: Wire, desk: Any
+) -> None:
+    service = make_service(wire=wire)
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    wire.cut()
+    settings = service.settings()
+    settings["agents"] = settings["agents"][1:]
+    service.write(settings)
+    await until(lambda: service.logged("the configuration was reloaded"))
+    service.stop()
+    assert service.agents()["4001"]["status"] == "available", "nobody could log the agent off"
+    wire.mend()
+    service.start()
+    await until(lambda: service.members()["sales"] == set())
+    assert service.events()[-1]["reason"] == "archived"
+    assert (await phone.dial("*314002")).outcome == "LOGGED_IN", "the phone is free"
+    service.agrees()
+
+
+async def test_a_file_that_is_replaced_is_noticed_every_time(service: Service) -> None:
+    service.stop()
+    service.config = service.config / "fastagi.yml"  # named itself, not its folder
+    service.start()
+    for number in ("4011", "4012", "4013"):
+        settings = yaml.safe_load(service.config.read_text())
+        settings["agents"].append({"number": number, "name": f"Agent {number}"})
+        new = service.folder / "new.yml"
+        new.write_text(yaml.safe_dump(settings))
+        new.replace(service.config)
+        await until(
+            lambda number=number: any(
+                entry["what"] == f"created agent {number}" for entry in service.logged("brought in")
+            )
+        )
+
+
+async def test_a_store_that_is_busy_is_asked_again(service: Service) -> None:
+    other = sqlite3.connect(service.folder / "fastagi.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    settings = service.settings()
+    settings["agents"].append({"number": "4010", "name": "Nora"})
+    service.write(settings)
+    await until(lambda: service.logged("the configuration was not brought in yet"), within=30)
+    other.execute("ROLLBACK")
+    await until(lambda: service.logged("the configuration was reloaded"), within=30)
+    assert service.agents()["4010"]["status"] == "logged_off"
+    other.close()
 
 
 async def test_whoever_is_logged_in_follows_the_configuration(

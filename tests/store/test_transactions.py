@@ -205,6 +205,19 @@ async def test_one_unsettled_change_per_agent(store: PeeweeStore) -> None:
         await store.begin(log_in(extension="2002"), NOW)
 
 
+async def test_an_intent_nobody_understands_locks_nobody_out(store: PeeweeStore) -> None:
+    change = await store.begin(log_in(), NOW)
+
+    def garble(connection: Connection) -> None:
+        connection.execute("UPDATE intents SET command = ?", ('{"kind": "Fly"}',))
+        connection.forget()
+
+    await store.run(garble)
+    assert await store.unsettled() == []
+    assert await store.begin(log_in(), NOW) is not None, "the agent and the device are free"
+    assert change.command.agent == "1001"
+
+
 async def test_unknown_agents(store: PeeweeStore) -> None:
     assert await store.agent("9999") is None
     with pytest.raises(errors.NoSuchAgent):
