@@ -5,7 +5,6 @@ text names what is wrong and never repeats the value.
 """
 
 import re
-from collections.abc import Mapping, Sequence
 
 from fastagi.agents.operations import AddMember, Operation, PauseMember, RemoveMember, SetPenalty
 from fastagi.ami.client import BadAction
@@ -15,21 +14,6 @@ MAX_NAME = 79
 # app_queue stores persistent members as one text, joined by "|" and split on "|", "," and ";":
 # with one of these in a name, members nobody added exist after a restart.
 _SEPARATORS = re.compile("[,|;]")
-_DEVICE = re.compile(r"Custom:[A-Za-z0-9_.+@/-]{1,60}")
-_DEVICE_STATES = frozenset(
-    (
-        "UNKNOWN",
-        "NOT_INUSE",
-        "INUSE",
-        "BUSY",
-        "INVALID",
-        "UNAVAILABLE",
-        "RINGING",
-        "RINGINUSE",
-        "ONHOLD",
-    )
-)
-_RESERVED = frozenset(("action", "actionid", "userevent"))
 
 AmiAction = dict[str, str | int]
 
@@ -106,44 +90,3 @@ def queue_operation(operation: Operation) -> AmiAction:
     if isinstance(operation, PauseMember):
         return queue_pause(operation)
     return queue_penalty(operation)
-
-
-def user_event(name: str, headers: Mapping[str, str | int]) -> AmiAction:
-    """An event of class `user` to all who read it."""
-    for key in headers:
-        if key.lower() in _RESERVED:
-            raise BadAction(f"header {key}: is the manager's own")
-    return {"Action": "UserEvent", "UserEvent": name, **headers}
-
-
-def queue_log(
-    queue: str,
-    event: str,
-    interface: str = "",
-    message: str | Sequence[str] = "",
-    uniqueid: str = "",
-) -> AmiAction:
-    """A row of queue_log. ``message`` is its last column, or several columns.
-
-    Columns are separated by ``|`` in the file, so no value may contain one.
-    """
-    columns = (message,) if isinstance(message, str) else message
-    parts = {"Queue": queue, "Event": event, "Interface": interface, "Uniqueid": uniqueid}
-    for key, value in parts.items():
-        if "|" in value:
-            raise BadAction(f"header {key}: contains |")
-    if any("|" in column for column in columns):
-        raise BadAction("header Message: contains |")
-    action: AmiAction = {"Action": "QueueLog"}
-    parts["Message"] = "|".join(columns)
-    action.update({key: value for key, value in parts.items() if value})
-    return action
-
-
-def set_device_state(device: str, state: str) -> AmiAction:
-    """Set a lamp: ``Custom:agent-1001`` to ``INUSE`` or ``NOT_INUSE``."""
-    if not _DEVICE.fullmatch(device):
-        raise BadAction("header Variable: a device is Custom: and letters, digits, _ . + @ / -")
-    if state not in _DEVICE_STATES:
-        raise BadAction("header Value: no such device state")
-    return {"Action": "Setvar", "Variable": f"DEVICE_STATE({device})", "Value": state}

@@ -5,12 +5,7 @@ from typing import Any
 import pytest
 
 from fastagi.agents.operations import AddMember, PauseMember, RemoveMember, SetPenalty
-from fastagi.ami.actions import (
-    queue_log,
-    queue_operation,
-    set_device_state,
-    user_event,
-)
+from fastagi.ami.actions import queue_operation
 from fastagi.ami.client import BadAction, serialise
 
 
@@ -125,64 +120,3 @@ def test_penalties_are_numbers(penalty: Any) -> None:
 def test_empty_names(operation: Any) -> None:
     with pytest.raises(BadAction, match="is empty"):
         queue_operation(operation)
-
-
-def test_user_event() -> None:
-    assert user_event("AgentFeature", {"Type": "agent-login", "Agent": "1001"}) == {
-        "Action": "UserEvent",
-        "UserEvent": "AgentFeature",
-        "Type": "agent-login",
-        "Agent": "1001",
-    }
-    for key in ("Action", "ACTIONID", "UserEvent"):
-        with pytest.raises(BadAction, match="manager's own"):
-            user_event("AgentFeature", {key: "x"})
-
-
-def test_queue_log() -> None:
-    assert queue_log("sales", "AGENTCALLBACKLOGIN", "Agent/1001", "1001@phones", "17.1") == {
-        "Action": "QueueLog",
-        "Queue": "sales",
-        "Event": "AGENTCALLBACKLOGIN",
-        "Interface": "Agent/1001",
-        "Uniqueid": "17.1",
-        "Message": "1001@phones",
-    }
-    assert queue_log("NONE", "X", message=["a", "", "c"]) == {
-        "Action": "QueueLog",
-        "Queue": "NONE",
-        "Event": "X",
-        "Message": "a||c",
-    }
-
-
-@pytest.mark.parametrize("place", range(5))
-def test_queue_log_columns_cannot_be_forged(place: int) -> None:
-    values = ["sales", "X", "Agent/1", "message", "17.1"]
-    values[place] = "a|b"
-    with pytest.raises(BadAction, match=r"contains \|"):
-        queue_log(*values)
-    with pytest.raises(BadAction, match=r"contains \|"):
-        queue_log("sales", "X", message=["a", "b|c"])
-
-
-def test_set_device_state() -> None:
-    assert set_device_state("Custom:agent-1001", "INUSE") == {
-        "Action": "Setvar",
-        "Variable": "DEVICE_STATE(Custom:agent-1001)",
-        "Value": "INUSE",
-    }
-
-
-@pytest.mark.parametrize(
-    "device", ["agent-1", "Custom:", "Custom:a)b", "Custom:a,b", "Custom:${X}", "Custom:é", ""]
-)
-def test_devices_that_are_none(device: str) -> None:
-    with pytest.raises(BadAction, match="Variable"):
-        set_device_state(device, "INUSE")
-
-
-@pytest.mark.parametrize("state", ["", "inuse", "BOGUS", "INUSE)"])
-def test_states_that_are_none(state: str) -> None:
-    with pytest.raises(BadAction, match="Value"):
-        set_device_state("Custom:agent-1", state)

@@ -16,7 +16,6 @@ from fastagi.agents.operations import (
     ReportedMember,
     SetPenalty,
 )
-from fastagi.ami.actions import queue_log, set_device_state, user_event
 from fastagi.ami.client import Client, Response
 from fastagi.ami.queues import NEEDED, Privileges, Queues
 from fastagi.demo.asterisk import Asterisk
@@ -24,6 +23,19 @@ from fastagi.demo.asterisk import Asterisk
 pytestmark = pytest.mark.asterisk
 
 PHONE = "Local/1001@phones"
+
+LOG_OFF = {
+    "Action": "QueueLog",
+    "Queue": "NONE",
+    "Event": "AGENTCALLBACKLOGOFF",
+    "Interface": "Agent/1001",
+    "Uniqueid": "17.1",
+    "Message": "1001@phones|60",
+}
+
+
+def lamp(state: str) -> dict[str, str]:
+    return {"Action": "Setvar", "Variable": "DEVICE_STATE(Custom:agent-1001)", "Value": state}
 
 
 def section(name: str, secret: str, read: str, write: str) -> str:
@@ -279,9 +291,9 @@ async def test_what_the_sinks_send(
     client = await connect()
     answers = await client.actions(
         [
-            user_event("AgentFeature", {"Type": "agent-login", "Agent": "1001", "Reason": "é"}),
-            queue_log("NONE", "AGENTCALLBACKLOGOFF", "Agent/1001", ["1001@phones", "60"], "17.1"),
-            set_device_state("Custom:agent-1001", "INUSE"),
+            {"Action": "UserEvent", "UserEvent": "AgentFeature", "Agent": "1001", "Reason": "é"},
+            LOG_OFF,
+            lamp("INUSE"),
         ]
     )
     assert answers == [
@@ -302,7 +314,7 @@ async def test_what_the_sinks_send(
     await eventually(logged)
     hints = await asyncio.to_thread(asterisk.cli, "core show hints")
     assert "State:InUse" in hints
-    await client.action(set_device_state("Custom:agent-1001", "NOT_INUSE"))
+    await client.action(lamp("NOT_INUSE"))
 
 
 @pytest.mark.parametrize(
@@ -332,9 +344,9 @@ async def test_each_right_is_needed(connect: Connected, queues: Queues) -> None:
     (result,) = await Queues(await connect("no-agent")).apply([add()])
     assert (result.answer, result.message) == (Answer.REFUSED, "Permission denied")
     no_user = await connect("no-user")
-    assert await no_user.action(user_event("AgentFeature", {"Type": "x"})) == denied
+    assert await no_user.action({"Action": "UserEvent", "UserEvent": "AgentFeature"}) == denied
     no_call = await connect("no-call")
-    assert await no_call.action(set_device_state("Custom:agent-1", "INUSE")) == denied
+    assert await no_call.action(lamp("INUSE")) == denied
     with pytest.raises(QueuesUnavailable, match="Permission denied"):
         await Queues(await connect("no-reporting")).started_at()
     assert await Queues(await connect("nothing")).queue_names() == await queues.queue_names()
