@@ -25,7 +25,7 @@ from fastagi.agi.prompts import SOUNDS
 from fastagi.ami.client import Client, ManagerError, Refused
 from fastagi.ami.queues import NEEDED, Queues
 from fastagi.config import Settings
-from fastagi.contract import FEATURES_CONTEXT, HINTS_CONTEXT, Outcome, Script
+from fastagi.contract import FEATURES_CONTEXT, HINTS_CONTEXT, WITHOUT_DIGITS, Outcome, Script
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
 from fastagi.store import BadDatabaseUrl, Views
 from fastagi.store.schema import schema
@@ -643,8 +643,9 @@ async def _reached(settings: Settings, client: Client, context: str) -> list[Fin
         ]
     hidden: dict[str, list[str]] = {}
     unreached = []
-    for code in settings.feature_codes.by_script().values():
-        for number in (code, code + "1", code + "1001"):
+    for script, code in settings.feature_codes.by_script().items():
+        numbers = (code,) if script in WITHOUT_DIGITS else (code, code + "1", code + "1001")
+        for number in numbers:
             found = await _show(client, context, number)
             first = (
                 next((row for row in found if row.get("Priority") == "1"), None)
