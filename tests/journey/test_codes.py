@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from fastagi.agi import prompts
 from fastagi.contract import Outcome
 from tests.journey.parts import Desk, Service
 
@@ -129,7 +130,8 @@ async def test_a_french_agent_hears_french_at_an_english_phone(service: Service,
         assert heard.sounds
         assert (code, heard.languages) == (code, {"fr"})
     # nobody is logged in here any more: the phone's own language
-    assert languages(await phone.dial("*34")) == [("agent-loggedoff", "en"), ("vm-goodbye", "en")]
+    sounds = prompts.ANSWERS[Outcome.NOT_LOGGED_IN]
+    assert languages(await phone.dial("*34")) == [(sound, "en") for sound in sounds]
 
 
 async def test_pin_prompts_are_in_the_agents_language(service: Service, desk: Any) -> None:
