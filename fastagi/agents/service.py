@@ -7,8 +7,8 @@ events, so that nothing is ever assumed applied.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -136,6 +136,15 @@ def ordered_id() -> str:
     return f"{time.time_ns():016x}{random.getrandbits(48):012x}"
 
 
+@contextmanager
+def _told_as_unavailable() -> Iterator[None]:
+    """A store that is away is a refusal to whoever asked."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise errors.Unavailable(str(error)) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The admin's choices that hold for every door."""
@@ -174,37 +183,29 @@ class AgentService:
 
     async def agent(self, number: str) -> AgentState:
         """Raises NoSuchAgent, Unavailable."""
-        try:
+        with _told_as_unavailable():
             state = await self.store.agent(number)
-        except StoreUnavailable as error:
-            raise errors.Unavailable(str(error)) from error
         if state is None:
             raise errors.NoSuchAgent(number)
         return state
 
     async def agent_at(self, interface: str) -> AgentState | None:
         """Who is logged in on this interface. Raises Unavailable."""
-        try:
+        with _told_as_unavailable():
             return await self.store.agent_at(interface)
-        except StoreUnavailable as error:
-            raise errors.Unavailable(str(error)) from error
 
     async def queue_numbered(self, number: str) -> str:
         """Raises NoSuchQueue, Unavailable."""
-        try:
+        with _told_as_unavailable():
             queue = await self.store.queue_numbered(number)
-        except StoreUnavailable as error:
-            raise errors.Unavailable(str(error)) from error
         if queue is None:
             raise errors.NoSuchQueue(number)
         return queue
 
     async def reasons(self) -> tuple[PauseReason, ...]:
         """The pause reasons by code. Raises Unavailable."""
-        try:
+        with _told_as_unavailable():
             return await self.store.reasons()
-        except StoreUnavailable as error:
-            raise errors.Unavailable(str(error)) from error
 
     def now(self) -> datetime:
         return self._clock()
@@ -219,15 +220,13 @@ class AgentService:
         """
         assert agent.pin_hash is not None
         keys = (f"agent:{agent.number}", f"extension:{extension}")
-        try:
+        with _told_as_unavailable():
             locked = await self.store.pin_attempt(keys, self._clock(), self.policy.lockout)
             if locked is not None:
                 raise errors.AgentLocked() if locked == keys[0] else errors.ExtensionLocked()
             if not await self._pins.verify(agent.pin_hash, pin):
                 raise errors.WrongPin()
             await self.store.pin_passed(keys)
-        except StoreUnavailable as error:
-            raise errors.Unavailable(str(error)) from error
 
     # -- changing
 
@@ -268,10 +267,8 @@ class AgentService:
         not one who has left meanwhile: the occupant may sit elsewhere by now.
         """
         interface = command.device.interface.lower()
-        try:
+        with _told_as_unavailable():
             state = await self.store.agent(command.agent)
-        except StoreUnavailable as error:
-            raise errors.Unavailable(str(error)) from error
         if state and state.session and not command.move:
             raise errors.LoggedInElsewhere(state.session.device)
         off = LogOff(
@@ -433,8 +430,11 @@ class AgentService:
 
     async def record_refusal(self, command: LogIn, outcome: Outcome, hung_up: bool = False) -> None:
         """Writes down a login that was refused; never raises, as the refusal stands anyway."""
+        await self._write_down(self._refused_event(command, outcome, hung_up))
+
+    async def _write_down(self, event: Event) -> None:
         try:
-            await self.store.record(self._refused_event(command, outcome, hung_up))
+            await self.store.record(event)
         except StoreUnavailable as error:
             self._log.warning("a refused login could not be written down", error=str(error))
 
@@ -460,10 +460,7 @@ class AgentService:
             occurred_at=self._clock(),
             context=context,
         )
-        try:
-            await self.store.record(event)
-        except StoreUnavailable as error:
-            self._log.warning("a refused login could not be written down", error=str(error))
+        await self._write_down(event)
 
     def _refused_event(self, command: LogIn, outcome: Outcome, hung_up: bool) -> Event:
         return Event(
