@@ -52,6 +52,7 @@ class Outcome(StrEnum):
     LOGGED_OFF = "LOGGED_OFF"
     LOGOFF_AFTER_CALL = "LOGOFF_AFTER_CALL"  # noted; happens when the queue call ends
     PAUSED = "PAUSED"
+    PAUSE_AFTER_CALL = "PAUSE_AFTER_CALL"  # noted; begins when the queue call ends
     ALREADY_PAUSED = "ALREADY_PAUSED"  # for this very reason
     PAUSE_REASON_CHANGED = "PAUSE_REASON_CHANGED"
     UNPAUSED = "UNPAUSED"
@@ -71,6 +72,7 @@ class Outcome(StrEnum):
     NOT_LOGGED_IN = "NOT_LOGGED_IN"
     IN_CALL = "IN_CALL"  # log-off refused until the queue call has ended
     NO_SUCH_REASON = "NO_SUCH_REASON"
+    PAUSE_SPENT = "PAUSE_SPENT"  # the day's budget of this reason is used up
     NO_SUCH_QUEUE = "NO_SUCH_QUEUE"
     NOT_A_MEMBER = "NOT_A_MEMBER"  # the queue is none of this agent's
     LAST_IN_QUEUE = "LAST_IN_QUEUE"  # stayed: leaving would empty the queue and was not confirmed
@@ -88,7 +90,10 @@ class EventType(StrEnum):
     UNPAUSE = "agent-unpause"
     QUEUE_JOIN = "queue-join"
     QUEUE_LEAVE = "queue-leave"
+    QUEUE_PENALTY = "queue-penalty"  # reason: the new penalty
+    PAUSE_EXCEEDED = "pause-exceeded"  # a pause lasts longer than its reason allows
     LOGIN_REFUSED = "login-refused"
+    REPAIR = "repair"  # the store and Asterisk were brought together; reason: what was done
 
 
 class Sink(StrEnum):
@@ -128,6 +133,11 @@ EVENT_FIELDS = (
     "actor",
     "occurred_at",
 )
+
+DEVICE_LOST = "device-lost"  # the system's pause reason while an agent's phone is away
+
+# Where the fallback leaves notes of what it did while the service was away (Asterisk's database).
+NOTES_FAMILY = "fastagi"
 
 QUEUE_LOG_LOGIN = "AGENTCALLBACKLOGIN"
 QUEUE_LOG_LOGOFF = "AGENTCALLBACKLOGOFF"

@@ -68,6 +68,9 @@ class LogOff(Command):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause(Command):
     reason: PauseReason
+    when_in_call: WhenInCall = WhenInCall.ALLOW
+    in_call: bool = False  # filled in by the service, from Asterisk
+    spent: bool = False  # filled in by the service: the day's budget of this reason is used up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,29 @@ class LeaveQueue(Command):
     queue: str
     last: bool = False  # filled in by the service, from Asterisk: nobody else is in the queue
     confirmed: bool = False  # leave although the last one
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An agent in a queue, as Asterisk reports it."""
+
+    queue: str  # as the store spells it
+    number: str
+    penalty: int
+    paused: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt(Command):
+    """Somebody changed Asterisk itself: what it reports of the agent is how things are now.
+
+    Nothing is left to be told to Asterisk, so this is never an intent.
+    """
+
+    members: tuple[Seen, ...]
+    device: Device | None = None  # where the agent is, when not logged in yet
+    reasons: tuple[PauseReason, ...] = ()  # those there are, for the code of a reported one
 
 
 COMMANDS: dict[str, type[Command]] = {

@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Self
 
 DeviceType = Literal["local", "remote"]
@@ -114,6 +114,17 @@ class Device:
     interface: str
     state_interface: str
     type: DeviceType = "local"
+    asterisk: str = ""  # the name of the Asterisk it belongs to, where there are several
+
+    @property
+    def key(self) -> str:
+        """Names the device among all: letter case does not matter in Asterisk."""
+        return device_key(self.asterisk, self.interface)
+
+
+def device_key(asterisk: str, interface: str) -> str:
+    """``Device.key`` of an interface of this Asterisk."""
+    return f"{asterisk}|{interface}".lower() if asterisk else interface.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +141,7 @@ class DeviceRule:
     state_interface: str | None = None
     type: DeviceType = "local"
 
-    def device(self, extension: str) -> Device:
+    def device(self, extension: str, asterisk: str = "") -> Device:
         state = self.state_interface
         if state is None:
             state = self.interface if self.type == "local" else ""
@@ -140,15 +151,47 @@ class DeviceRule:
             interface=self.interface.replace(PLACEHOLDER, extension),
             state_interface=state.replace(PLACEHOLDER, extension),
             type=self.type,
+            asterisk=asterisk,
         )
 
+    def extension_of(self, interface: str) -> str:
+        """The extension whose device this interface is; "" when it is none of this rule's."""
+        head, placeholder, tail = self.interface.partition(PLACEHOLDER)
+        if not placeholder:  # a rule for one extension, or for a shared device
+            same = interface.lower() == head.lower() and self.pattern.literal
+            return self.pattern.text.removeprefix("_") if same else ""
+        end = len(interface) - len(tail)
+        if (
+            interface[: len(head)].lower() != head.lower()
+            or interface[end:].lower() != tail.lower()
+        ):
+            return ""
+        extension = interface[len(head) : end]
+        return extension if self.pattern.matches(extension) else ""
 
-def resolve(rules: Sequence[DeviceRule], extension: str) -> Device | None:
+
+def resolve(rules: Sequence[DeviceRule], extension: str, asterisk: str = "") -> Device | None:
     """The device of the first rule that matches; None when none does."""
     for rule in rules:
         if rule.pattern.matches(extension):
-            return rule.device(extension)
+            return rule.device(extension, asterisk)
     return None
+
+
+def device_of(
+    rules: Sequence[DeviceRule], interface: str, state_interface: str, asterisk: str = ""
+) -> Device:
+    """The device behind a queue member that somebody else put in.
+
+    One that no rule makes counts as a device too: its extension is what stands after the slash.
+    """
+    for rule in rules:
+        extension = rule.extension_of(interface)
+        if extension:
+            return replace(rule.device(extension, asterisk), state_interface=state_interface)
+    name = interface.partition("/")[2].partition("@")[0] or interface
+    extension = name if is_extension(name) else "unknown"
+    return Device(extension, "", interface, state_interface, "local", asterisk)
 
 
 def endpoint_of(channel: str) -> str:

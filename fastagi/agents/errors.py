@@ -11,13 +11,15 @@ Refused
 ├── NotLoggedIn          NOT_LOGGED_IN
 ├── InCall               IN_CALL
 ├── NoSuchReason         NO_SUCH_REASON
+├── PauseSpent           PAUSE_SPENT
 ├── NoSuchQueue          NO_SUCH_QUEUE
 ├── NotAMember           NOT_A_MEMBER
 ├── LastInQueue          LAST_IN_QUEUE
 ├── NoInput              NO_INPUT
 ├── QueueRefused         QUEUE_REFUSED
 ├── Unavailable          UNAVAILABLE
-│   └── Unsettled        UNAVAILABLE
+│   ├── Unsettled        UNAVAILABLE
+│   └── InProgress       UNAVAILABLE
 └── Busy                 BUSY
 """
 
@@ -86,6 +88,12 @@ class NoSuchReason(Refused):
     outcome = Outcome.NO_SUCH_REASON
 
 
+class PauseSpent(Refused):
+    """The day's budget of this pause reason is used up."""
+
+    outcome = Outcome.PAUSE_SPENT
+
+
 class NoSuchQueue(Refused):
     outcome = Outcome.NO_SUCH_QUEUE
 
@@ -113,6 +121,14 @@ class Unavailable(Refused):
 
 class Unsettled(Unavailable):
     """It may have happened; the intent is open and will be settled, and its event written then."""
+
+
+class InProgress(Unavailable):
+    """Another change of this agent is open. ``settle`` says that nobody is at it any more."""
+
+    def __init__(self, agent: str, *, settle: bool) -> None:
+        super().__init__(f"agent {agent} has an unsettled change")
+        self.settle = settle
 
 
 class Busy(Refused):

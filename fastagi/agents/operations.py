@@ -15,21 +15,25 @@ class AddMember:
     penalty: int = 0
     paused: bool = False
     reason: str = ""
+    asterisk: str = ""  # the name of the Asterisk, where there are several
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveMember:
     queue: str
     interface: str
+    asterisk: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PauseMember:
-    """Pause or unpause an interface in every queue it is in."""
+    """Pause or unpause an interface in one queue, or in every queue it is in."""
 
     interface: str
     paused: bool
     reason: str = ""
+    queue: str = ""  # "": every one
+    asterisk: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class SetPenalty:
     queue: str
     interface: str
     penalty: int
+    asterisk: str = ""
 
 
 Operation = AddMember | RemoveMember | PauseMember | SetPenalty
@@ -75,6 +80,17 @@ class ReportedMember:
     reason: str
     in_call: bool
     dynamic: bool
+    unreachable: bool = False  # the device behind its state interface is unavailable
+    last_call: float = 0.0  # when its last queue call ended, in seconds since 1970; 0: never
+    asterisk: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberNews:
+    """Something happened to a member: this is how it is now, or was when it was removed."""
+
+    member: ReportedMember
+    present: bool
 
 
 class QueuesUnavailable(Exception):

@@ -1,0 +1,73 @@
+"""Notes that the fallback leaves in Asterisk's database while the service is away. Pure.
+
+One note per change, written before the change is made, so that whoever sees the change can know
+who made it. A value holds at most 255 bytes (``MAX_DB_FIELD`` of Asterisk's manager).
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self
+
+from fastagi.contract import Script
+
+MAX_VALUE = 255
+_KEY = re.compile(r"(?P<at>[0-9]{13})-(?P<unique_id>[A-Za-z0-9_.-]{1,80})", re.ASCII)
+_SCRIPTS = frozenset({Script.PAUSE, Script.UNPAUSE, Script.LOGOFF})
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A phone paused, unpaused or logged off without the service."""
+
+    at: datetime
+    script: Script
+    interface: str
+    reason: str = ""  # the pause reason's code
+    channel: str = ""
+    caller_id: str = ""
+    unique_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the note; later ones sort behind earlier ones."""
+        return f"{int(self.at.timestamp() * 1000):013d}-{self.unique_id}"
+
+    def value(self) -> str:
+        """Raises ValueError when it would not fit."""
+        fields = {
+            "s": self.script.value,
+            "i": self.interface,
+            "r": self.reason,
+            "c": self.channel,
+            "n": self.caller_id,
+        }
+        text = json.dumps(
+            {name: text for name, text in fields.items() if text}, separators=(",", ":")
+        )
+        if len(text.encode()) > MAX_VALUE:
+            raise ValueError("the note is too long")
+        return text
+
+    @classmethod
+    def parse(cls, key: str, value: str) -> Self:
+        """Raises ValueError for what is no note of ours."""
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ValueError(f"no key of a note: {key!r}")
+        fields = json.loads(value)
+        if not isinstance(fields, dict) or not all(isinstance(v, str) for v in fields.values()):
+            raise ValueError("no fields")
+        script = Script(fields.get("s", ""))
+        if script not in _SCRIPTS or not fields.get("i"):
+            raise ValueError("nothing that a phone does without the service")
+        return cls(
+            at=datetime.fromtimestamp(int(match["at"]) / 1000, UTC),
+            script=script,
+            interface=fields["i"],
+            reason=fields.get("r", ""),
+            channel=fields.get("c", ""),
+            caller_id=fields.get("n", ""),
+            unique_id=match["unique_id"],
+        )
