@@ -28,6 +28,7 @@ class Event:
     occurred_at: datetime
     context: str = ""  # of the extension; for queue_log, like the next
     session_seconds: int = 0  # on a log-off: how long the agent was logged in there
+    asterisk: str = ""  # the name of the Asterisk the agent is on, where there are several
 
     def as_dict(self) -> dict[str, Any]:
         """The event as every JSON reader sees it (``contract.EVENT_FIELDS``)."""
@@ -54,5 +55,8 @@ SINKS: dict[EventType, tuple[Sink, ...]] = {
     EventType.UNPAUSE: _PAUSE,
     EventType.QUEUE_JOIN: (Sink.USER_EVENT,),
     EventType.QUEUE_LEAVE: (Sink.USER_EVENT,),
+    EventType.QUEUE_PENALTY: (Sink.USER_EVENT,),
+    EventType.PAUSE_EXCEEDED: (Sink.USER_EVENT, Sink.LAMP),
     EventType.LOGIN_REFUSED: (Sink.USER_EVENT,),
+    EventType.REPAIR: (Sink.USER_EVENT,),
 }
