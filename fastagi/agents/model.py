@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
+    Adopt,
     Command,
     JoinQueue,
     LeaveQueue,
@@ -17,6 +18,7 @@ from fastagi.agents.commands import (
     LogOff,
     Pause,
     PauseReason,
+    Seen,
     Unpause,
     WhenInCall,
 )
@@ -28,13 +30,31 @@ from fastagi.contract import MEMBER_NAME, EventType, Outcome
 
 
 @dataclass(frozen=True, slots=True)
+class OwnPause:
+    """In one queue the agent is paused, or is not, other than in general: Asterisk paused a member
+    who did not answer, or somebody did it at the console."""
+
+    paused: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Membership:
-    """One of the agent's queues; ``joined`` says whether the agent is in it now."""
+    """One of the agent's queues; ``joined`` says whether the agent is in it now.
+
+    What is its ``own`` somebody changed in Asterisk; it lasts until the agent leaves the queue.
+    """
 
     queue: str  # the queue's name in Asterisk
     number: str  # what an agent dials for it
     penalty: int = 0
     joined: bool = False
+    own_penalty: int | None = None
+    own_pause: OwnPause | None = None
+
+    @property
+    def penalty_now(self) -> int:
+        return self.penalty if self.own_penalty is None else self.own_penalty
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +89,7 @@ class AgentState:
     memberships: tuple[Membership, ...] = ()
     session: LoginSession | None = None
     pause: PauseSegment | None = None
-    planned: LogOff | None = None  # a log-off that waits for the end of the queue call
+    planned: LogOff | Pause | None = None  # what waits for the end of the queue call
 
     @property
     def status(self) -> Status:
@@ -80,6 +100,13 @@ class AgentState:
     @property
     def joined(self) -> tuple[Membership, ...]:
         return tuple(m for m in self.memberships if m.joined)
+
+    def pause_in(self, membership: Membership) -> tuple[bool, str]:
+        """Whether the agent is paused in this queue, and the reason's name."""
+        own = membership.own_pause
+        if own is not None:
+            return own.paused, own.reason
+        return (True, self.pause.reason.name) if self.pause else (False, "")
 
     @property
     def member_name(self) -> str:
@@ -162,16 +189,17 @@ def members(
 ) -> list[AddMember]:
     """What puts ``device`` into these queues as ``state`` means it: paused when the agent is."""
     name, interface, of_state = state.member_name, device.interface, device.state_interface
-    paused, reason = state.pause is not None, state.pause.reason.name if state.pause else ""
     return [
-        AddMember(m.queue, interface, of_state, name, m.penalty, paused, reason)
+        AddMember(
+            m.queue, interface, of_state, name, m.penalty_now, *state.pause_in(m), device.asterisk
+        )
         for m in memberships
     ]
 
 
 def _joining(state: AgentState, device: Device, memberships: tuple[Membership, ...]) -> list[Step]:
     return [
-        Step(add, RemoveMember(add.queue, add.interface))
+        Step(add, RemoveMember(add.queue, add.interface, add.asterisk))
         for add in members(state, device, memberships)
     ]
 
@@ -182,6 +210,7 @@ def _leaving(state: AgentState, device: Device, memberships: tuple[Membership, .
 
 def _all(memberships: tuple[Membership, ...], joined: bool) -> tuple[Membership, ...]:
     # Written out, as dataclasses.replace takes ten times as long, and this runs at every login.
+    # What was the membership's own ends with it.
     return tuple([Membership(m.queue, m.number, m.penalty, joined) for m in memberships])
 
 
@@ -204,7 +233,7 @@ def _log_in(state: AgentState, command: LogIn, now: datetime) -> Decision:
 def _log_in_again(state: AgentState, command: LogIn, now: datetime) -> Decision:
     assert state.session is not None
     here = state.session.device
-    if here.interface.lower() == command.device.interface.lower():
+    if here.key == command.device.key:
         # Logging in again takes back a log-off that was to follow the call.
         return Change(command, Outcome.ALREADY_LOGGED_IN, state, replace(state, planned=None))
     if not command.move:
@@ -232,13 +261,7 @@ def _log_off(state: AgentState, command: LogOff, now: datetime) -> Decision:
     if command.in_call and command.when_in_call is WhenInCall.AFTER_CALL:
         after = replace(state, planned=command)
         return Change(command, Outcome.LOGOFF_AFTER_CALL, state, after)
-    after = replace(
-        state,
-        session=None,
-        pause=None,
-        planned=None,
-        memberships=_all(state.memberships, False),
-    )
+    after = _logged_off(state)
     return Change(
         command,
         Outcome.LOGGED_OFF,
@@ -249,24 +272,56 @@ def _log_off(state: AgentState, command: LogOff, now: datetime) -> Decision:
     )
 
 
+def _logged_off(state: AgentState) -> AgentState:
+    return replace(
+        state,
+        session=None,
+        pause=None,
+        planned=None,
+        memberships=_all(state.memberships, False),
+    )
+
+
 def _pausing(state: AgentState, after: AgentState) -> tuple[Step, ...]:
     assert state.session is not None
     if not state.joined:
         return ()  # Asterisk knows no such interface; queues joined later are joined paused
-    interface = state.session.device.interface
+    device = state.session.device
 
-    def said(who: AgentState) -> PauseMember:
-        return PauseMember(
-            interface, who.pause is not None, who.pause.reason.name if who.pause else ""
+    def said(who: AgentState, membership: Membership, queue: str = "") -> PauseMember:
+        return PauseMember(device.interface, *who.pause_in(membership), queue, device.asterisk)
+
+    if any(m.own_pause for m in state.joined):  # to be taken back queue by queue
+        now = {m.queue: m for m in after.joined}
+        return tuple(
+            Step(said(after, now[m.queue], m.queue), said(state, m, m.queue)) for m in state.joined
         )
+    any_one = state.joined[0]
+    return (Step(said(after, any_one), said(state, any_one)),)
 
-    return (Step(said(after), said(state)),)
+
+def _without_own_pauses(memberships: tuple[Membership, ...]) -> tuple[Membership, ...]:
+    if not any(m.own_pause for m in memberships):
+        return memberships
+    return tuple(replace(m, own_pause=None) for m in memberships)
 
 
 def _pause(state: AgentState, command: Pause, now: datetime) -> Decision:
-    if state.pause and state.pause.reason.code == command.reason.code:
-        return Change(command, Outcome.ALREADY_PAUSED, state, state)
-    after = replace(state, pause=PauseSegment(command.id, command.reason, now))
+    same = state.pause is not None and state.pause.reason == command.reason
+    if same and not any(m.own_pause for m in state.joined):
+        return Change(command, Outcome.ALREADY_PAUSED, state, _nothing_planned(state))
+    if command.spent:
+        return errors.PauseSpent(command.reason.name)
+    if command.in_call and command.when_in_call is WhenInCall.REFUSE:
+        return errors.InCall()
+    if command.in_call and command.when_in_call is WhenInCall.AFTER_CALL:
+        planned = replace(state, planned=command)
+        return Change(command, Outcome.PAUSE_AFTER_CALL, state, planned)
+    after = replace(
+        _nothing_planned(state),
+        pause=state.pause if same else PauseSegment(command.id, command.reason, now),
+        memberships=_without_own_pauses(state.memberships),
+    )
     return Change(
         command,
         Outcome.PAUSE_REASON_CHANGED if state.pause else Outcome.PAUSED,
@@ -278,16 +333,27 @@ def _pause(state: AgentState, command: Pause, now: datetime) -> Decision:
 
 
 def _unpause(state: AgentState, command: Unpause, now: datetime) -> Decision:
-    assert state.pause is not None
-    after = replace(state, pause=None)
+    paused = [(m.queue, reason) for m in state.joined for on, reason in [state.pause_in(m)] if on]
+    if state.pause is None and not paused:
+        return Change(command, Outcome.NOT_PAUSED, state, _nothing_planned(state))
+    after = replace(
+        _nothing_planned(state), pause=None, memberships=_without_own_pauses(state.memberships)
+    )
+    reason = state.pause.reason.name if state.pause else paused[0][1]
+    queues = tuple(queue for queue, _ in paused)
     return Change(
         command,
         Outcome.UNPAUSED,
         state,
         after,
         _pausing(state, after),
-        (_event(EventType.UNPAUSE, after, command, now, reason=state.pause.reason.name),),
+        (_event(EventType.UNPAUSE, after, command, now, reason=reason, queues=queues),),
     )
+
+
+def _nothing_planned(state: AgentState) -> AgentState:
+    """A pause that waits for the end of the call is not wanted any more; a log-off still is."""
+    return replace(state, planned=None) if isinstance(state.planned, Pause) else state
 
 
 def _membership(state: AgentState, queue: str) -> Membership | None:
@@ -298,7 +364,8 @@ def _with_joined(state: AgentState, queue: str, joined: bool) -> AgentState:
     return replace(
         state,
         memberships=tuple(
-            replace(m, joined=joined) if m.queue == queue else m for m in state.memberships
+            Membership(m.queue, m.number, m.penalty, joined) if m.queue == queue else m
+            for m in state.memberships
         ),
     )
 
@@ -345,8 +412,98 @@ def _not_logged_in(state: AgentState, command: Command, now: datetime) -> Decisi
     return errors.NotLoggedIn()
 
 
-def _not_paused(state: AgentState, command: Command, now: datetime) -> Decision:
-    return Change(command, Outcome.NOT_PAUSED, state, state)
+# -- what somebody did in Asterisk itself
+
+
+def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
+    """Brings the agent to what Asterisk reports, with the events that tell of the difference."""
+    if not command.members:
+        return _adopt_absence(state, command, now)
+    session = state.session
+    if session is None:
+        assert command.device is not None
+        session = LoginSession(command.id, command.device, now)
+    after = _as_seen(replace(state, session=session), command, now)
+    was = {m.queue: m for m in state.joined}
+    there = {m.queue: m for m in after.joined}
+    events: list[Event] = []
+
+    def tell(type: EventType, queues: list[str], reason: str = "") -> None:
+        if queues:
+            number = len(events) + 1
+            events.append(
+                _event(type, after, command, now, number, reason=reason, queues=tuple(queues))
+            )
+
+    joined = [queue for queue in there if queue not in was]
+    tell(EventType.LOGIN if state.session is None else EventType.QUEUE_JOIN, joined)
+    tell(EventType.QUEUE_LEAVE, [queue for queue in was if queue not in there])
+    paused: dict[str, list[str]] = {}
+    unpaused: dict[str, list[str]] = {}
+    for queue, m in there.items():
+        # Who joins is expected to be paused as the agent is.
+        on, reason = after.pause_in(m)
+        was_on, was_reason = state.pause_in(was.get(queue, Membership(queue, m.number)))
+        if on and (not was_on or reason != was_reason):
+            paused.setdefault(reason, []).append(queue)
+        elif was_on and not on:
+            unpaused.setdefault(was_reason, []).append(queue)
+        if queue in was and m.penalty_now != was[queue].penalty_now:
+            tell(EventType.QUEUE_PENALTY, [queue], str(m.penalty_now))
+    for reason, queues in unpaused.items():
+        tell(EventType.UNPAUSE, queues, reason)
+    for reason, queues in paused.items():
+        tell(EventType.PAUSE, queues, reason)
+    return Change(command, Outcome.LOGGED_IN, state, after, (), tuple(events))
+
+
+def _adopt_absence(state: AgentState, command: Adopt, now: datetime) -> Decision:
+    """Taken out of the last queue is logged off; one who had left them all himself stays."""
+    if not state.joined:
+        return Change(command, Outcome.NOT_LOGGED_IN, state, state)
+    after = _logged_off(state)
+    event = _event(EventType.LOGOUT, state, command, now, reason="removed")
+    return Change(command, Outcome.LOGGED_OFF, state, after, (), (event,))
+
+
+def _as_seen(state: AgentState, command: Adopt, now: datetime) -> AgentState:
+    seen = {s.queue: s for s in command.members}
+    pauses = {(s.paused, s.reason if s.paused else "") for s in command.members}
+    pause = state.pause
+    if len(pauses) == 1:  # the same everywhere: so it is with the agent
+        ((paused, reason),) = pauses
+        if not paused:
+            pause = None
+        elif pause is None or pause.reason.name != reason:
+            known = {r.name: r for r in command.reasons}
+            pause = PauseSegment(command.id, known.get(reason, PauseReason("", reason)), now)
+    in_general = (True, pause.reason.name) if pause else (False, "")
+
+    def membership(m: Membership, s: Seen) -> Membership:
+        in_queue = (s.paused, s.reason if s.paused else "")
+        return Membership(
+            m.queue,
+            m.number,
+            m.penalty,
+            True,
+            None if s.penalty == m.penalty else s.penalty,
+            None if in_queue == in_general else OwnPause(*in_queue),
+        )
+
+    known = {m.queue for m in state.memberships}
+    memberships = [
+        membership(m, seen[m.queue])
+        if m.queue in seen
+        else Membership(m.queue, m.number, m.penalty)
+        for m in state.memberships
+    ]
+    # A queue that is none of the agent's: it is in it all the same.
+    memberships += [
+        membership(Membership(s.queue, s.number, s.penalty), s)
+        for s in command.members
+        if s.queue not in known
+    ]
+    return replace(state, pause=pause, memberships=tuple(memberships))
 
 
 Rule = Callable[..., Decision]
@@ -362,7 +519,7 @@ TABLE: dict[tuple[Status, type[Command]], Rule] = {
     (Status.AVAILABLE, Pause): _pause,
     (Status.PAUSED, Pause): _pause,
     (Status.LOGGED_OFF, Unpause): _not_logged_in,
-    (Status.AVAILABLE, Unpause): _not_paused,
+    (Status.AVAILABLE, Unpause): _unpause,
     (Status.PAUSED, Unpause): _unpause,
     (Status.LOGGED_OFF, JoinQueue): _not_logged_in,
     (Status.AVAILABLE, JoinQueue): _join_queue,
@@ -370,4 +527,7 @@ TABLE: dict[tuple[Status, type[Command]], Rule] = {
     (Status.LOGGED_OFF, LeaveQueue): _not_logged_in,
     (Status.AVAILABLE, LeaveQueue): _leave_queue,
     (Status.PAUSED, LeaveQueue): _leave_queue,
+    (Status.LOGGED_OFF, Adopt): _adopt,
+    (Status.AVAILABLE, Adopt): _adopt,
+    (Status.PAUSED, Adopt): _adopt,
 }

@@ -7,10 +7,10 @@ events, so that nothing is ever assumed applied.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -21,12 +21,15 @@ from fastagi.agents.commands import (
     LeaveQueue,
     LogIn,
     LogOff,
+    Pause,
     PauseReason,
     WhenInCall,
 )
 from fastagi.agents.events import Event
+from fastagi.agents.limits import OpenPause, PauseLimit
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change
+from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
@@ -63,8 +66,17 @@ class Store(Protocol):
     async def agent(self, number: str) -> AgentState | None:
         """The agent with this number, unless archived."""
 
-    async def agent_at(self, interface: str) -> AgentState | None:
-        """The agent who is logged in on this interface (letter case does not matter)."""
+    async def agent_at(self, key: str) -> AgentState | None:
+        """The agent who is logged in on the device with this ``Device.key``."""
+
+    async def agents_at(self, keys: Sequence[str]) -> dict[str, AgentState]:
+        """The same for many, by key; those where nobody is are left out."""
+
+    async def states(self, numbers: Sequence[str]) -> dict[str, AgentState]:
+        """The agents with these numbers, by number; also archived ones who are logged in."""
+
+    async def queue_names(self) -> dict[str, tuple[str, str]]:
+        """All queues, archived ones too: name in lower case -> name in Asterisk and number."""
 
     async def queue_numbered(self, number: str) -> str | None:
         """The name in Asterisk of the queue that agents dial as ``number``."""
@@ -72,13 +84,26 @@ class Store(Protocol):
     async def reasons(self) -> tuple[PauseReason, ...]:
         """The pause reasons, by code."""
 
-    async def begin(self, command: Command, now: datetime) -> Change:
+    async def begin(
+        self, command: Command, now: datetime, *, applied: bool = False, held: bool = False
+    ) -> Change:
         """Load, decide and record the intent, in one transaction.
 
-        For a LogIn the device is claimed with the intent: no second agent gets it. A change
-        without steps is written at once, events and all. Raises the Refused that was decided,
-        NoSuchAgent, or Unavailable when an earlier intent of this agent is not settled yet.
+        For a LogIn, or an Adopt that logs in, the device is claimed with it: no second agent gets
+        it. A change without steps is written at once, events and all; one that Asterisk has
+        ``applied`` already likewise, without its steps, and once only: when its first event is
+        there already, nothing is written. ``held``: asked under ``hold`` of this very agent.
+        Raises the Refused that was decided, NoSuchAgent, or InProgress when an earlier intent of
+        this agent is open: ``settle`` is False while it belongs to another living service.
         """
+
+    def hold(self, numbers: Sequence[str]) -> AbstractAsyncContextManager[dict[str, AgentState]]:
+        """Until it is left no other service begins a change of these agents (this one takes its
+        own locks); their states, but for those with an open intent. Any number at a time, each
+        of its own agents."""
+
+    def alone(self, what: str) -> AbstractAsyncContextManager[bool]:
+        """Whether no other service is at ``what`` now; none will be until it is left."""
 
     async def confirm(self, change: Change) -> None:
         """In one transaction: the change, its events, a delivery per event and sink; the intent
@@ -91,12 +116,30 @@ class Store(Protocol):
         """An event without a change, with its deliveries."""
 
     async def unsettled(self) -> list[Change]:
-        """The unconfirmed intents, decided again; the oldest first."""
+        """The unconfirmed intents, decided again, but for those of other living services; the
+        oldest first."""
 
     async def logged_in(self) -> list[AgentState]: ...
 
-    async def planned(self) -> list[LogOff]:
-        """The log-offs that wait for the end of a queue call."""
+    async def planned(self) -> list[LogOff | Pause]:
+        """What waits for the end of a queue call."""
+
+    async def limits(self) -> dict[str, PauseLimit]:
+        """What the pause reasons allow, by code; those without any limit are left out."""
+
+    async def open_pauses(self) -> list[OpenPause]:
+        """The pauses of now."""
+
+    async def paused_since(self, agent: str, code: str, since: datetime) -> timedelta:
+        """How long the agent was paused for this reason from ``since`` on, in segments that have
+        ended."""
+
+    async def overdue(self, cutoffs: Mapping[str, datetime]) -> list[str]:
+        """Numbers of the agents to log off at the end of their shift. ``cutoffs``: for each time
+        of day in ``shift_ends``, when it last was; those logged in since before it."""
+
+    async def shift_ends(self) -> list[str]:
+        """The times of day (``18:30``) at which agents are logged off, each once."""
 
     async def pin_attempt(self, keys: Sequence[str], now: datetime, lockout: Lockout) -> str | None:
         """Counts an attempt against each key, as failed until ``pin_passed``; or, when one is
@@ -110,20 +153,33 @@ class Store(Protocol):
 
     async def set_note(self, key: str, value: str) -> None: ...
 
+    async def notes(self, prefix: str) -> dict[str, str]:
+        """The facts whose keys begin so."""
+
+    async def drop_note(self, key: str) -> None: ...
+
 
 class Queues(Protocol):
-    """What the hall needs of Asterisk. QueuesUnavailable: nothing was sent."""
+    """What the hall needs of the Asterisks. QueuesUnavailable: nothing was sent."""
 
     @property
-    def connected(self) -> bool: ...
+    def names(self) -> Sequence[str]:
+        """The Asterisks there are: "" where there is only one."""
+
+    def connected(self, asterisk: str) -> bool: ...
 
     async def apply(self, operations: Sequence[Operation]) -> list[Result]: ...
 
-    async def members(self, queue: str | None = None) -> list[ReportedMember]: ...
+    async def members(
+        self, asterisk: str, queue: str | None = None, interface: str | None = None
+    ) -> list[ReportedMember]: ...
 
-    async def in_call(self, interface: str) -> bool: ...
+    async def started_at(self, asterisk: str) -> str: ...
 
-    async def started_at(self) -> str: ...
+    async def notes(self, asterisk: str) -> list[Note]:
+        """What the fallback did while no service was there, and nobody has taken yet."""
+
+    async def forget(self, asterisk: str, notes: Sequence[Note]) -> None: ...
 
 
 class Pins(Protocol):
