@@ -12,20 +12,25 @@ from fastagi.agents.devices import PLACEHOLDER, Pattern
 from fastagi.config.document import Path
 from fastagi.config.problems import did_you_mean
 from fastagi.config.settings import FeatureCodes
-from fastagi.config.values import NAME_BYTES, host_port
+from fastagi.config.values import NAME_BYTES, duration, host_port
+
+MISSING = "is missing"
 
 Found = Iterator[tuple[Path, str]]
 
 
 def cross_checks(data: dict[str, Any], unread: frozenset[str] | None, *, agents: bool) -> Found:
     """``unread``: the top-level keys that could not be read (None: nobody knows which)."""
+    yield from _asterisks(data, unread)
     yield from _feature_codes(data)
     yield from _http(data)
+    yield from _metrics(data)
     yield from _fastagi(data)
     yield from _devices(data)
     yield from _unique(data, "pause_reasons", "code")
     yield from _unique(data, "pause_reasons", "name")
     yield from _pause_limits(data)
+    yield from _unplugged(data)
     for name in ("id", "number", "name"):
         yield from _unique(data, "queues", name)
     if agents:
@@ -64,6 +69,29 @@ def _unique(data: dict[str, Any], key: str, name: str) -> Found:
         earlier = first.setdefault(same(value), index)
         if earlier != index:
             yield (key, index, name), f"{value!r} is taken already by {key}[{earlier}]"
+
+
+def _asterisks(data: dict[str, Any], unread: frozenset[str] | None) -> Found:
+    one, several = data.get("asterisk"), data.get("asterisks")
+    if one is None and several is None:
+        if unread is not None and not {"asterisk", "asterisks"} & unread:
+            yield ("asterisk",), MISSING
+    elif one is not None and several is not None:
+        yield ("asterisks",), "there is asterisk too: one of them, this one for several"
+    elif several == []:
+        yield ("asterisks",), "is empty"
+    if isinstance(one, dict) and "name" in one:
+        yield ("asterisk", "name"), "names are for several: make it a list, asterisks"
+    places: dict[tuple[str, str], int] = {}
+    for index, item in _items(data, "asterisks"):
+        if "name" not in item:
+            yield ("asterisks", index, "name"), MISSING
+        # As text: it is the same one or it is not, whether or not it can be read.
+        place = (str(item.get("host", "127.0.0.1")), str(item.get("port", "5038")))
+        if places.setdefault(place, index) != index:
+            name = "port" if "port" in item else "host"
+            yield ("asterisks", index, name), f"the same Asterisk as asterisks[{places[place]}]"
+    yield from _unique(data, "asterisks", "name")
 
 
 def _feature_codes(data: dict[str, Any]) -> Found:
@@ -109,6 +137,13 @@ def _http(data: dict[str, Any]) -> Found:
             yield ("http", "listen"), "without tokens only loopback (127.0.0.1, ::1) is served"
 
 
+def _metrics(data: dict[str, Any]) -> Found:
+    listen = _section(data, "metrics").get("listen")
+    for other, otherwise in (("fastagi", "127.0.0.1:4573"), ("http", "127.0.0.1:9493")):
+        if listen is not None and listen == _section(data, other).get("listen", otherwise):
+            yield ("metrics", "listen"), f"is {other}.listen already: another port"
+
+
 def _fastagi(data: dict[str, Any]) -> Found:
     if _section(data, "fastagi").get("allow") == []:
         yield ("fastagi", "allow"), "is empty: no Asterisk could call"
@@ -141,8 +176,26 @@ def _devices(data: dict[str, Any]) -> Found:
 def _pause_limits(data: dict[str, Any]) -> Found:
     for index, reason in _items(data, "pause_reasons"):
         then = reason.get("when_exceeded")
-        if isinstance(then, str) and then != "warn" and reason.get("max_duration") is None:
-            yield ("pause_reasons", index, "when_exceeded"), "means nothing without max_duration"
+        limits = (reason.get("max_duration"), reason.get("daily_budget"))
+        if isinstance(then, str) and then != "warn" and limits == (None, None):
+            yield (
+                ("pause_reasons", index, "when_exceeded"),
+                "means nothing without max_duration or daily_budget",
+            )
+
+
+def _unplugged(data: dict[str, Any]) -> Found:
+    section = _section(data, "unplugged")
+    pause = section.get("pause_after", "30s")
+    logoff = section.get("logoff_after", "10m")
+    try:
+        wrong = None not in (pause, logoff) and duration(logoff) <= duration(pause)
+    except ValueError:
+        return
+    if wrong:
+        at = "logoff_after" if "logoff_after" in section else "pause_after"
+        message = f"logoff_after ({logoff}) must be longer than pause_after ({pause})"
+        yield ("unplugged", at), message
 
 
 def _agents(data: dict[str, Any], *, references: bool) -> Found:

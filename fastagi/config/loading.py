@@ -13,16 +13,19 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fastagi.config.checks import cross_checks
+from fastagi.config.checks import MISSING, cross_checks
 from fastagi.config.document import Builder, Document, blocks, compose, decode, pair, spell, without
 from fastagi.config.document import Path as KeyPath
 from fastagi.config.problems import ConfigError, Problem, did_you_mean
-from fastagi.config.settings import Settings
+from fastagi.config.settings import ASTERISKS, Settings
 from fastagi.config.values import is_language
 
 ENVIRONMENT = "FASTAGI_CONFIG"
 SYSTEM = Path("/etc/fastagi")
 HERE = Path("config")
+
+# Written as null these are switched off; empty, with everything below commented out, they are not.
+_OFF_BY_NULL = frozenset({"unplugged"})
 
 _NAMES = re.compile(rb"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -176,7 +179,9 @@ class _Loading:
             document.report(mark.line, mark.column, key, message)
             return
         self._top[key] = (document, *found)
-        if value is not None:  # a key with everything below it commented out
+        written = isinstance(found[1], ScalarNode) and found[1].value != ""
+        # Else no value at all: a key with everything below it commented out.
+        if value is not None or (written and key in _OFF_BY_NULL):
             self.data[key] = value
 
     def settings(self) -> Settings | None:
@@ -196,7 +201,7 @@ class _Loading:
                 self._report_invalid(item)
         self._report_empty_codes()
         for path, message in cross_checks(data, self._unknown, agents=self._with_agents):
-            self._report(path, message)
+            self._report(path, message, missing=message == MISSING)
         if self.problems or settings is None:
             return None
         if self.left_out:
@@ -303,11 +308,13 @@ class _Loading:
         on_key = bool(path) and path[-1] == "[key]"
         if on_key:
             path = path[:-1]
+        if kind == ASTERISKS:
+            return  # cross_checks says it, whatever else is wrong
         if kind == "missing":
             unknown = self._unknown
             if len(path) == 1 and (unknown is None or path[0] in unknown):
                 return  # it may stand in what could not be read
-            self._report(path, "is missing", missing=True)
+            self._report(path, MISSING, missing=True)
         elif kind == "extra_forbidden":
             message = f"unknown key{did_you_mean(str(path[-1]), _known_keys(path[:-1]))}"
             self._report(path, message, key=True)

@@ -1,10 +1,11 @@
 """The settings: frozen, typed, one class per section of the YAML."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import timedelta, tzinfo
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -14,13 +15,15 @@ from pydantic import (
     Field,
     PrivateAttr,
     SecretStr,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from fastagi.agents.commands import WhenInCall
 from fastagi.agents.devices import DeviceRule, DeviceType, Pattern
 from fastagi.agents.lockout import Lockout
 from fastagi.config.values import (
-    AsteriskName,
+    AsteriskId,
     Code,
     Context,
     DatabaseUrl,
@@ -33,24 +36,40 @@ from fastagi.config.values import (
     Network,
     NetworkValue,
     Number,
+    PathForDialplan,
     Penalty,
     Pin,
     PinHash,
     PlainText,
     QueueName,
     ReasonCode,
+    ReasonName,
     Secret,
     Sounds,
+    TimeOfDay,
+    TimeOrNever,
     Timeout,
+    TimeZone,
     Username,
     frozen_mapping,
+    local_zone,
     network,
 )
 from fastagi.contract import Outcome, Script
 
+ASTERISKS = "asterisks"  # the type of the error that there are none, or both kinds
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class FallbackSettings(Section):
+    """The program that the dialplan runs while no server answers; both files are Asterisk's to
+    read, on Asterisk's machine."""
+
+    command: PathForDialplan
+    facts: PathForDialplan
 
 
 class FastAgiSettings(Section):
@@ -64,6 +83,7 @@ class FastAgiSettings(Section):
     session_deadline: Timeout = timedelta(seconds=120)
     header_timeout: Timeout = timedelta(seconds=5)
     drain: Duration = timedelta(seconds=30)
+    fallback: FallbackSettings | None = None  # None: the dialplan says "try again"
 
     @property
     def advertised(self) -> HostPort:
@@ -75,8 +95,9 @@ class FastAgiSettings(Section):
 
 
 class AsteriskSettings(Section):
-    """The manager interface (AMI)."""
+    """The manager interface (AMI) of one Asterisk; ``name`` is "" where it is the only one."""
 
+    name: AsteriskId = ""
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 5038
     username: Username = "fastagi"
@@ -209,6 +230,43 @@ class DeviceRuleSettings(Section):
         )
 
 
+class PauseSettings(Section):
+    """What a pause does to an agent in a queue call."""
+
+    when_in_call: WhenInCall = WhenInCall.ALLOW
+    wrapup: Duration = timedelta(0)  # so long after a queue call counts as still in it
+
+
+class UnpluggedSettings(Section):
+    """What happens to an agent whose phone is gone for so long; None: nothing."""
+
+    pause_after: Timeout | None = timedelta(seconds=30)
+    logoff_after: Timeout | None = timedelta(minutes=10)
+
+
+def _all_off(value: Any) -> Any:
+    """``unplugged: off``, in the words that people use for it."""
+    if value is None or (isinstance(value, str) and value.lower() in ("off", "no", "false")):
+        return {"pause_after": None, "logoff_after": None}
+    return value
+
+
+class ShiftSettings(Section):
+    """``logoff_at``: when everybody is logged off, ``HH:MM``; None: nobody is."""
+
+    logoff_at: TimeOfDay | None = None
+
+
+class ReconcileSettings(Section):
+    """How often the store is compared with Asterisk's queues beside every start and reconnect."""
+
+    every: Timeout | None = timedelta(seconds=60)
+
+
+class MetricsSettings(Section):
+    listen: HostPortValue | None = None  # None: no metrics
+
+
 class WhenExceeded(StrEnum):
     """What happens to a pause that lasts longer than its reason allows."""
 
@@ -219,10 +277,11 @@ class WhenExceeded(StrEnum):
 
 class PauseReasonSettings(Section):
     code: ReasonCode
-    name: AsteriskName
+    name: ReasonName
     description: PlainText = ""
     productive: bool = False
     max_duration: Timeout | None = None
+    daily_budget: Timeout | None = None  # the time a day that an agent may spend on it
     when_exceeded: WhenExceeded = WhenExceeded.WARN
 
 
@@ -254,29 +313,65 @@ class AgentSettings(Section):
     pin_hash: PinHash | None = None
     language: Language = "en"
     queues: tuple[Annotated[AgentQueue, BeforeValidator(_agent_queue)], ...] = ()
+    logoff_at: TimeOrNever | None = None  # ``HH:MM``, "never", or None: as everybody
 
 
 class Settings(Section):
     """Everything. ``agents`` is None when they were left out by ``load(agents=False)``."""
 
     fastagi: FastAgiSettings = Field(default_factory=FastAgiSettings)
-    asterisk: AsteriskSettings
+    only_asterisk: AsteriskSettings | None = Field(default=None, alias="asterisk", repr=False)
+    asterisks: tuple[AsteriskSettings, ...] = ()  # filled in from the only one
     database: DatabaseUrl = Field(default="sqlite:///fastagi.db", repr=False)
     http: HttpSettings = Field(default_factory=HttpSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     language: Language = "en"
+    timezone: TimeZone | None = None  # None: the machine's
     feature_codes: FeatureCodes = Field(default_factory=FeatureCodes)
     login: LoginSettings = Field(default_factory=LoginSettings)
     devices: tuple[DeviceRuleSettings, ...] = ()
     prompts: Annotated[Mapping[Outcome, Sounds], AfterValidator(frozen_mapping)] = Field(
         default_factory=lambda: frozen_mapping({})
     )
+    pause: PauseSettings = Field(default_factory=PauseSettings)
     pause_reasons: tuple[PauseReasonSettings, ...] = ()
+    unplugged: Annotated[UnpluggedSettings, BeforeValidator(_all_off)] = Field(
+        default_factory=UnpluggedSettings
+    )
+    shift: ShiftSettings = Field(default_factory=ShiftSettings)
+    reconcile: ReconcileSettings = Field(default_factory=ReconcileSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     queues: tuple[QueueSettings, ...] = ()
     agents: tuple[AgentSettings, ...] | None = ()
 
     _fingerprint_material: bytes = PrivateAttr(default=b"")
     _sliceable: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="after")
+    def _fill_in_asterisks(self) -> Self:
+        if (self.only_asterisk is None) == (not self.asterisks):
+            raise PydanticCustomError(ASTERISKS, "one of asterisk and asterisks must be there")
+        if self.only_asterisk is not None:
+            # Before anybody sees the object: it is frozen from then on.
+            self.__dict__["asterisks"] = (self.only_asterisk,)
+        return self
+
+    @property
+    def asterisk(self) -> AsteriskSettings:
+        """The only one, or the first of several."""
+        return self.asterisks[0]
+
+    def asterisk_named(self, name: str) -> AsteriskSettings:
+        """Raises KeyError."""
+        for asterisk in self.asterisks:
+            if asterisk.name == name:
+                return asterisk
+        raise KeyError(name)
+
+    @property
+    def zone(self) -> tzinfo:
+        """Where days begin and shifts end."""
+        return ZoneInfo(self.timezone) if self.timezone is not None else local_zone()
 
     @property
     def fingerprint_material(self) -> bytes:
@@ -306,6 +401,7 @@ __all__ = [
     "AsteriskSettings",
     "DeviceRuleSettings",
     "ExtensionFrom",
+    "FallbackSettings",
     "FastAgiSettings",
     "FeatureCodes",
     "HostPort",
@@ -313,11 +409,16 @@ __all__ = [
     "InUseByAnother",
     "LockoutSettings",
     "LoginSettings",
+    "MetricsSettings",
     "Network",
     "PauseReasonSettings",
+    "PauseSettings",
     "QueueSettings",
+    "ReconcileSettings",
     "SecretStr",
     "Settings",
+    "ShiftSettings",
+    "UnpluggedSettings",
     "WebhookSettings",
     "WhenExceeded",
 ]

@@ -4,15 +4,20 @@ Everything comes as text. Each parser raises ValueError saying what is wrong; th
 never repeat what was written.
 """
 
+import os
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, timedelta, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from fastagi.config.problems import did_you_mean
+from fastagi.contract import DEVICE_LOST
 
 NAME_BYTES = 79  # app_queue cuts a longer name, in the middle of a character
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
@@ -26,6 +31,11 @@ _CODE = re.compile(r"[*#0-9]{1,16}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _REASON_CODE = re.compile(r"[0-9]{1,10}", re.ASCII)
 _PIN = re.compile(r"[0-9]{3,12}", re.ASCII)
+_ASTERISK = re.compile(r"[A-Za-z0-9_-]{1,20}", re.ASCII)
+_TIME = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
+_PATH = re.compile(r"/[A-Za-z0-9_./+@-]{1,250}", re.ASCII)
+_LOCAL_ZONE = "/etc/localtime"
+NEVER = "never"  # where a time of day may be given: not for this agent
 
 
 def _text(value: object) -> str:
@@ -59,6 +69,55 @@ def positive(length: timedelta) -> timedelta:
     if length <= timedelta(0):
         raise ValueError("must be longer than 0s")
     return length
+
+
+def time_of_day(value: object) -> str:
+    """``20:00``; ``8:30`` becomes ``08:30``."""
+    text = _text(value)
+    found = _TIME.fullmatch(text)
+    if found is None:
+        also = ', the end of the day is "00:00"' if text == "24:00" else ""
+        raise ValueError(f"{text!r} is no time of day: write HH:MM, such as 20:00{also}")
+    return f"{int(found.group(1)):02}:{found.group(2)}"
+
+
+def time_or_never(value: object) -> str:
+    text = _text(value)
+    if text == NEVER:
+        return text
+    try:
+        return time_of_day(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {NEVER}{did_you_mean(text, [NEVER])}") from None
+
+
+def timezone(value: object) -> str:
+    """A name that zoneinfo has, such as ``Europe/Paris``."""
+    text = _text(value)
+    try:
+        return ZoneInfo(text).key
+    except (LookupError, ValueError, OSError):
+        pass
+    known = available_timezones()
+    ends = sorted(name for name in known if name.lower().endswith(f"/{text.lower()}"))
+    guess = f", did you mean {ends[0]!r}?" if ends else did_you_mean(text, known)
+    raise ValueError(f"{text!r} is no time zone{guess or ', such as Europe/Paris'}")
+
+
+def local_zone() -> tzinfo:
+    """The machine's: ``$TZ``, else /etc/localtime, else UTC. It knows its summer time."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    if name and not name.startswith("/"):
+        try:
+            return ZoneInfo(name)
+        except (LookupError, ValueError, OSError):
+            pass
+    place = name if name.startswith("/") else _LOCAL_ZONE
+    try:
+        with open(place, "rb") as file:
+            return ZoneInfo.from_file(file, key=os.path.realpath(place).partition("zoneinfo/")[2])
+    except (ValueError, OSError):
+        return UTC
 
 
 def host(value: object) -> str:
@@ -170,6 +229,23 @@ def asterisk_name(text: str) -> str:
     return text
 
 
+def reason_name(text: str) -> str:
+    asterisk_name(text)
+    if text.lower() == DEVICE_LOST:
+        raise ValueError(f"{DEVICE_LOST!r} is the pause of an agent whose phone is gone: not yours")
+    return text
+
+
+def path_for_dialplan(value: object) -> str:
+    """An absolute path of characters that end no argument of a dialplan application."""
+    text = _text(value)
+    if not text.startswith("/"):
+        raise ValueError(f"{text!r} is no absolute path: it begins with /")
+    if not _PATH.fullmatch(text):
+        raise ValueError("a path in a dialplan has up to 250 of letters, digits and _ . / + @ -")
+    return text
+
+
 def username(text: str) -> str:
     """The name of a section in manager.conf and of an AMI header's value."""
     if not _USERNAME.fullmatch(text):
@@ -241,13 +317,21 @@ def frozen_mapping(value: Mapping[K, V]) -> Mapping[K, V]:
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 Timeout = Annotated[timedelta, BeforeValidator(duration), AfterValidator(positive)]
+TimeOfDay = Annotated[str, BeforeValidator(time_of_day)]
+TimeOrNever = Annotated[str, BeforeValidator(time_or_never)]
+TimeZone = Annotated[str, BeforeValidator(timezone)]
+PathForDialplan = Annotated[str, BeforeValidator(path_for_dialplan)]
 Host = Annotated[str, BeforeValidator(host)]
 HostPortValue = Annotated[HostPort, BeforeValidator(host_port)]
 NetworkValue = Annotated[Network, BeforeValidator(network)]
 DatabaseUrl = Annotated[str, BeforeValidator(database_url)]
 PlainText = Annotated[str, AfterValidator(plain)]
 AsteriskName = Annotated[str, AfterValidator(asterisk_name)]
+ReasonName = Annotated[str, AfterValidator(reason_name)]
 Username = Annotated[str, AfterValidator(username)]
+AsteriskId = Annotated[
+    str, _matching(_ASTERISK, "is no name of an Asterisk: 1 to 20 letters, digits, - and _")
+]
 QueueName = Annotated[str, AfterValidator(queue_name)]
 Language = Annotated[str, _matching(_LANGUAGE, "is no language, such as en or pt_BR")]
 Code = Annotated[str, _matching(_CODE, "is no feature code: 1 to 16 of 0-9, * and #")]

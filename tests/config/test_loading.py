@@ -1,8 +1,9 @@
 """What a configuration without mistakes means."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
+from zoneinfo import TZPATH, ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,15 @@ from pydantic import ValidationError
 
 from fastagi.agents.commands import WhenInCall
 from fastagi.agents.devices import Device, resolve
-from fastagi.config import ConfigError, HostPort, Settings, find, load
+from fastagi.config import (
+    ConfigError,
+    FallbackSettings,
+    HostPort,
+    Settings,
+    UnpluggedSettings,
+    find,
+    load,
+)
 from fastagi.config.values import duration, host_port
 from fastagi.contract import Outcome, Script
 
@@ -363,3 +372,105 @@ def test_the_fingerprint_follows_every_byte_and_every_value_used(tmp_path: Path)
     ]
     assert len(set(different)) == len(different)
     assert taken(text, UNUSED="1") == different[0]
+
+
+def test_what_every_setting_of_time_becomes(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        """
+timezone: Europe/Paris
+pause: {when_in_call: after_call, wrapup: 5s}
+pause_reasons: [{code: 1, name: lunch, daily_budget: 1h, when_exceeded: logoff}]
+unplugged: {pause_after: null, logoff_after: 5m}
+shift: {logoff_at: 20:00}
+reconcile: {every: null}
+metrics: {listen: 127.0.0.1:9494}
+fastagi: {fallback: {command: /opt/f/bin/fastagi-fallback, facts: /etc/asterisk/f.json}}
+agents:
+  - {number: 1, name: A, logoff_at: "18:30"}
+  - {number: 2, name: B, logoff_at: never}
+  - {number: 3, name: C, logoff_at: null}
+  - {number: 4, name: D, logoff_at: 8:05}
+""",
+    )
+    assert settings.zone == ZoneInfo("Europe/Paris")
+    assert settings.pause.when_in_call is WhenInCall.AFTER_CALL
+    assert settings.pause.wrapup == timedelta(seconds=5)
+    assert settings.pause_reasons[0].daily_budget == timedelta(hours=1)
+    assert settings.unplugged.pause_after is None
+    assert settings.unplugged.logoff_after == timedelta(minutes=5)
+    assert settings.shift.logoff_at == "20:00"
+    assert settings.reconcile.every is None
+    assert settings.metrics.listen == HostPort("127.0.0.1", 9494)
+    assert settings.fastagi.fallback == FallbackSettings(
+        command="/opt/f/bin/fastagi-fallback", facts="/etc/asterisk/f.json"
+    )
+    assert [a.logoff_at for a in settings.agents or ()] == ["18:30", "never", None, "08:05"]
+
+
+def test_what_is_not_written_of_it(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "unplugged:\n  # pause_after: 1m\n")
+    assert settings.pause.when_in_call is WhenInCall.ALLOW
+    assert settings.pause.wrapup == timedelta(0)
+    assert settings.unplugged == UnpluggedSettings(pause_after="30s", logoff_after="10m")
+    assert settings.shift.logoff_at is None
+    assert settings.reconcile.every == timedelta(seconds=60)
+    assert settings.metrics.listen is None
+    assert settings.fastagi.fallback is None
+
+
+@pytest.mark.parametrize("off", ["null", "~", "off", "OFF", "no", "false"])
+def test_unplugged_phones_are_left_alone_by_one_line(tmp_path: Path, off: str) -> None:
+    unplugged = loaded(tmp_path, f"unplugged: {off}\n").unplugged
+    assert (unplugged.pause_after, unplugged.logoff_after) == (None, None)
+
+
+def test_one_asterisk_has_no_name(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "")
+    assert [asterisk.name for asterisk in settings.asterisks] == [""]
+    assert settings.asterisk is settings.asterisks[0]
+    assert settings.asterisk_named("") is settings.asterisk
+
+
+def test_several_asterisks(tmp_path: Path) -> None:
+    file = tmp_path / "x.yml"
+    file.write_text(
+        "asterisks:\n  - {name: paris, secret: a}\n  - {name: lyon-2, host: 10.0.0.2, secret: b}\n"
+    )
+    settings = load(file, environ={})
+    assert [(a.name, a.host) for a in settings.asterisks] == [
+        ("paris", "127.0.0.1"),
+        ("lyon-2", "10.0.0.2"),
+    ]
+    assert settings.asterisk.name == "paris"
+    assert settings.asterisk_named("lyon-2").secret.get_secret_value() == "b"
+    with pytest.raises(KeyError):
+        settings.asterisk_named("")
+    assert load(file, agents=False, environ={}).asterisks == settings.asterisks
+
+
+def test_the_zone_is_the_machine_s_when_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    monkeypatch.setenv("TZ", "America/Sao_Paulo")
+    assert loaded(tmp_path, "").zone.utcoffset(noon) == timedelta(hours=-3)
+    monkeypatch.delenv("TZ")
+    paris = next(
+        Path(root, "Europe/Paris") for root in TZPATH if Path(root, "Europe/Paris").exists()
+    )
+    (tmp_path / "localtime").symlink_to(paris)
+    monkeypatch.setattr("fastagi.config.values._LOCAL_ZONE", str(tmp_path / "localtime"))
+    assert loaded(tmp_path, "").zone.utcoffset(noon) == timedelta(hours=2)
+    assert loaded(tmp_path, "").zone.tzname(noon.replace(month=1)) == "CET"
+    monkeypatch.setattr("fastagi.config.values._LOCAL_ZONE", str(tmp_path / "none"))
+    assert loaded(tmp_path, "").zone is UTC
+
+
+@pytest.mark.parametrize("word", ["asterisk", "asterisks"])
+def test_an_unreadable_asterisk_is_not_called_missing_too(tmp_path: Path, word: str) -> None:
+    file = tmp_path / "x.yml"
+    file.write_text(f"{word}: {{\nlanguage: en\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ={})
+    assert len(caught.value.problems) == 1

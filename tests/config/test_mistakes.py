@@ -111,6 +111,66 @@ MISTAKES: dict[str, tuple[str, int, int, str, str]] = {
         "agents: [{number: 1, name: A, language: FR}]\n",
         *(1, 41, "agents[0].language", "is no language"),
     ),
+    "zone": ("timezone: Europe/Pariss\n", 1, 11, "timezone", "did you mean 'Europe/Paris'?"),
+    "zone without its continent": (
+        "timezone: paris\n",
+        *(1, 11, "timezone", "'paris' is no time zone, did you mean 'Europe/Paris'?"),
+    ),
+    "zone that is a folder": ("timezone: Europe\n", 1, 11, "timezone", "is no time zone"),
+    "zone with a way out": ("timezone: ../x\n", 1, 11, "timezone", "is no time zone"),
+    "pause in a call": (
+        "pause: {when_in_call: aftercall}\n",
+        *(1, 23, "pause.when_in_call", "did you mean 'after_call'?"),
+    ),
+    "wrap-up without unit": ("pause: {wrapup: 5}\n", 1, 17, "pause.wrapup", "(with its unit)"),
+    "budget of nothing": (
+        "pause_reasons: [{code: 1, name: a, daily_budget: 0s}]\n",
+        *(1, 50, "pause_reasons[0].daily_budget", "longer than 0s"),
+    ),
+    "the system's reason": (
+        "pause_reasons: [{code: 1, name: Device-Lost}]\n",
+        *(1, 33, "pause_reasons[0].name", "an agent whose phone is gone: not yours"),
+    ),
+    "logged off before paused": (
+        "unplugged: {pause_after: 1m, logoff_after: 1m}\n",
+        *(1, 44, "unplugged.logoff_after", "logoff_after (1m) must be longer than pause_after"),
+    ),
+    "logged off before paused, by default": (
+        "unplugged:\n  pause_after: 15m\n",
+        *(2, 16, "unplugged.pause_after", "logoff_after (10m) must be longer"),
+    ),
+    "unplugged, one word": ("unplugged: on\n", 1, 12, "unplugged", "must be a mapping"),
+    "shift": (
+        "shift: {logoff_at: 8pm}\n",
+        *(1, 20, "shift.logoff_at", "'8pm' is no time of day: write HH:MM"),
+    ),
+    "shift at 24:00": ("shift: {logoff_at: 24:00}\n", 1, 20, "shift.logoff_at", '"00:00"'),
+    "shift with seconds": ("shift: {logoff_at: 20:00:00}\n", 1, 20, "shift.logoff_at", "HH:MM"),
+    "an agent's shift": (
+        "agents: [{number: 1, name: A, logoff_at: nevr}]\n",
+        *(1, 42, "agents[0].logoff_at", "did you mean 'never'?"),
+    ),
+    "reconcile": ("reconcile: {evry: 60s}\n", 1, 13, "reconcile.evry", "did you mean 'every'?"),
+    "metrics on a port that is taken": (
+        "metrics: {listen: 127.0.0.1:9493}\n",
+        *(1, 19, "metrics.listen", "is http.listen already"),
+    ),
+    "fallback without facts": (
+        "fastagi:\n  fallback:\n    command: /a\n",
+        *(2, 3, "fastagi.fallback.facts", "is missing"),
+    ),
+    "fallback with a relative path": (
+        "fastagi: {fallback: {command: bin/f, facts: /f}}\n",
+        *(1, 31, "fastagi.fallback.command", "'bin/f' is no absolute path"),
+    ),
+    "fallback that ends an argument": (
+        "fastagi: {fallback: {command: '/a,b)', facts: /f}}\n",
+        *(1, 31, "fastagi.fallback.command", "a path in a dialplan"),
+    ),
+    "both kinds of Asterisk": (
+        "asterisks:\n  - {name: a, secret: x}\n",
+        *(1, 1, "asterisks", "there is asterisk too: one of them"),
+    ),
     "code": (
         'feature_codes:\n  login: "31x"\n',
         *(2, 10, "feature_codes.login", "'31x' is no feature code"),
@@ -478,3 +538,50 @@ def test_the_short_way_tells_the_same_mistakes(tmp_path: Path) -> None:
         load(file, agents=False)
     assert short.value.problems == whole.value.problems
     assert len(whole.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "path", "message"),
+    [
+        ("language: en\n", (1, 1), "asterisk", "is missing"),
+        ("asterisks: []\n", (1, 12), "asterisks", "is empty"),
+        ("asterisks: [{secret: x}]\n", (1, 13), "asterisks[0].name", "is missing"),
+        ("asterisk: {name: a, secret: x}\n", (1, 18), "asterisk.name", "make it a list"),
+        ("asterisks: [{name: a b, secret: x}]\n", (1, 20), "asterisks[0].name", "20 letters"),
+        (
+            f"asterisks: [{{name: {'a' * 21}, secret: x}}]\n",
+            *((1, 20), "asterisks[0].name", "is no name of an Asterisk"),
+        ),
+        ("asterisks: [{name: a, secrt: x}]\n", (1, 13), "asterisks[0].secret", "is missing"),
+        (
+            "asterisks:\n- {name: a, secret: x}\n- {name: A, secret: y, port: 5039}\n",
+            *((3, 10), "asterisks[1].name", "'A' is taken already by asterisks[0]"),
+        ),
+        (
+            "asterisks:\n- {name: a, secret: x}\n- {name: b, secret: y, port: 5038}\n",
+            *((3, 30), "asterisks[1].port", "the same Asterisk as asterisks[0]"),
+        ),
+    ],
+)
+def test_which_asterisk(
+    tmp_path: Path, text: str, place: tuple[int, int], path: str, message: str
+) -> None:
+    file = tmp_path / "x.yml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ={})
+    found = caught.value.problems[0]
+    assert ((found.line, found.column), found.path) == (place, path)
+    assert message in found.message
+
+
+def test_a_missing_asterisk_is_found_beside_the_other_mistakes(tmp_path: Path) -> None:
+    file = tmp_path / "x.yml"
+    file.write_text("language: french\ntimezone: x\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ={})
+    assert {problem.path for problem in caught.value.problems} == {
+        "asterisk",
+        "language",
+        "timezone",
+    }
