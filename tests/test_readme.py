@@ -58,7 +58,8 @@ def test_every_setting_is_in_the_sample() -> None:
     sample = "".join(
         path.read_text(encoding="utf-8") for path in (README.parent / "config").glob("*.yml")
     )
-    for name in Settings.model_fields:
+    for field, info in Settings.model_fields.items():
+        name = info.alias or field
         assert re.search(rf"^(# )?{name}:", sample, re.MULTILINE), name
 
 

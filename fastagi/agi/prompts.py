@@ -8,9 +8,13 @@ under ``prompts:``.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from fastagi.agents.model import AgentState
 from fastagi.contract import Outcome
+
+# The fallback, a process per call, speaks the same answers and has no time to import the rules.
+if TYPE_CHECKING:
+    from fastagi.agents.model import AgentState
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,14 @@ ANSWERS: dict[Outcome, tuple[str, ...]] = {
     Outcome.LOGGED_OFF: ("agent-loggedoff",),
     Outcome.LOGOFF_AFTER_CALL: ("spy-agent", "{agent}", "vm-isonphone", "auth-thankyou"),
     Outcome.PAUSED: ("dictate/paused", "{reason}"),
+    Outcome.PAUSE_AFTER_CALL: (
+        "spy-agent",
+        "{agent}",
+        "vm-isonphone",
+        "dictate/pause",
+        "{reason}",
+        "auth-thankyou",
+    ),
     Outcome.ALREADY_PAUSED: ("spy-agent", "{agent}", "dictate/paused", "{reason}"),
     Outcome.PAUSE_REASON_CHANGED: ("dictate/paused", "vm-saved", "{reason}"),
     Outcome.UNPAUSED: ("auth-thankyou", "vm-no", "dictate/pause"),
@@ -76,6 +88,7 @@ ANSWERS: dict[Outcome, tuple[str, ...]] = {
     Outcome.NOT_LOGGED_IN: ("beeperr", "vm-no", "spy-agent", "vm-goodbye"),
     Outcome.IN_CALL: ("spy-agent", "{agent}", "vm-isonphone", "please-try-again"),
     Outcome.NO_SUCH_REASON: ("conf-errormenu", "vm-goodbye"),
+    Outcome.PAUSE_SPENT: ("beeperr", "dictate/pause", "{reason}", "vm-isunavail", "vm-goodbye"),
     Outcome.NO_SUCH_QUEUE: ("privacy-incorrect",),
     Outcome.NOT_A_MEMBER: ("privacy-incorrect", "spy-agent", "{agent}"),
     Outcome.LAST_IN_QUEUE: ("beeperr", "vm-last", "spy-agent", "{queue}"),
@@ -135,21 +148,35 @@ def answer(outcome: Outcome, facts: Facts, chosen: Mapping[Outcome, tuple[str, .
     return tuple(chosen[outcome]) if outcome in chosen else fill(ANSWERS[outcome], facts)
 
 
-def status(state: AgentState, now: datetime) -> Phrase:
-    """Extension, number of queues, then "no pause", or paused with the reason's code and for how
-    many minutes."""
+def status(state: "AgentState", now: datetime) -> Phrase:
+    """Extension, number of queues, then "no pause", or paused with the reason's code (where it has
+    one) and for how many minutes; then what comes after this call, if anything was planned."""
     assert state.session is not None
-    phrase: Phrase = (
+    phrase: tuple[str | Digits | Number, ...] = (
         "vm-extension",
         Digits(state.session.device.extension),
         "vm-youhave",
         Number(len(state.joined)),
     )
     if state.pause is None:
-        return (*phrase, "vm-no", "dictate/pause")
-    minutes = max(0, (now - state.pause.since) // timedelta(minutes=1))
-    unit = "queue-minute" if minutes == 1 else "queue-minutes"
-    return (*phrase, "dictate/paused", Digits(state.pause.reason.code), Number(minutes), unit)
+        phrase += ("vm-no", "dictate/pause")
+    else:
+        minutes = max(0, (now - state.pause.since) // timedelta(minutes=1))
+        code = state.pause.reason.code  # none for what the system or Asterisk itself did
+        phrase += ("dictate/paused", *((Digits(code),) if code else ()), Number(minutes))
+        phrase += ("queue-minute" if minutes == 1 else "queue-minutes",)
+    return (*phrase, *_planned(state))
+
+
+def _planned(state: "AgentState") -> Phrase:
+    from fastagi.agents.commands import Pause
+
+    if state.planned is None:
+        return ()
+    if isinstance(state.planned, Pause):
+        code = state.planned.reason.code
+        return ("vm-isonphone", "dictate/pause", *((Digits(code),) if code else ()))
+    return ("vm-isonphone", "agent-loggedoff")
 
 
 def menu(codes: tuple[str, ...]) -> Phrase:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from agents.memory import LUNCH, NOON, an_agent, device
+from fastagi.agents.commands import LogOff, Pause, PauseReason
 from fastagi.agents.model import AgentState, LoginSession, PauseSegment
 from fastagi.agi import prompts
 from fastagi.agi.prompts import ANSWERS, SOUNDS, Digits, Facts, Number
-from fastagi.contract import Outcome
+from fastagi.contract import DEVICE_LOST, Outcome, Source
 
 # What the core sound packages of all languages have in common.
 COMMON = set(
@@ -39,7 +40,11 @@ def test_every_sound_that_is_played_is_looked_for_by_the_check() -> None:
     phrases = [prompts.answer(outcome, FACTS, {}) for outcome in Outcome]
     phrases += [prompts.fill(prompts.ASK_TO_MOVE, FACTS), prompts.fill(prompts.ASK_TO_LEAVE, FACTS)]
     phrases += [prompts.menu(("1", "2")), prompts.queue_menu(("701",))]
-    phrases += [prompts.status(state, NOON) for state in (AVAILABLE, PAUSED)]
+    phrases += [prompts.status(state, NOON) for state in (AVAILABLE, PAUSED, LOST)]
+    phrases += [
+        prompts.status(replace(AVAILABLE, planned=planned), NOON)
+        for planned in (LOG_OFF, LUNCH_LATER)
+    ]
     played = {item for phrase in phrases for item in phrase if isinstance(item, str)}
     assert played <= SOUNDS
     assert not {sound for sound in SOUNDS if sound.startswith("{")}
@@ -80,6 +85,9 @@ def joined(count: int) -> AgentState:
 
 AVAILABLE = joined(2)
 PAUSED = replace(AVAILABLE, pause=PauseSegment("p", LUNCH, NOON))
+LOST = replace(PAUSED, pause=PauseSegment("p", PauseReason("", DEVICE_LOST), NOON))
+LOG_OFF = LogOff(id="c", agent="1001", source=Source.PHONE)
+LUNCH_LATER = Pause(id="c", agent="1001", source=Source.PHONE, reason=LUNCH)
 
 
 def test_the_status_of_an_available_agent() -> None:
@@ -107,3 +115,17 @@ def test_the_status_of_an_available_agent() -> None:
 def test_the_status_of_a_paused_agent(seconds: int, minutes: int, unit: str) -> None:
     said = prompts.status(PAUSED, NOON + timedelta(seconds=seconds))
     assert said[-4:] == ("dictate/paused", Digits("1"), Number(minutes), unit)
+
+
+def test_a_pause_without_a_code_is_told_without_one() -> None:
+    """An empty SAY DIGITS is refused by Asterisk."""
+    said = prompts.status(LOST, NOON + timedelta(minutes=2))
+    assert said[-3:] == ("dictate/paused", Number(2), "queue-minutes")
+
+
+def test_what_is_planned_is_told_at_the_end() -> None:
+    plain = prompts.status(AVAILABLE, NOON)
+    log_off = prompts.status(replace(AVAILABLE, planned=LOG_OFF), NOON)
+    lunch = prompts.status(replace(AVAILABLE, planned=LUNCH_LATER), NOON)
+    assert log_off == (*plain, "vm-isonphone", "agent-loggedoff")
+    assert lunch == (*plain, "vm-isonphone", "dictate/pause", Digits("1"))
