@@ -1,7 +1,7 @@
 """How long a pause may last, and a shift. Pure."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 
 from fastagi.agents.commands import PauseReason
@@ -32,3 +32,8 @@ class OpenPause:
     segment: str  # its id
     reason: PauseReason
     since: datetime
+
+
+def start_of_day(now: datetime, zone: tzinfo) -> datetime:
+    """The last midnight in ``zone``."""
+    return now.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)

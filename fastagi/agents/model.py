@@ -181,6 +181,7 @@ def _event(
         occurred_at=now,
         context=session.device.context,
         session_seconds=max(0, int(lasted.total_seconds())),
+        asterisk=session.device.asterisk,
     )
 
 
@@ -490,7 +491,7 @@ def _as_seen(state: AgentState, command: Adopt, now: datetime) -> AgentState:
             None if in_queue == in_general else OwnPause(*in_queue),
         )
 
-    known = {m.queue for m in state.memberships}
+    own = {m.queue for m in state.memberships}
     memberships = [
         membership(m, seen[m.queue])
         if m.queue in seen
@@ -501,7 +502,7 @@ def _as_seen(state: AgentState, command: Adopt, now: datetime) -> AgentState:
     memberships += [
         membership(Membership(s.queue, s.number, s.penalty), s)
         for s in command.members
-        if s.queue not in known
+        if s.queue not in own
     ]
     return replace(state, pause=pause, memberships=tuple(memberships))
 

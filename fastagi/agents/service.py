@@ -7,10 +7,16 @@ events, so that nothing is ever assumed applied.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -25,8 +31,9 @@ from fastagi.agents.commands import (
     PauseReason,
     WhenInCall,
 )
+from fastagi.agents.devices import Device
 from fastagi.agents.events import Event
-from fastagi.agents.limits import OpenPause, PauseLimit
+from fastagi.agents.limits import OpenPause, PauseLimit, WhenExceeded, start_of_day
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
@@ -39,7 +46,7 @@ from fastagi.agents.operations import (
     ReportedMember,
     Result,
 )
-from fastagi.agents.reconcile import restored, settlement, to_be_finished, undo
+from fastagi.agents.reconcile import settlement, to_be_finished, undo
 from fastagi.contract import EventType, Outcome, Source
 
 
@@ -53,6 +60,8 @@ class Log(Protocol):
     def error(self, event: str, /, **values: Any) -> Any: ...
 
 
+PATIENCE = 3.0  # seconds that a change of the same agent in another service is waited for
+OWED = "owed:{}:"  # notes: devices to be taken out of the queues of an Asterisk that was away
 TAKE_OVERS = 3  # how often an occupant is logged off for one login, when others race for the device
 
 
@@ -206,6 +215,8 @@ class Policy:
     """The admin's choices that hold for every door."""
 
     lockout: Lockout
+    wrapup: timedelta = timedelta()  # so long after a queue call counts as still in it
+    zone: tzinfo = UTC  # where a day begins at midnight
 
 
 class AgentService:
@@ -230,10 +241,10 @@ class AgentService:
         self._log = log
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._attention = asyncio.Event()
         self._gone: set[str] = set()  # open commands whose caller has hung up
-        self._reconnected = True
-        self._planned = True
+        # Called with every change that was written down, and when something was left to be done.
+        self.changed: list[Callable[[Change], None]] = []
+        self.left_open: list[Callable[[], None]] = []
 
     # -- reading
 
@@ -245,10 +256,10 @@ class AgentService:
             raise errors.NoSuchAgent(number)
         return state
 
-    async def agent_at(self, interface: str) -> AgentState | None:
-        """Who is logged in on this interface. Raises Unavailable."""
+    async def agent_at(self, device: Device) -> AgentState | None:
+        """Who is logged in on this device. Raises Unavailable."""
         with _told_as_unavailable():
-            return await self.store.agent_at(interface)
+            return await self.store.agent_at(device.key)
 
     async def queue_numbered(self, number: str) -> str:
         """Raises NoSuchQueue, Unavailable."""
@@ -292,22 +303,24 @@ class AgentService:
         *,
         hung_up: Callable[[], bool] = lambda: False,
         take_over: bool = False,
+        only_if: Callable[[AgentState], bool] | None = None,
     ) -> Change:
         """Carries the command out, or raises the Refused that says why nothing was changed.
 
         ``hung_up`` is asked when the change is confirmed; the events tell. ``take_over`` logs
-        another agent off who is logged in on the device of a LogIn. A refused login is an event
-        too, but for LoggedInElsewhere, after which the caller may still say "move".
+        another agent off who is logged in on the device of a LogIn. ``only_if`` is asked under
+        the agent's lock; NotLoggedIn when it says no. A refused login is an event too, but for
+        LoggedInElsewhere, after which the caller may still say "move".
         """
         attempts = TAKE_OVERS if take_over and isinstance(command, LogIn) else 0
         try:
             for attempt in range(attempts):
                 try:
-                    return await self._execute(command, hung_up)
+                    return await self._execute(command, hung_up, only_if)
                 except errors.ExtensionInUse as refusal:
                     assert isinstance(command, LogIn)
                     await self._vacate(command, refusal.occupant, attempt, hung_up)
-            return await self._execute(command, hung_up)
+            return await self._execute(command, hung_up, only_if)
         except errors.LoggedInElsewhere:
             raise
         except errors.Refused as refusal:
@@ -322,7 +335,7 @@ class AgentService:
         Not for a login that will not happen: its agent is elsewhere and did not say "move". And
         not one who has left meanwhile: the occupant may sit elsewhere by now.
         """
-        interface = command.device.interface.lower()
+        key = command.device.key
         with _told_as_unavailable():
             state = await self.store.agent(command.agent)
         if state and state.session and not command.move:
@@ -337,7 +350,7 @@ class AgentService:
 
         def still_there(occupying: AgentState) -> bool:
             session = occupying.session
-            return session is not None and session.device.interface.lower() == interface
+            return session is not None and session.device.key == key
 
         with suppress(errors.NotLoggedIn):
             await self._execute(off, hung_up, still_there)
@@ -348,8 +361,7 @@ class AgentService:
         hung_up: Callable[[], bool],
         only_if: Callable[[AgentState], bool] | None = None,
     ) -> Change:
-        """``only_if`` is asked under the agent's lock; NotLoggedIn when it says no."""
-        if not self.queues.connected:
+        if not self.linked:
             raise errors.Unavailable("the manager link to Asterisk is down")
         try:
             async with self._lock("agent:" + command.agent):
@@ -359,7 +371,7 @@ class AgentService:
                         raise errors.NotLoggedIn(command.agent)
                 command = await self._informed(command)
                 if isinstance(command, LogIn):
-                    async with self._lock("device:" + command.device.interface.lower()):
+                    async with self._lock("device:" + command.device.key):
                         return await self._change(command, hung_up)
                 return await self._change(command, hung_up)
         except (StoreUnavailable, QueuesUnavailable) as error:
@@ -371,31 +383,64 @@ class AgentService:
             lock = self._locks[key] = asyncio.Lock()
         return lock
 
+    @property
+    def linked(self) -> bool:
+        """Whether any Asterisk can be told anything."""
+        return any(map(self.queues.connected, self.queues.names))
+
+    @asynccontextmanager
+    async def holding(self, numbers: Iterable[str]) -> AsyncIterator[dict[str, AgentState]]:
+        """Until it is left nobody, here or in another service, changes these agents. Gives their
+        states, but for those with a change that is open still. Raises StoreUnavailable."""
+        ordered = sorted(set(numbers))  # whoever takes several takes them in one order
+        async with AsyncExitStack() as stack:
+            for number in ordered:
+                await stack.enter_async_context(self._lock("agent:" + number))
+            yield await stack.enter_async_context(self.store.hold(ordered))
+
+    async def in_call(self, device: Device, wrapup: timedelta = timedelta()) -> bool:
+        """Is there a queue call on this device, or was there one so short a time ago? Raises
+        QueuesUnavailable."""
+        members = await self.queues.members(device.asterisk, interface=device.interface)
+        since = (self._clock() - wrapup).timestamp()
+        return any(m.in_call or (wrapup and m.last_call > since) for m in members)
+
     async def _informed(self, command: Command) -> Command:
-        """What only Asterisk knows, asked where the command depends on it."""
-        if isinstance(command, LogOff) and command.when_in_call is not WhenInCall.ALLOW:
+        """What only Asterisk or the past knows, asked where the command depends on it."""
+        if isinstance(command, LogOff | Pause) and command.when_in_call is not WhenInCall.ALLOW:
             state = await self.store.agent(command.agent)
             if state and state.session:
-                in_call = await self.queues.in_call(state.session.device.interface)
-                return replace(command, in_call=in_call)
+                wrapup = self.policy.wrapup if isinstance(command, Pause) else timedelta()
+                in_call = await self.in_call(state.session.device, wrapup)
+                command = replace(command, in_call=in_call)
+        if isinstance(command, Pause):
+            return await self._budgeted(command)
         if isinstance(command, LeaveQueue) and not command.confirmed:
             state = await self.store.agent(command.agent)
             if state and state.session:
-                here = state.session.device.interface.lower()
-                members = await self.queues.members(command.queue)
-                last = all(member.interface.lower() == here for member in members)
+                here = state.session.device
+                members = await self.queues.members(here.asterisk, queue=command.queue)
+                last = all(m.interface.lower() == here.interface.lower() for m in members)
                 return replace(command, last=last)
         return command
 
+    async def _budgeted(self, command: Pause) -> Pause:
+        limit = (await self.store.limits()).get(command.reason.code)
+        if (
+            limit is None
+            or limit.daily_budget is None
+            or limit.when_exceeded is WhenExceeded.WARN  # the warning follows
+        ):
+            return command
+        midnight = start_of_day(self._clock(), self.policy.zone)
+        used = await self.store.paused_since(command.agent, command.reason.code, midnight)
+        return replace(command, spent=used >= limit.daily_budget)
+
     async def _change(self, command: Command, hung_up: Callable[[], bool]) -> Change:
         try:
-            change = await self.store.begin(command, self._clock())
-            if not change.steps:
-                if change.outcome is Outcome.LOGOFF_AFTER_CALL:
-                    self._planned = True
-                    self._attention.set()
-                return change
-            return await self._carry_out(change, hung_up)
+            change = await self._begin(command)
+            if change.steps:
+                change = await self._carry_out(change, hung_up)
         except BaseException as error:
             # Whatever it was, a caller cut off included, an intent may be open: see to it. After
             # a plain refusal nothing is.
@@ -403,10 +448,41 @@ class AgentService:
                 raise
             if hung_up():
                 self._gone.add(command.id)
-            self._attention.set()
+            self._see_to_it()
             raise
+        self.tell(change)
+        return change
+
+    def tell(self, change: Change) -> None:
+        """Whoever waits for changes learns of one that is written down."""
+        if change.alters:
+            for callback in self.changed:
+                callback(change)
+
+    def _see_to_it(self) -> None:
+        for callback in self.left_open:
+            callback()
+
+    async def _begin(self, command: Command) -> Change:
+        """An earlier change of the agent is waited for, or settled when nobody is at it."""
+        settled = False
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return await self.store.begin(command, self._clock())
+            except errors.InProgress as other:
+                if other.settle and not settled:
+                    settled = True
+                    for change in await self.store.unsettled():
+                        if change.command.agent == command.agent:
+                            await self._settle(change)
+                elif other.settle or time.monotonic() > deadline:
+                    raise
+                else:
+                    await asyncio.sleep(0.02)
 
     async def _carry_out(self, change: Change, hung_up: Callable[[], bool]) -> Change:
+        change = await self._without_a_dead_asterisk(change)
         try:
             results = await self.queues.apply([step.do for step in change.steps])
         except QueuesUnavailable:
@@ -434,6 +510,20 @@ class AgentService:
             raise errors.Unsettled(str(error)) from error
         return change
 
+    async def _without_a_dead_asterisk(self, change: Change) -> Change:
+        """Who moves away from an Asterisk that is away can do so: it is told when it is back."""
+        if change.outcome is not Outcome.MOVED:
+            return change
+        assert change.before.session is not None
+        left = change.before.session.device
+        if self.queues.connected(left.asterisk):
+            return change
+        await self.store.set_note(OWED.format(left.asterisk) + left.key, change.before.number)
+        return replace(
+            change,
+            steps=tuple(s for s in change.steps if s.do.asterisk != left.asterisk),
+        )
+
     async def _replace_strangers(self, results: list[Result]) -> list[Result]:
         """A member that was there already was not put there by this change: its penalty, name or
         pause may differ from what is meant. It is taken out and put in as meant."""
@@ -446,7 +536,7 @@ class AgentService:
             return results
         operations: list[Operation] = []
         for add in strangers:
-            operations += [RemoveMember(add.queue, add.interface), add]
+            operations += [RemoveMember(add.queue, add.interface, add.asterisk), add]
         again = {r.operation: r for r in await self.queues.apply(operations)}
         return [again.get(r.operation, r) for r in results]
 
@@ -456,7 +546,7 @@ class AgentService:
         try:
             results = await self._answered(operations)
         except QueuesUnavailable:
-            self._attention.set()
+            self._see_to_it()
             return
         for result in results:
             if not result.ok:
@@ -472,7 +562,7 @@ class AgentService:
         try:
             await self.store.withdraw(change, event)
         except StoreUnavailable:
-            self._attention.set()
+            self._see_to_it()
 
     # -- refusals are facts too
 
@@ -530,61 +620,29 @@ class AgentService:
             actor=replace(command.actor, hung_up=True) if hung_up else command.actor,
             occurred_at=self._clock(),
             context=command.device.context,
+            asterisk=command.device.asterisk,
         )
 
     # -- settling
 
-    def reconnected(self) -> None:
-        """To be called at each manager login: Asterisk may have restarted meanwhile."""
-        self._reconnected = True
-        self._attention.set()
-
-    def call_ended(self, interface: str) -> None:
-        """To be called when a queue call of a member ends: a planned log-off may be due."""
-        if self._planned:
-            self._attention.set()
-
-    async def run(self) -> None:
-        """Settles what is open, for ever: at each reconnect, when something was left unconfirmed,
-        and, while log-offs wait for a call's end, every two seconds."""
-        while True:
-            try:
-                async with asyncio.timeout(2 if self._planned else None):
-                    await self._attention.wait()
-            except TimeoutError:
-                pass
-            self._attention.clear()
-            if not self.queues.connected:
-                continue  # the reconnect brings us back here
-            try:
-                await self.settle()
-            except (StoreUnavailable, QueuesUnavailable, errors.Refused) as error:
-                self._log.warning("not everything could be settled yet", error=str(error))
-                await asyncio.sleep(1)
-                self._attention.set()
-
     async def settle(self) -> None:
-        """Brings the store and Asterisk together again. Raises StoreUnavailable,
-        QueuesUnavailable when either goes away meanwhile; to be called again then."""
-        if self._reconnected:
-            self._reconnected = False  # first: there may be another one meanwhile
-            try:
-                started = await self.queues.started_at()
-                if started != await self.store.note("asterisk_started"):
-                    await self._restore()
-                    await self.store.set_note("asterisk_started", started)
-            except BaseException:
-                self._reconnected = True
-                raise
+        """Settles the intents that nobody is at. Raises StoreUnavailable; QueuesUnavailable when
+        some could not be settled, as their Asterisk is away."""
+        away: QueuesUnavailable | None = None
         for change in await self.store.unsettled():
             async with self._lock("agent:" + change.command.agent):
-                await self._settle(change)
-        await self._carry_out_planned()
+                open_now = {c.command.id for c in await self.store.unsettled()}
+                if change.command.id not in open_now:
+                    continue
+                try:
+                    await self._settle(change)
+                except QueuesUnavailable as error:
+                    away = error
+        if away is not None:
+            raise away
 
     async def _settle(self, change: Change) -> None:
-        still_open = {c.command.id for c in await self.store.unsettled()}
-        if change.command.id not in still_open:
-            return
+        """To be called under the agent's lock."""
         command = change.command
         gone = command.id in self._gone
         finish = to_be_finished(command)
@@ -607,6 +665,7 @@ class AgentService:
         )
         if finish:
             await self.store.confirm(with_hang_up(change) if gone else change)
+            self.tell(change)
         else:
             event = None
             if isinstance(command, LogIn):
@@ -620,63 +679,6 @@ class AgentService:
         if any(result.answer is Answer.UNKNOWN for result in results):
             raise QueuesUnavailable("Asterisk gave no answer")
         return results
-
-    async def _restore(self) -> None:
-        # A change on its way may have been applied to the Asterisk of before: its agent is
-        # looked at too, once it is confirmed. Read first, or it could slip between the two.
-        changing = {change.command.agent for change in await self.store.unsettled()}
-        lost = restored(await self.store.logged_in(), await self.queues.members())
-        numbers = sorted(changing | {agent.number for agent, _ in lost})
-        if lost:
-            self._log.warning("Asterisk has restarted: members are put back", members=len(lost))
-        for number in numbers:
-            async with self._lock("agent:" + number):
-                state = await self.store.agent(number)
-                if state is None:
-                    continue
-                # An add of a member that is there after all is answered "Already there".
-                adds = [add for _, add in restored([state], ())]
-                for result in await self._answered(adds):
-                    if not result.ok:
-                        self._log.error(
-                            "a member could not be put back",
-                            agent=number,
-                            queue=result.operation.queue
-                            if isinstance(result.operation, AddMember)
-                            else "",
-                            why=result.message,
-                        )
-
-    async def _carry_out_planned(self) -> None:
-        self._planned = False  # first: a log-off may be planned while these are read
-        try:
-            waiting = await self.store.planned()
-            self._planned |= bool(waiting)
-        except BaseException:
-            self._planned = True
-            raise
-        for planned in waiting:
-            try:
-                await self._carry_out_one(planned)
-            except errors.Unavailable:
-                raise
-            except errors.Refused as refusal:
-                self._log.warning(
-                    "a planned log-off was refused", agent=planned.agent, why=str(refusal)
-                )
-
-    async def _carry_out_one(self, planned: LogOff) -> None:
-        state = await self.store.agent(planned.agent)
-        if state is None or state.session is None:
-            return
-        if await self.queues.in_call(state.session.device.interface):
-            return
-        off = replace(
-            planned, id=f"{planned.id}-after", when_in_call=WhenInCall.ALLOW, in_call=False
-        )
-        # Who has logged in again meanwhile stays.
-        with suppress(errors.NotLoggedIn):
-            await self._execute(off, lambda: False, lambda state: state.planned == planned)
 
 
 def with_hang_up(change: Change) -> Change:

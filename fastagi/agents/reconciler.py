@@ -1,0 +1,576 @@
+"""The driver of ``reconcile``: keeps the store and the Asterisks of one mind, for ever.
+
+Who wins: after a restart of Asterisk, told by its start-up time, the store; otherwise Asterisk,
+as what changed there is somebody's doing, and is adopted.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+
+from fastagi.agents import errors
+from fastagi.agents.commands import (
+    Actor,
+    Adopt,
+    Command,
+    LogOff,
+    Pause,
+    Unpause,
+    WhenInCall,
+)
+from fastagi.agents.devices import DeviceRule, device_key, device_of
+from fastagi.agents.events import Event
+from fastagi.agents.model import AgentState
+from fastagi.agents.notes import Note
+from fastagi.agents.operations import (
+    Answer,
+    MemberNews,
+    Operation,
+    QueuesUnavailable,
+    RemoveMember,
+    ReportedMember,
+)
+from fastagi.agents.reconcile import (
+    Difference,
+    Kind,
+    agrees,
+    differences,
+    number_in,
+    owned,
+    restored,
+    seen,
+)
+from fastagi.agents.service import OWED, AgentService, Log, StoreUnavailable
+from fastagi.contract import EventType, Script, Source
+
+STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen
+FEW = 8  # so many agents are asked for one by one; for more the whole of the queues is read
+CHUNK = 20  # agents put back at a time: what a phone code may have to wait for
+AT_ONCE = 3  # chunks on their way, so that Asterisk is never idle
+AGAIN = 0.25  # seconds until what could not be judged is looked at again
+
+PUT_BACK, TAKEN_OUT, ADOPTED, CORRECTED = "put back", "taken out", "adopted", "corrected"
+_REPAIRED_AS = {
+    Kind.MISSING: PUT_BACK,
+    Kind.EXTRA: TAKEN_OUT,
+    Kind.ELSEWHERE: TAKEN_OUT,
+    Kind.PAUSE: CORRECTED,
+    Kind.PENALTY: CORRECTED,
+}
+
+_AWAY = (StoreUnavailable, QueuesUnavailable, errors.Unavailable)
+
+
+class Reconciler:
+    """Runs as ``run()`` in the application's task group.
+
+    ``rules`` say which extension an interface is. ``every``: how often all is compared, None:
+    only at start and after each reconnect. ``restored`` is called after an Asterisk has got its
+    members back, with all agents who are logged in. ``counted`` learns of repairs by kind.
+    """
+
+    def __init__(
+        self,
+        service: AgentService,
+        log: Log,
+        *,
+        rules: Callable[[], Sequence[DeviceRule]],
+        every: Callable[[], timedelta | None] = lambda: None,
+        restored: Callable[[str, list[AgentState]], Awaitable[None]] | None = None,
+        counted: Callable[[str, str, int], None] = lambda asterisk, kind, count: None,
+    ) -> None:
+        self.service = service
+        self.rules = rules
+        self.every = every
+        self.restored = restored
+        self.counted = counted
+        self.log = log
+        self._sides = {name: _Side(name, self) for name in service.queues.names}
+        self._attention = asyncio.Event()
+        self._attention.set()
+        service.left_open.append(self._attention.set)
+        service.changed.append(lambda change: self._note_plan(change.after))
+
+    # -- what is told to it
+
+    def reconnected(self, asterisk: str) -> None:
+        """To be called at each manager login: this Asterisk may have restarted meanwhile."""
+        self._sides[asterisk].reconnected()
+        self._attention.set()
+
+    def noticed(self, news: Iterable[MemberNews]) -> None:
+        """Members of queues have changed, by us or by others."""
+        for item in news:
+            self._sides[item.member.asterisk].noticed(item)
+
+    def call_ended(self, interface: str, asterisk: str = "") -> None:
+        """A queue call has ended: what was planned for then may be due."""
+        if self._planned:
+            self._attention.set()
+
+    _planned = True
+
+    def _note_plan(self, agent: AgentState) -> None:
+        if agent.planned is not None:
+            self._planned = True
+            self._attention.set()
+
+    # -- running
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._settle_for_ever(), name="settle")
+            for name, side in self._sides.items():
+                group.create_task(side.run(), name=f"reconcile {name}".rstrip())
+
+    async def _settle_for_ever(self) -> None:
+        """When something was left unconfirmed; while something waits for a call's end, every two
+        seconds; and now and then, as another service may have died."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2 if self._planned else 5):
+                    await self._attention.wait()
+            self._attention.clear()
+            if not self.service.linked:
+                continue  # the reconnect brings us back here
+            try:
+                await self.service.settle()
+                await self._carry_out_planned()
+            except _AWAY as error:
+                self.log.warning("not everything could be settled yet", error=str(error))
+                await asyncio.sleep(1)
+                self._attention.set()
+
+    async def _carry_out_planned(self) -> None:
+        self._planned = False  # first: something may be planned while these are read
+        try:
+            waiting = await self.service.store.planned()
+            self._planned |= bool(waiting)
+        except BaseException:
+            self._planned = True
+            raise
+        for planned in waiting:
+            try:
+                await self._carry_out_one(planned)
+            except errors.Unavailable:
+                raise
+            except errors.Refused as refusal:
+                self.log.warning(
+                    "what was planned was refused", agent=planned.agent, why=str(refusal)
+                )
+
+    async def _carry_out_one(self, planned: LogOff | Pause) -> None:
+        state = await self.service.store.agent(planned.agent)
+        if state is None or state.session is None:
+            return
+        wrapup = self.service.policy.wrapup if isinstance(planned, Pause) else timedelta()
+        if await self.service.in_call(state.session.device, wrapup):
+            return
+        now = replace(
+            planned, id=f"{planned.id}-after", when_in_call=WhenInCall.ALLOW, in_call=False
+        )
+        # Who has logged in again meanwhile, or taken it back, stays.
+        with suppress(errors.NotLoggedIn):
+            await self.service.execute(now, only_if=lambda state: state.planned == planned)
+
+    async def compare(self, asterisk: str) -> list[Difference]:
+        """What differs now, without any lock: changes on their way are among it."""
+        return await compare(self.service, asterisk)
+
+    async def all_now(self) -> Counter[str]:
+        """Compares and repairs all there is, now. Raises StoreUnavailable, QueuesUnavailable."""
+        done: Counter[str] = Counter()
+        for side in self._sides.values():
+            done += await side.compare_all()
+        return done
+
+
+async def compare(service: AgentService, asterisk: str) -> list[Difference]:
+    """See ``Reconciler.compare``."""
+    queues = await service.store.queue_names()
+    agents = await service.store.logged_in()
+    reported = await service.queues.members(asterisk)
+    named = {number_in(m.name) for m in reported} - {agent.number for agent in agents} - {""}
+    more = await service.store.states(sorted(named))
+    return differences([*agents, *more.values()], reported, asterisk, queues)
+
+
+class _Side:
+    """One Asterisk."""
+
+    def __init__(self, asterisk: str, all_of_them: Reconciler) -> None:
+        self.asterisk = asterisk
+        self.all = all_of_them
+        self.service = all_of_them.service
+        self.store = all_of_them.service.store
+        self.queues = all_of_them.service.queues
+        self.log = all_of_them.log
+        self._bell = asyncio.Event()
+        self._reconnected = False
+        self._news: dict[str, list[MemberNews]] = {}  # by the agent's number, "" where unknown
+        self._again: set[str] = set()  # agents who could not be judged
+
+    def reconnected(self) -> None:
+        self._reconnected = True
+        self._bell.set()
+
+    def noticed(self, item: MemberNews) -> None:
+        self._news.setdefault(number_in(item.member.name), []).append(item)
+        self._bell.set()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        compared = loop.time()
+        while True:
+            every = self.all.every()
+            waits = [compared + every.total_seconds() - loop.time()] if every else []
+            waits += [AGAIN] if self._again else []
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(waits)) if waits else None):
+                    await self._bell.wait()
+            self._bell.clear()
+            if not self.queues.connected(self.asterisk):
+                if not waits or self._bell.is_set():
+                    continue
+                await asyncio.sleep(AGAIN)
+                compared = max(compared, loop.time() - 1)
+                continue
+            try:
+                if self._reconnected:
+                    await self._meet_again()
+                    compared = loop.time()
+                elif every and loop.time() >= compared + every.total_seconds():
+                    compared = loop.time()
+                    await self.compare_all()
+                await self._look_at_news()
+            except _AWAY as error:
+                self.log.warning("not everything could be compared yet", error=str(error))
+                await asyncio.sleep(1)
+                self._bell.set()
+
+    # -- after a (re)connect
+
+    async def _meet_again(self) -> None:
+        self._reconnected = False  # first: there may be another one meanwhile
+        try:
+            async with self.store.alone(f"reconcile:{self.asterisk}") as alone:
+                if not alone:
+                    # Another service is at it. What it leaves is seen by looking once more.
+                    await asyncio.sleep(1)
+                    self.reconnected()
+                    return
+                note = f"{STARTED}:{self.asterisk}" if self.asterisk else STARTED
+                started = await self.queues.started_at(self.asterisk)
+                before = await self.store.note(note)
+                with suppress(QueuesUnavailable):  # another Asterisk may be away
+                    await self.service.settle()
+                await self._take_notes()
+                if before is not None and before != started:
+                    await self._restore(started)
+                await self._take_out_owed()
+                await self.compare_all()
+                await self.store.set_note(note, started)
+        except BaseException:
+            self._reconnected = True
+            raise
+
+    async def _restore(self, started: str) -> None:
+        """Asterisk has restarted, so its members are what the store says."""
+        found = await compare(self.service, self.asterisk)
+        if found:
+            self.log.warning("Asterisk has restarted: members are put back", members=len(found))
+        kinds: dict[str, set[Kind]] = {}
+        for difference in found:
+            kinds.setdefault(difference.agent, set()).add(difference.kind)
+        # A change on its way may have been applied to the Asterisk of before.
+        for change in await self.store.unsettled():
+            kinds.setdefault(change.command.agent, set()).add(Kind.MISSING)
+        plain = [number for number, its in kinds.items() if its == {Kind.MISSING}]
+        chunks = iter([plain[i : i + CHUNK] for i in range(0, len(plain), CHUNK)])
+        done: Counter[str] = Counter()
+
+        async def put_back() -> None:
+            for numbers in chunks:
+                done.update(await self._put_back(numbers))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(put_back())
+        others = sorted(kinds.keys() - set(plain))
+        for i in range(0, len(others), CHUNK * FEW):
+            done += await self._look(others[i : i + CHUNK * FEW], store_wins=True)
+        await self._tell(done, f"repair-{self.asterisk}-{started}".replace(" ", "T"))
+        if self.all.restored is not None:
+            await self.all.restored(self.asterisk, await self.store.logged_in())
+
+    async def _put_back(self, numbers: Sequence[str]) -> Counter[str]:
+        async with self.service.holding(numbers) as states:
+            self._again |= set(numbers) - set(states)
+            # An add of a member that is there after all is answered "Already there".
+            adds = [add for state in states.values() for add in restored(state, self.asterisk)]
+            return await self._apply([(add, PUT_BACK) for add in adds])
+
+    async def _take_out_owed(self) -> None:
+        """Devices whose agents moved to another Asterisk while this one was away."""
+        prefix = OWED.format(self.asterisk)
+        for note, number in (await self.store.notes(prefix)).items():
+            key = note.removeprefix(prefix)
+            async with self.service.holding([number]) as states:
+                state = states.get(number)
+                if state is None:
+                    state = await self.store.agent(number)
+                if state is None or state.session is None or state.session.device.key != key:
+                    members = await self.queues.members(self.asterisk)
+                    removals: list[Operation] = [
+                        RemoveMember(m.queue, m.interface, self.asterisk)
+                        for m in members
+                        if device_key(self.asterisk, m.interface) == key
+                        and number_in(m.name) == number
+                    ]
+                    done = await self._apply([(removal, TAKEN_OUT) for removal in removals])
+                    await self._tell(done)
+                await self.store.drop_note(note)
+
+    # -- notes of the fallback
+
+    async def _take_notes(self) -> None:
+        """What phones did while no service was there becomes known as theirs, at its time."""
+        notes = await self.queues.notes(self.asterisk)
+        for note in sorted(notes, key=lambda note: note.key):
+            await self._take(note)
+        if notes:
+            await self.queues.forget(self.asterisk, notes)
+
+    async def _take(self, note: Note) -> None:
+        key = device_key(self.asterisk, note.interface)
+        state = await self.store.agent_at(key)
+        if state is None or state.session is None or state.session.since > note.at:
+            self.log.info("a note of the fallback is of nobody", interface=note.interface)
+            return
+        async with self.service.holding([state.number]) as states:
+            if state.number not in states:
+                raise StoreUnavailable(f"agent {state.number} has an unsettled change")
+            command = await self._noted(state, note)
+            if command is None:
+                self.log.warning("a note of the fallback names no pause reason", reason=note.reason)
+                return
+            with suppress(errors.NotLoggedIn):
+                change = await self.store.begin(command, note.at, applied=True, held=True)
+                self.service.tell(change)
+                self.log.info(
+                    "done on the phone while the service was away",
+                    agent=state.number,
+                    command=type(command).__name__,
+                    at=note.at.isoformat(timespec="milliseconds"),
+                )
+
+    async def _noted(self, state: AgentState, note: Note) -> Command | None:
+        actor = Actor(channel=note.channel, caller_id=note.caller_id, unique_id=note.unique_id)
+        id = f"note-{self.asterisk}-{note.key}"
+        if note.script is Script.LOGOFF:
+            return LogOff(id=id, agent=state.number, source=Source.PHONE, actor=actor)
+        if note.script is Script.UNPAUSE:
+            return Unpause(id=id, agent=state.number, source=Source.PHONE, actor=actor)
+        for reason in await self.store.reasons():
+            if reason.code == note.reason:
+                return Pause(
+                    id=id, agent=state.number, source=Source.PHONE, actor=actor, reason=reason
+                )
+        return None
+
+    # -- comparing
+
+    async def compare_all(self) -> Counter[str]:
+        """Everything: what differs is looked at again under the agents' locks, then mended."""
+        await self._take_notes()
+        found = await compare(self.service, self.asterisk)
+        numbers = sorted({difference.agent for difference in found})
+        return await self._look(numbers) if numbers else Counter()
+
+    async def _look_at_news(self) -> None:
+        news, self._news = self._news, {}
+        again, self._again = self._again, set()
+        try:
+            suspects = await self._suspects(news)
+            for number in again:
+                suspects.setdefault(number, [])
+            if suspects:
+                await self._take_notes()
+                await self._look(sorted(suspects), news=suspects)
+        except BaseException:
+            self._again |= again
+            for number, items in news.items():
+                self._news.setdefault(number, []).extend(items)
+            raise
+
+    async def _suspects(self, news: dict[str, list[MemberNews]]) -> dict[str, list[MemberNews]]:
+        """What the store has otherwise, by agent. Most news is our own doing."""
+        if not news:
+            return {}
+        states = await self.store.states([number for number in news if number])
+        suspects: dict[str, list[MemberNews]] = {}
+        strange: list[MemberNews] = []  # by its name of no agent of ours
+        for number, items in news.items():
+            state = states.get(number)
+            if state is None:
+                strange += items
+            elif not all(agrees(state, item) for item in items):
+                suspects[number] = items
+                strange += items  # it may be on somebody else's device
+        if strange:
+            keys = [device_key(self.asterisk, item.member.interface) for item in strange]
+            sitting = await self.store.agents_at(sorted(set(keys)))
+            for key, item in zip(keys, strange, strict=True):
+                state = sitting.get(key)
+                if state is not None and not agrees(state, item):
+                    suspects.setdefault(state.number, []).append(item)
+        return suspects
+
+    async def _look(
+        self,
+        numbers: Sequence[str],
+        *,
+        news: dict[str, list[MemberNews]] | None = None,
+        store_wins: bool = False,
+    ) -> Counter[str]:
+        """Compares these agents once more, with nobody changing them, and mends what differs."""
+        async with self.service.holding(numbers) as states:
+            self._again |= set(numbers) - set(states)
+            if news is not None:  # a change that was on its way is there by now
+                states = {
+                    number: state
+                    for number, state in states.items()
+                    if not news[number] or not all(agrees(state, item) for item in news[number])
+                }
+            if not states:
+                return Counter()
+            queues = await self.store.queue_names()
+            reported = [
+                member
+                for member in await self._reported(states.values(), news)
+                if member.queue.lower() in queues
+            ]
+            found = differences(list(states.values()), reported, self.asterisk, queues)
+            by_agent: dict[str, list[Difference]] = {}
+            for difference in found:
+                by_agent.setdefault(difference.agent, []).append(difference)
+            its = owned(states.values(), reported)
+            done: Counter[str] = Counter()
+            repairs: list[tuple[Operation, str]] = []
+            for number, differs in by_agent.items():
+                if not store_wins and any(d.kind is not Kind.ELSEWHERE for d in differs):
+                    here = its[number].here if number in its else ()
+                    if await self._adopt(states[number], here, queues):
+                        done[ADOPTED] += 1
+                    else:
+                        differs = [replace(d, kind=Kind.ELSEWHERE) for d in differs]
+                repairs += [
+                    (d.repair, _REPAIRED_AS[d.kind])
+                    for d in differs
+                    if store_wins or d.kind is Kind.ELSEWHERE
+                ]
+            repaired = await self._apply(repairs)
+        if not store_wins:
+            await self._tell(repaired, adopted=done[ADOPTED])
+        return done + repaired
+
+    async def _reported(
+        self, states: Collection[AgentState], news: dict[str, list[MemberNews]] | None
+    ) -> list[ReportedMember]:
+        if len(states) > FEW:
+            return await self.queues.members(self.asterisk)
+        interfaces = {
+            state.session.device.interface.lower(): state.session.device.interface
+            for state in states
+            if state.session and state.session.device.asterisk == self.asterisk
+        }
+        for state in states:
+            for item in (news or {}).get(state.number, ()):
+                interfaces.setdefault(item.member.interface.lower(), item.member.interface)
+        if news is None or not all(news.get(state.number) for state in states):
+            return await self.queues.members(self.asterisk)  # they may be anywhere
+        found = await asyncio.gather(
+            *(self.queues.members(self.asterisk, interface=name) for name in interfaces.values())
+        )
+        return [member for some in found for member in some]
+
+    async def _adopt(
+        self,
+        state: AgentState,
+        here: Sequence[ReportedMember],
+        queues: dict[str, tuple[str, str]],
+    ) -> bool:
+        """False: it cannot be so, as another agent has that device."""
+        device = None
+        if state.session is None and here:
+            one = here[0]
+            device = device_of(self.all.rules(), one.interface, one.state_interface, self.asterisk)
+        command = Adopt(
+            id=self.service.new_id(),
+            agent=state.number,
+            source=Source.ASTERISK,
+            actor=Actor(name=self.asterisk),
+            members=seen(state, here, queues),
+            device=device,
+            reasons=await self.store.reasons(),
+        )
+        try:
+            change = await self.store.begin(command, self.service.now(), held=True)
+        except errors.ExtensionInUse:
+            return False
+        except errors.InProgress:
+            self._again.add(state.number)
+            return True
+        for event in change.events:
+            self.log.info(
+                "changed in Asterisk itself",
+                agent=event.agent,
+                type=event.type.value,
+                queues=list(event.queues),
+                reason=event.reason,
+            )
+        self.service.tell(change)
+        return True
+
+    async def _apply(self, repairs: Sequence[tuple[Operation, str]]) -> Counter[str]:
+        """Raises QueuesUnavailable unless every operation was answered."""
+        done: Counter[str] = Counter()
+        if not repairs:
+            return done
+        results = await self.queues.apply([operation for operation, _ in repairs])
+        for result, (operation, kind) in zip(results, repairs, strict=True):
+            if result.answer is Answer.UNKNOWN:
+                raise QueuesUnavailable("Asterisk gave no answer")
+            if result.answer is Answer.DONE:
+                done[kind] += 1
+            elif not result.ok:
+                self.log.error("not repaired", operation=str(operation), why=result.message)
+        return done
+
+    async def _tell(self, repaired: Counter[str], id: str = "", *, adopted: int = 0) -> None:
+        """An event that counts the repairs; what was adopted has events of its own."""
+        if adopted:
+            self.all.counted(self.asterisk, ADOPTED, adopted)
+        for kind, count in repaired.items():
+            self.all.counted(self.asterisk, kind, count)
+        if not repaired.total():
+            return
+        text = ", ".join(f"{count} {kind}" for kind, count in sorted(repaired.items()))
+        self.log.warning("Asterisk was brought in line with the store", repaired=text)
+        await self.store.record(
+            Event(
+                id=id or self.service.new_id(),
+                type=EventType.REPAIR,
+                agent="",
+                extension="",
+                queues=(),
+                reason=text,
+                source=Source.SYSTEM,
+                actor=Actor(name="reconcile"),
+                occurred_at=self.service.now(),
+                asterisk=self.asterisk,
+            )
+        )
