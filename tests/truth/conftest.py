@@ -1,0 +1,92 @@
+"""A house for each file of this folder, and the sum of what its programs came to."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed
+from hypothesis import settings as hypothesis_settings
+from hypothesis.strategies import SearchStrategy
+
+from fastagi.demo.asterisk import Asterisk, clipped
+from fastagi.demo.equipment import Equipment
+from tests.truth.house import House
+from tests.truth.program import Program
+from tests.truth.trial import Counted, Trial
+
+# How many operations a file's test makes at least, and the first seed of its programs.
+OPERATIONS = int(os.environ.get("TRUTH_OPERATIONS", "2000"))
+SEED = int(os.environ.get("TRUTH_SEED", "1"))
+SHARES = 4  # among how many tests the operations are divided
+
+Trials = Callable[..., Counted]
+
+
+@pytest.fixture(scope="module")
+def own_asterisk(
+    equipment: Equipment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Asterisk]:
+    folder = tmp_path_factory.mktemp("truth")
+    program = clipped(equipment.asterisk, folder / "clipped", seconds=0.02)
+    with Asterisk(folder, program) as asterisk:
+        yield asterisk
+
+
+@pytest.fixture
+def trials(
+    own_asterisk: Asterisk,
+    tmp_path_factory: pytest.TempPathFactory,
+    record_property: Callable[[str, object], None],
+) -> Trials:
+    """``trials(strategy, faults=…)`` runs programs until its share of operations, and so many
+    faults, have come about; each batch of programs has a seed of its own."""
+
+    def run(
+        strategy: SearchStrategy[Program], *, faults: int, changes: dict[str, Any] | None = None
+    ) -> Counted:
+        counted = Counted()
+        house = House(tmp_path_factory.mktemp("house"), own_asterisk, changes=changes or {})
+        with asyncio.Runner() as runner:
+            runner.run(house.open())
+            trial = Trial(house, counted)
+            try:
+                number = SEED
+                wanted = OPERATIONS // SHARES
+                while counted.operations < wanted or counted.faults < faults * wanted // 500:
+                    _batch(strategy, number, lambda program: runner.run(trial(program)))
+                    number += 1
+            finally:
+                record_property("truth", counted.line())
+                print(f"\n{counted.line()}\n{counted.details()}")
+                runner.run(house.close())
+        return counted
+
+    return run
+
+
+def _batch(
+    strategy: SearchStrategy[Program], number: int, judge: Callable[[Program], None]
+) -> None:
+    """Programs of one seed. A failing one is shrunk; what races may not fail again, then
+    Hypothesis says so and shows the first failure, too."""
+    phases = [Phase.generate]
+    if not os.environ.get("TRUTH_FIRST"):
+        phases.append(Phase.shrink)
+
+    @seed(number)
+    @hypothesis_settings(
+        max_examples=10,
+        database=None,
+        deadline=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    @given(strategy)
+    def programs(program: Program) -> None:
+        if program:
+            judge(program)
+
+    programs()

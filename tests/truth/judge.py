@@ -1,0 +1,300 @@
+"""What must be true when everything has settled. Pure: what was done, what is stored, what is."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fastagi.agents.events import Event
+from fastagi.agents.model import AgentState
+from fastagi.contract import EventType, Outcome, Source
+from tests.truth.house import Operation
+from tests.truth.program import Ask, Console, Dial
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    name: str
+    state_interface: str
+    penalty: int
+    paused: bool
+    reason: str
+
+
+Members = dict[tuple[str, str], Member]  # queue and interface →
+
+
+def meant(states: Iterable[AgentState]) -> Members:
+    """The members that the store says there are."""
+    return {
+        (m.queue, state.session.device.interface): Member(
+            state.member_name,
+            state.session.device.state_interface,
+            m.penalty_now,
+            *state.pause_in(m),
+        )
+        for state in states
+        if state.session is not None
+        for m in state.joined
+    }
+
+
+def reported(items: Iterable[Mapping[str, str]]) -> Members:
+    """Those that QueueStatus shows."""
+    return {
+        (item["Queue"], item["Location"]): Member(
+            item["Name"],
+            item["StateInterface"],
+            int(item["Penalty"]),
+            item["Paused"] == "1",
+            item["PausedReason"] if item["Paused"] == "1" else "",
+        )
+        for item in items
+    }
+
+
+def difference(stored: Members, there: Members) -> list[str]:
+    return [
+        f"{queue} {interface}: stored {stored.get((queue, interface))}, "
+        f"in Asterisk {there.get((queue, interface))}"
+        for queue, interface in sorted(stored.keys() | there.keys())
+        if stored.get((queue, interface)) != there.get((queue, interface))
+    ]
+
+
+def lamps_meant(states: Iterable[AgentState]) -> dict[str, str]:
+    on = {True: "INUSE", False: "NOT_INUSE"}
+    found = {}
+    for state in states:
+        found[f"Custom:agent-{state.number}"] = on[state.session is not None]
+        found[f"Custom:pause-{state.number}"] = on[paused(state)]
+    return found
+
+
+def paused(state: AgentState) -> bool:
+    return state.pause is not None
+
+
+# -- the event log tells how each agent came to be as it is ---------------------------------------
+
+
+@dataclass(slots=True)
+class Told:
+    """An agent as the events tell. ``pauses``: the reason in each queue the agent is in."""
+
+    where: str = ""
+    general: str | None = None  # the reason of a pause everywhere
+    pauses: dict[str, str | None] = field(default_factory=dict)
+    penalties: dict[str, int] = field(default_factory=dict)
+    moving: bool = False
+
+
+def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
+    """What this agent's events, in order, come to; and what cannot have been."""
+    told = Told()
+    wrong: list[str] = []
+
+    def must(true: bool, event: Event, what: str) -> None:
+        if not true:
+            wrong.append(f"history: {agent}: {what}: {brief(event)}")
+
+    for event in events:
+        if event.agent != agent or event.type in (EventType.LOGIN_REFUSED, EventType.REPAIR):
+            continue
+        queues = event.queues
+        if event.type is EventType.LOGIN:
+            must(told.where == "", event, "logged in twice")
+            must(told.moving or not told.general, event, "paused while logged off")
+            pauses = told.pauses if told.moving else {}
+            told.where = event.extension
+            told.pauses = {queue: pauses.get(queue, told.general) for queue in queues}
+            if not told.moving:
+                told.penalties = {}
+            told.moving = False
+            continue
+        must(told.where == event.extension, event, f"was at {told.where or 'no phone'}")
+        match event.type:
+            case EventType.LOGOUT:
+                told.moving = event.reason == "moved"
+                told.where = ""
+                if not told.moving:
+                    told.general, told.pauses, told.penalties = None, {}, {}
+            case EventType.PAUSE:
+                everywhere = set(queues) == set(told.pauses)
+                if everywhere:
+                    already = told.general == event.reason and not set(told.pauses.values()) - {
+                        event.reason
+                    }
+                    must(not already, event, "was paused so")
+                    told.general = event.reason
+                must(set(queues) <= set(told.pauses), event, "paused where not a member")
+                told.pauses |= dict.fromkeys(queues, event.reason)
+            case EventType.UNPAUSE:
+                was_paused = told.general is not None or any(told.pauses.values())
+                must(was_paused, event, "was not paused")
+                told.pauses |= dict.fromkeys(set(queues) & set(told.pauses))
+                if not any(told.pauses.values()):
+                    told.general = None
+            case EventType.QUEUE_JOIN:
+                must(not set(queues) & set(told.pauses), event, "was in it")
+                told.pauses |= dict.fromkeys(queues, told.general)
+            case EventType.QUEUE_LEAVE:
+                must(set(queues) <= set(told.pauses), event, "was not in it")
+                for queue in queues:
+                    told.pauses.pop(queue, None)
+                    told.penalties.pop(queue, None)
+            case EventType.QUEUE_PENALTY:
+                told.penalties |= dict.fromkeys(queues, int(event.reason))
+            case _:
+                wrong.append(f"history: {agent}: nothing should tell this: {brief(event)}")
+    return told, wrong
+
+
+def history(events: Sequence[Event], states: Iterable[AgentState]) -> list[str]:
+    """Everybody was logged off before the first event."""
+    wrong: list[str] = []
+    for state in states:
+        told, impossible = replay(state.number, events)
+        wrong += impossible
+        where = state.session.device.extension if state.session else ""
+        if told.where != where:
+            wrong.append(
+                f"history: {state.number} is at {where or 'no phone'}, "
+                f"the events say {told.where or 'none'}"
+            )
+        is_so = {m.queue: state.pause_in(m)[1] or None for m in state.joined}
+        is_so |= {m.queue: "" for m in state.joined if state.pause_in(m) == (True, "")}
+        if told.pauses != is_so:
+            wrong.append(
+                f"history: {state.number}: queues and pauses are {is_so}, "
+                f"the events say {told.pauses}"
+            )
+        penalties = {m.queue: m.penalty_now for m in state.joined if m.own_penalty is not None}
+        for queue, penalty in penalties.items():
+            if told.penalties.get(queue) != penalty:
+                wrong.append(
+                    f"history: {state.number} has penalty {penalty} in {queue}, "
+                    f"the events say {told.penalties.get(queue)}"
+                )
+    return wrong
+
+
+# -- every answer has its events, and every event its cause ----------------------------------------
+
+LOGIN, LOGOUT, REFUSED = EventType.LOGIN, EventType.LOGOUT, EventType.LOGIN_REFUSED
+EXACTLY: dict[str, list[list[EventType]]] = {
+    Outcome.LOGGED_IN: [[LOGIN]],
+    Outcome.MOVED: [[LOGOUT, LOGIN]],
+    Outcome.LOGGED_OFF: [[LOGOUT]],
+    Outcome.PAUSED: [[EventType.PAUSE]],
+    Outcome.PAUSE_REASON_CHANGED: [[EventType.PAUSE]],
+    Outcome.UNPAUSED: [[EventType.UNPAUSE]],
+    Outcome.QUEUE_JOINED: [[EventType.QUEUE_JOIN], []],  # [] where it was so already
+    Outcome.QUEUE_LEFT: [[EventType.QUEUE_LEAVE], []],
+    Outcome.ALREADY_LOGGED_IN: [[]],
+    Outcome.ALREADY_PAUSED: [[]],
+    Outcome.NOT_PAUSED: [[]],
+    Outcome.STATUS_TOLD: [[]],
+}
+# Nobody was told, or "try again": at most one of these.
+PERHAPS = [
+    [],
+    [LOGIN],
+    [LOGOUT, LOGIN],
+    [LOGOUT],
+    [EventType.PAUSE],
+    [EventType.UNPAUSE],
+    [EventType.QUEUE_JOIN],
+    [EventType.QUEUE_LEAVE],
+    [REFUSED],
+]
+OPEN = ("", Outcome.UNAVAILABLE.value)
+
+
+def brief(event: Event) -> str:
+    actor = event.actor.unique_id or event.actor.name
+    queues = ",".join(event.queues)
+    return (
+        f"{event.id} {event.type} {event.agent} at {event.extension} [{queues}] "
+        f"{event.reason!r} by {event.source} {actor}"
+    )
+
+
+def cause(event: Event) -> str:
+    return event.actor.unique_id if event.source is Source.PHONE else event.actor.name
+
+
+def is_login(operation: Operation) -> bool:
+    deed = operation.do
+    if isinstance(deed, Ask):
+        return deed.kind == "LogIn"
+    return isinstance(deed, Dial) and deed.code.startswith(("*31", "*30"))
+
+
+def answers(
+    operations: Iterable[Operation], events: Sequence[Event], *, store_failed: bool
+) -> list[str]:
+    """What people were told is what is written down, under their name.
+
+    ``store_failed``: there was a time when nothing could be written; then a refusal may be missing.
+    """
+    wrong: list[str] = []
+    of: dict[str, list[Event]] = {}
+    for event in events:
+        if event.source in (Source.PHONE, Source.API):
+            of.setdefault(cause(event), []).append(event)
+    for operation in operations:
+        if isinstance(operation.do, Console):
+            continue
+        its = of.pop(operation.id, [])
+        wrong += [
+            f"source: {operation.id} was done by {operation.source}: {brief(event)}"
+            for event in its
+            if event.source.value != operation.source
+        ]
+        types = [event.type for event in its]
+        allowed = EXACTLY.get(operation.outcome)
+        if operation.outcome in OPEN:
+            allowed = PERHAPS
+        elif allowed is None:
+            allowed = [[]]
+            if is_login(operation):
+                allowed = [[REFUSED]]
+                # Who is asked "move?" has not been refused yet; and a toggle may be a log-off.
+                elsewhere = operation.outcome == Outcome.LOGGED_IN_ELSEWHERE
+                toggled = isinstance(operation.do, Dial) and operation.do.code.startswith("*30")
+                if store_failed or toggled or (elsewhere and isinstance(operation.do, Ask)):
+                    allowed = [[REFUSED], []]
+        if types not in allowed:
+            wrong.append(
+                f"answer: {operation.id} {operation.do} was told {operation.outcome!r}, "
+                f"the events say {[brief(event) for event in its]}"
+            )
+    for left in of.values():
+        wrong += [f"source: nobody did this: {brief(event)}" for event in left]
+    return wrong
+
+
+def doubles(events: Sequence[Event]) -> list[str]:
+    """No fact twice."""
+    wrong: list[str] = []
+    seen: set[tuple[object, ...]] = set()
+    for event in events:
+        command = event.id.rpartition("-")[0]
+        fact = (command, event.type, event.agent, event.queues, event.reason)
+        if fact in seen:
+            wrong.append(f"double: {brief(event)}")
+        seen.add(fact)
+    return wrong
+
+
+def others(
+    events: Sequence[Event], touched: Callable[[Event], bool], *, disturbed: bool
+) -> list[str]:
+    """Source asterisk only where somebody was at the console; system only where there was something
+    to repair (``disturbed``)."""
+    wrong = []
+    for event in events:
+        if event.source is Source.ASTERISK and not touched(event):
+            wrong.append(f"source: nobody was at the console for this: {brief(event)}")
+        if event.source is Source.SYSTEM and not disturbed:
+            wrong.append(f"source: there was nothing to repair: {brief(event)}")
+    return wrong
