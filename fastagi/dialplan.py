@@ -4,10 +4,11 @@ Only values that cannot end a line, an argument or a section are written; for an
 functions here raise ValueError, although the settings refuse them already.
 """
 
+import json
 import re
 from ipaddress import ip_address
 
-from fastagi.config import HostPort, Settings
+from fastagi.config import AsteriskSettings, HostPort, Settings
 from fastagi.contract import (
     FEATURES_CONTEXT,
     HINTS_CONTEXT,
@@ -25,6 +26,9 @@ AFTER_CONTEXT = f"{FEATURES_CONTEXT}-after"
 # What agi/prompts.py says for UNAVAILABLE; here it is said when nobody is there to say it.
 TRY_AGAIN = ("tt-somethingwrong", "please-try-again")
 
+# No longer does a call with the fallback last, menu and all, in seconds.
+_FALLBACK_SECONDS = 60
+
 # An agent's number and an extension with a star between them fit in; nothing much longer does.
 _MOST_DIGITS = 64
 
@@ -34,6 +38,8 @@ _SAFE = {
     "sound": re.compile(r"[A-Za-z0-9_/.-]+", re.ASCII),
     "user name": re.compile(r"[A-Za-z0-9_.@-]{1,79}", re.ASCII),
     "number": re.compile(r"[0-9]{1,20}", re.ASCII),
+    "name of an Asterisk": re.compile(r"[A-Za-z0-9_-]{1,20}", re.ASCII),
+    "path": re.compile(r"/[A-Za-z0-9_./+@-]{1,250}", re.ASCII),
     "queue": re.compile(r"[^\x00-\x1f\x7f\[\]();,|\"\\#]+"),
 }
 
@@ -51,14 +57,31 @@ def _address(server: HostPort) -> str:
     return str(server)
 
 
-def render_dialplan(settings: Settings) -> str:
-    """The include for extensions.conf: the feature codes, the way out, the hints."""
+def _asterisk(settings: Settings, name: str) -> AsteriskSettings:
+    """The one that is meant; "" names the only one. Raises ValueError."""
+    names = [asterisk.name for asterisk in settings.asterisks]
+    if name in names:
+        return settings.asterisk_named(name)
+    if not name and len(names) == 1:
+        return settings.asterisk
+    if names == [""]:
+        raise ValueError(f"there is only one Asterisk, and it has no name: not {name!r}")
+    what = f"no Asterisk is called {name!r}" if name else "there are several Asterisks"
+    raise ValueError(f"{what}: name one of {', '.join(names)}")
+
+
+def render_dialplan(settings: Settings, asterisk: str = "") -> str:
+    """The include for extensions.conf: the feature codes, the way out, the hints.
+
+    ``asterisk`` names one of several: each has a dialplan of its own, which tells the service where
+    a call comes from. Raises ValueError for a name that there is not, and for none of several.
+    """
     codes = settings.feature_codes.by_script()
     return "\n".join(
         [
             _HEAD.format(features=FEATURES_CONTEXT, hints=HINTS_CONTEXT),
             _features(codes),
-            _call(settings),
+            _call(settings, _asterisk(settings, asterisk).name),
             _hints(codes),
         ]
     )
@@ -93,7 +116,7 @@ def _features(codes: dict[Script, str]) -> str:
     return "\n".join(lines)
 
 
-def _call(settings: Settings) -> str:
+def _call(settings: Settings, asterisk: str) -> str:
     """One subroutine for all codes: ARG1 the script, ARG2 the digits, filtered already.
 
     AGISTATUS says SUCCESS too when the server dies in mid-call, so what counts is our own variable,
@@ -104,6 +127,7 @@ def _call(settings: Settings) -> str:
     seconds = int(settings.fastagi.session_deadline.total_seconds()) + 5
     status = Variable.STATUS.value
     done = f"GotoIf(${{LEN(${{{status}}})}}?done)"
+    query = f"?asterisk={_safe('name of an Asterisk', asterisk)}" if asterisk else ""
     lines = [
         f"[{CALL_CONTEXT}]",
         f"exten => s,1,Set({status}=)",
@@ -114,7 +138,18 @@ def _call(settings: Settings) -> str:
         if number:
             lines.append("; the one before did not answer, or left before it was done")
         lines += [
-            f" same => n,AGI(agi://{_address(server)}/${{ARG1}},${{ARG2}})",
+            f" same => n,AGI(agi://{_address(server)}/${{ARG1}}{query},${{ARG2}})",
+            f" same => n,{done}",
+        ]
+    if settings.fastagi.fallback is not None:
+        command = _safe("path", settings.fastagi.fallback.command)
+        facts = _safe("path", settings.fastagi.fallback.facts)
+        lines += [
+            "; no server: who is logged in can pause, unpause and log off without one. What it has",
+            "; begun it finishes, although the caller is gone",
+            f" same => n,Set(TIMEOUT(absolute)={_FALLBACK_SECONDS})",
+            " same => n,Set(AGIEXITONHANGUP=no)",
+            f" same => n,AGI({command},{facts},${{ARG1}},${{ARG2}})",
             f" same => n,{done}",
         ]
     sounds = settings.prompts.get(Outcome.UNAVAILABLE, TRY_AGAIN)
@@ -158,10 +193,40 @@ def _hints(codes: dict[Script, str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def render_manager(settings: Settings) -> str:
+def render_fallback_facts(settings: Settings, asterisk: str = "") -> str:
+    """What the fallback must know, as JSON, without any secret and without the agents.
+
+    The language is none of it: that of the agent is known to the service only, so that the fallback
+    speaks the channel's.
+    """
+    name = _asterisk(settings, asterisk).name
+    rules = settings.device_rules()
+    facts = {
+        **({"asterisk": name} if name else {}),
+        "extension_from": settings.login.extension_from.value,
+        "devices": [
+            {
+                "match": rule.pattern.text,
+                "context": rule.context,
+                "interface": rule.interface,
+                "state_interface": rule.state_interface,
+                "type": rule.type,
+            }
+            for rule in rules
+        ],
+        "queues": [_name(queue.name) for queue in settings.queues],
+        "pause_reasons": [{"code": r.code, "name": r.name} for r in settings.pause_reasons],
+        "prompts": {outcome.value: list(said) for outcome, said in settings.prompts.items()},
+    }
+    return json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
+
+
+def render_manager(settings: Settings, asterisk: str = "") -> str:
     """The section of manager.conf for the service; its secret is to be filled in."""
-    name = _safe("user name", settings.asterisk.username)
-    permit, remark = _permitted(settings)
+    user = _asterisk(settings, asterisk)
+    name = _safe("user name", user.username)
+    secret = f"that of {user.name} under asterisks" if user.name else "asterisk.secret"
+    permit, remark = _permitted(settings, user)
     return f"""\
 ; The manager user of the agent feature codes. Written by `fastagi dialplan --manager`.
 ;
@@ -169,7 +234,7 @@ def render_manager(settings: Settings) -> str:
 ; runs on this machine.
 
 [{name}]
-secret = CHANGE-ME              ; what the configuration has as asterisk.secret
+secret = CHANGE-ME              ; what the configuration has as {secret}
 deny = 0.0.0.0/0.0.0.0
 deny = ::/0
 permit = {permit:<22} ; {remark}
@@ -185,7 +250,7 @@ writetimeout = 5000
 """
 
 
-def _permitted(settings: Settings) -> tuple[str, str]:
+def _permitted(settings: Settings, user: AsteriskSettings) -> tuple[str, str]:
     """The address the service connects from, as far as the settings tell."""
 
     def address(host: str) -> str | None:
@@ -196,7 +261,7 @@ def _permitted(settings: Settings) -> tuple[str, str]:
         except ValueError:
             return None
 
-    asterisk = address(settings.asterisk.host)
+    asterisk = address(user.host)
     own = address(settings.fastagi.advertised.host)
     if asterisk and ip_address(asterisk).is_loopback:
         found, remark = asterisk, "the service's address: this machine"

@@ -1,14 +1,28 @@
 """What is rendered, as text. How Asterisk takes it stands in test_asterisk.py."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastagi.agi.prompts import ANSWERS
-from fastagi.config import FastAgiSettings, HostPort, QueueSettings, Settings, load
+from fastagi.config import (
+    FallbackSettings,
+    FastAgiSettings,
+    HostPort,
+    QueueSettings,
+    Settings,
+    load,
+)
 from fastagi.contract import Outcome
-from fastagi.dialplan import TRY_AGAIN, render_dialplan, render_manager, render_queues
+from fastagi.dialplan import (
+    TRY_AGAIN,
+    render_dialplan,
+    render_fallback_facts,
+    render_manager,
+    render_queues,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +37,7 @@ def settings(**sections: Any) -> Settings:
         ("agent-features.conf", render_dialplan),
         ("manager.conf.sample", render_manager),
         ("queues.conf.sample", render_queues),
+        ("agent-features-fallback.json", render_fallback_facts),
     ],
 )
 def test_the_files_equal_what_the_sample_configuration_renders(file: str, render: Any) -> None:
@@ -31,7 +46,7 @@ def test_the_files_equal_what_the_sample_configuration_renders(file: str, render
 
 
 def test_no_secret_is_rendered() -> None:
-    for render in (render_dialplan, render_manager, render_queues):
+    for render in (render_dialplan, render_manager, render_queues, render_fallback_facts):
         assert "s3cret" not in render(settings())
 
 
@@ -122,7 +137,7 @@ def test_hostile_codes_sounds_and_users_are_refused() -> None:
             render_dialplan(good.model_copy(update=update))
     user = good.asterisk.model_copy(update={"username": "a]\nsecret=b"})
     with pytest.raises(ValueError, match="cannot be written"):
-        render_manager(good.model_copy(update={"asterisk": user}))
+        render_manager(good.model_copy(update={"asterisks": (user,)}))
 
 
 @pytest.mark.parametrize(
@@ -144,3 +159,82 @@ def test_only_the_services_address_is_let_in(sections: dict[str, Any], permit: s
     assert f"permit = {permit} " in text
     assert "deny = 0.0.0.0/0.0.0.0" in text
     assert "deny = ::/0" in text
+
+
+FALLBACK = {"command": "/opt/f/bin/fastagi-fallback", "facts": "/etc/asterisk/f.json"}
+
+
+def test_the_fallback_is_run_after_all_servers_and_before_try_again() -> None:
+    text = render_dialplan(settings(fastagi={"standby": ["b:1"], "fallback": FALLBACK}))
+    steps = [line for line in text.splitlines() if "AGI(" in line or "(away)" in line]
+    assert [step.split("AGI(")[-1] for step in steps] == [
+        "agi://127.0.0.1:4573/${ARG1},${ARG2})",
+        "agi://b:1/${ARG1},${ARG2})",
+        "/opt/f/bin/fastagi-fallback,/etc/asterisk/f.json,${ARG1},${ARG2})",
+        " same => n(away),Answer()",
+    ]
+    assert "Set(AGIEXITONHANGUP=no)" in text.partition("agi://b:1")[2]
+
+
+@pytest.mark.parametrize("hostile", ["/a,b", "/a)b", "a", "/${SHELL(id)}", "/a b", "/a\n", "/a;b"])
+def test_a_path_that_could_end_an_argument_is_refused(hostile: str) -> None:
+    for name in ("command", "facts"):
+        section = FallbackSettings.model_construct(**{**FALLBACK, name: hostile})
+        fastagi = settings().fastagi.model_copy(update={"fallback": section})
+        with pytest.raises(ValueError, match="cannot be written as a path"):
+            render_dialplan(settings().model_copy(update={"fastagi": fastagi}))
+
+
+def several(*names: str) -> Settings:
+    listed = [
+        {"name": name, "secret": "s3cret", "host": f"10.0.0.{n}", "username": f"for-{name}"}
+        for n, name in enumerate(names, 1)
+    ]
+    return Settings.model_validate({"asterisks": listed, "fastagi": {"listen": "10.0.0.9:4573"}})
+
+
+def test_each_of_several_asterisks_says_which_it_is() -> None:
+    text = render_dialplan(several("paris", "lyon"), "lyon")
+    assert "AGI(agi://10.0.0.9:4573/${ARG1}?asterisk=lyon,${ARG2})" in text
+    assert "paris" not in text
+    assert "[for-paris]" in render_manager(several("paris", "lyon"), "paris")
+    assert json.loads(render_fallback_facts(several("paris", "lyon"), "lyon"))["asterisk"] == "lyon"
+
+
+@pytest.mark.parametrize("render", [render_dialplan, render_manager, render_fallback_facts])
+def test_which_asterisk_must_be_said_where_there_are_several(render: Any) -> None:
+    with pytest.raises(ValueError, match=r"several Asterisks: name one of paris, lyon"):
+        render(several("paris", "lyon"))
+    with pytest.raises(ValueError, match=r"no Asterisk is called 'nice': name one of paris"):
+        render(several("paris"), "nice")
+    with pytest.raises(ValueError, match="has no name"):
+        render(settings(), "paris")
+
+
+def test_the_only_one_of_a_list_need_not_be_named() -> None:
+    assert "?asterisk=paris" in render_dialplan(several("paris"))
+
+
+def test_the_one_without_a_name_is_not_named() -> None:
+    assert "?asterisk" not in render_dialplan(settings())
+
+
+def test_a_hostile_name_of_an_asterisk_is_refused() -> None:
+    asterisk = settings().asterisk.model_copy(update={"name": "a,b)"})
+    with pytest.raises(ValueError, match="cannot be written as a name"):
+        render_dialplan(settings().model_copy(update={"asterisks": (asterisk,)}))
+
+
+def test_the_facts_hold_what_the_fallback_needs_and_no_agent() -> None:
+    sample = load(ROOT / "config", environ={"AMI_SECRET": "s3cret"})
+    text = render_fallback_facts(sample)
+    assert set(json.loads(text)) == {
+        "extension_from",
+        "devices",
+        "queues",
+        "pause_reasons",
+        "prompts",
+    }
+    for agent in sample.agents or ():
+        assert agent.name not in text
+    assert text == render_fallback_facts(load(ROOT / "config", agents=False, environ={}))
