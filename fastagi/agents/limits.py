@@ -1,10 +1,11 @@
-"""How long a pause may last, and a shift. Pure."""
+"""How long a pause may last, and what the admin lets time do. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 
 from fastagi.agents.commands import PauseReason
+from fastagi.agents.shifts import latest
 
 
 class WhenExceeded(StrEnum):
@@ -34,6 +35,32 @@ class OpenPause:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class TimePolicy:
+    """The admin's choices of what time does; None: nothing."""
+
+    zone: tzinfo  # where days begin and shifts end
+    pause_after: timedelta | None = None  # a phone that is away for so long
+    logoff_after: timedelta | None = None
+    shift_end: str | None = None  # "18:30": for everybody without a time of their own
+
+
+def exceeded_at(
+    limit: PauseLimit, since: datetime, today: datetime, used: timedelta
+) -> datetime | None:
+    """When a pause that began at ``since`` is more than its reason allows; None: never.
+
+    ``today`` is the last midnight, ``used`` what the agent had used of the day's budget before this
+    pause. At the next midnight the day's part begins anew: ask again then.
+    """
+    ends: list[datetime] = []
+    if limit.max_duration is not None:
+        ends.append(since + limit.max_duration)
+    if limit.daily_budget is not None:
+        ends.append(max(since, today) + limit.daily_budget - used)
+    return min(ends, default=None)
+
+
 def start_of_day(now: datetime, zone: tzinfo) -> datetime:
-    """The last midnight in ``zone``."""
-    return now.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    """The last midnight in ``zone``, in UTC."""
+    return latest("00:00", now, zone)
