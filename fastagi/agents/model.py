@@ -308,7 +308,9 @@ def _without_own_pauses(memberships: tuple[Membership, ...]) -> tuple[Membership
 
 
 def _pause(state: AgentState, command: Pause, now: datetime) -> Decision:
-    same = state.pause is not None and state.pause.reason == command.reason
+    wanted, now_for = command.reason, state.pause.reason if state.pause else None
+    # By code; the system's reasons and those adopted from Asterisk have none.
+    same = now_for is not None and (wanted.code or wanted) == (now_for.code or now_for)
     if same and not any(m.own_pause for m in state.joined):
         return Change(command, Outcome.ALREADY_PAUSED, state, _nothing_planned(state))
     if command.spent:

@@ -126,6 +126,14 @@ class Reconciler:
             for name, side in self._sides.items():
                 group.create_task(side.run(), name=f"reconcile {name}".rstrip())
 
+    async def catch_up(self) -> None:
+        """Does what is waiting to be done, once. Raises StoreUnavailable, QueuesUnavailable or
+        Unavailable when something went away meanwhile; to be called again then."""
+        for side in self._sides.values():
+            await side.catch_up()
+        await self.service.settle()
+        await self._carry_out_planned()
+
     async def _settle_for_ever(self) -> None:
         """When something was left unconfirmed; while something waits for a call's end, every two
         seconds; and now and then, as another service may have died."""
@@ -240,16 +248,20 @@ class _Side:
                 continue
             try:
                 if self._reconnected:
-                    await self._meet_again()
                     compared = loop.time()
                 elif every and loop.time() >= compared + every.total_seconds():
                     compared = loop.time()
                     await self.compare_all()
-                await self._look_at_news()
+                await self.catch_up()
             except _AWAY as error:
                 self.log.warning("not everything could be compared yet", error=str(error))
                 await asyncio.sleep(1)
                 self._bell.set()
+
+    async def catch_up(self) -> None:
+        if self._reconnected:
+            await self._meet_again()
+        await self._look_at_news()
 
     # -- after a (re)connect
 
@@ -339,24 +351,25 @@ class _Side:
     async def _take_notes(self) -> None:
         """What phones did while no service was there becomes known as theirs, at its time."""
         notes = await self.queues.notes(self.asterisk)
-        for note in sorted(notes, key=lambda note: note.key):
-            await self._take(note)
-        if notes:
-            await self.queues.forget(self.asterisk, notes)
+        taken = [n for n in sorted(notes, key=lambda note: note.key) if await self._take(n)]
+        if taken:
+            await self.queues.forget(self.asterisk, taken)
 
-    async def _take(self, note: Note) -> None:
+    async def _take(self, note: Note) -> bool:
+        """False: later, as another change of the agent is open."""
         key = device_key(self.asterisk, note.interface)
         state = await self.store.agent_at(key)
         if state is None or state.session is None or state.session.since > note.at:
             self.log.info("a note of the fallback is of nobody", interface=note.interface)
-            return
+            return True
         async with self.service.holding([state.number]) as states:
             if state.number not in states:
-                raise StoreUnavailable(f"agent {state.number} has an unsettled change")
+                self._again.add(state.number)
+                return False
             command = await self._noted(state, note)
             if command is None:
                 self.log.warning("a note of the fallback names no pause reason", reason=note.reason)
-                return
+                return True
             with suppress(errors.NotLoggedIn):
                 change = await self.store.begin(command, note.at, applied=True, held=True)
                 self.service.tell(change)
@@ -366,6 +379,7 @@ class _Side:
                     command=type(command).__name__,
                     at=note.at.isoformat(timespec="milliseconds"),
                 )
+        return True
 
     async def _noted(self, state: AgentState, note: Note) -> Command | None:
         actor = Actor(channel=note.channel, caller_id=note.caller_id, unique_id=note.unique_id)

@@ -5,7 +5,8 @@ the process, cancel the caller, lose the link, fail the store or just look.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +15,7 @@ import structlog
 from fastagi.agents import errors
 from fastagi.agents.commands import (
     Actor,
+    Adopt,
     Command,
     JoinQueue,
     LeaveQueue,
@@ -25,13 +27,16 @@ from fastagi.agents.commands import (
     from_dict,
     to_dict,
 )
-from fastagi.agents.devices import Device
+from fastagi.agents.devices import Device, DeviceRule, Pattern
 from fastagi.agents.events import Event
+from fastagi.agents.limits import OpenPause, PauseLimit
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, Membership, decide
+from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
+    MemberNews,
     Operation,
     PauseMember,
     QueuesUnavailable,
@@ -40,6 +45,7 @@ from fastagi.agents.operations import (
     Result,
     SetPenalty,
 )
+from fastagi.agents.reconciler import Reconciler
 from fastagi.agents.service import AgentService, Policy, StoreUnavailable
 from fastagi.contract import EventType, Source
 
@@ -109,10 +115,13 @@ class MemoryStore:
         self.intents: dict[str, tuple[dict[str, object], datetime]] = {}
         self.devices: dict[str, str] = {}  # interface in small letters -> agent
         self.events: dict[str, Event] = {}
-        self.notes: dict[str, str] = {}
+        self.remembered: dict[str, str] = {}
         self.pin_failures: dict[str, list[datetime]] = {}
         self.known_queues = dict(QUEUES)
         self.known_reasons = (LUNCH, BREAK)
+        self.known_limits: dict[str, PauseLimit] = {}
+        self.own_shift_ends: dict[str, str] = {}  # by agent
+        self.ended_pauses: list[tuple[str, str, datetime, datetime]] = []
         self.down: set[str] = set()  # names of calls that fail; "*" is all
         self.late: set[str] = set()  # names of calls that are said to fail, yet were written
         self.faults = faults
@@ -133,12 +142,21 @@ class MemoryStore:
         await self._transaction("agent")
         return self.agents.get(number)
 
-    async def agent_at(self, interface: str) -> AgentState | None:
+    async def agent_at(self, key: str) -> AgentState | None:
+        return (await self.agents_at([key])).get(key)
+
+    async def agents_at(self, keys: Sequence[str]) -> dict[str, AgentState]:
         await self._transaction("agent_at")
-        for agent in self.agents.values():
-            if agent.session and agent.session.device.interface.lower() == interface.lower():
-                return agent
-        return None
+        sitting = {a.session.device.key: a for a in self.agents.values() if a.session}
+        return {key: sitting[key] for key in keys if key in sitting}
+
+    async def states(self, numbers: Sequence[str]) -> dict[str, AgentState]:
+        await self._transaction("states")
+        return {number: self.agents[number] for number in numbers if number in self.agents}
+
+    async def queue_names(self) -> dict[str, tuple[str, str]]:
+        await self._transaction("queue_names")
+        return {name.lower(): (name, number) for name, number in self.known_queues.items()}
 
     async def queue_numbered(self, number: str) -> str | None:
         await self._transaction("queue_numbered")
@@ -154,7 +172,7 @@ class MemoryStore:
         await self._written("logged_in")
         return found
 
-    async def planned(self) -> list[LogOff]:
+    async def planned(self) -> list[LogOff | Pause]:
         await self._transaction("planned")
         found = [agent.planned for agent in self.agents.values() if agent.planned]
         await self._written("planned")
@@ -162,7 +180,9 @@ class MemoryStore:
 
     # -- changing
 
-    async def begin(self, command: Command, now: datetime) -> Change:
+    async def begin(
+        self, command: Command, now: datetime, *, applied: bool = False, held: bool = False
+    ) -> Change:
         await self._transaction("begin")
         state = self.agents.get(command.agent)
         if state is None:
@@ -170,11 +190,12 @@ class MemoryStore:
         if command.agent in self.intents:
             recorded, when = self.intents[command.agent]
             if recorded["id"] != command.id:
-                raise errors.Unavailable("an unsettled change")
+                raise errors.InProgress(command.agent, settle=True)
             now = when
         decision = decide(state, command, now)
-        if isinstance(command, LogIn):
-            interface = command.device.interface.lower()
+        if isinstance(command, LogIn) or (isinstance(command, Adopt) and command.device):
+            assert command.device is not None
+            interface = command.device.key
             moves = not isinstance(decision, Change) or decision.after.session != state.session
             owner = self.devices.get(interface)
             if moves and owner not in (None, state.number):
@@ -183,6 +204,10 @@ class MemoryStore:
                 self.devices[interface] = state.number
         if isinstance(decision, errors.Refused):
             raise decision
+        if applied:
+            if f"{command.id}-1" in self.events:
+                return replace(decision, after=state, before=state, steps=(), events=())
+            decision = replace(decision, steps=())
         if decision.steps:
             self.intents[command.agent] = (to_dict(command), now)
         elif decision.alters:
@@ -202,9 +227,9 @@ class MemoryStore:
         await self._transaction("withdraw")
         if self._drop(change):
             if isinstance(change.command, LogIn):
-                claimed = change.command.device.interface.lower()
+                claimed = change.command.device.key
                 session = change.before.session
-                if session is None or session.device.interface.lower() != claimed:
+                if session is None or session.device.key != claimed:
                     self.devices.pop(claimed, None)
             if event is not None:
                 self.events.setdefault(event.id, event)
@@ -237,12 +262,69 @@ class MemoryStore:
         self.agents[before.number] = after
         left, now = before.session, after.session
         if left and (now is None or now.device != left.device):
-            self.devices.pop(left.device.interface.lower(), None)
+            self.devices.pop(left.device.key, None)
         if now:
-            self.devices[now.device.interface.lower()] = before.number
+            self.devices[now.device.key] = before.number
+        if before.pause and before.pause != after.pause:
+            end = change.events[0].occurred_at
+            reason = before.pause.reason.code
+            self.ended_pauses.append((before.number, reason, before.pause.since, end))
         for event in change.events:
             assert event.id not in self.events, "an event was written twice"
             self.events[event.id] = event
+
+    @asynccontextmanager
+    async def hold(self, numbers: Sequence[str]) -> AsyncIterator[dict[str, AgentState]]:
+        await self._transaction("hold")
+        yield {
+            number: self.agents[number]
+            for number in numbers
+            if number in self.agents and number not in self.intents
+        }
+
+    @asynccontextmanager
+    async def alone(self, what: str) -> AsyncIterator[bool]:
+        await self._transaction("alone")
+        yield True
+
+    # -- limits
+
+    async def limits(self) -> dict[str, PauseLimit]:
+        await self._transaction("limits")
+        return self.known_limits
+
+    async def open_pauses(self) -> list[OpenPause]:
+        await self._transaction("open_pauses")
+        return [
+            OpenPause(agent.number, agent.pause.id, agent.pause.reason, agent.pause.since)
+            for agent in self.agents.values()
+            if agent.pause
+        ]
+
+    async def paused_since(self, agent: str, code: str, since: datetime) -> timedelta:
+        await self._transaction("paused_since")
+        return sum(
+            (
+                end - max(begin, since)
+                for number, reason, begin, end in self.ended_pauses
+                if (number, reason) == (agent, code) and end > since
+            ),
+            timedelta(),
+        )
+
+    async def shift_ends(self) -> list[str]:
+        await self._transaction("shift_ends")
+        return sorted({end for end in self.own_shift_ends.values() if end != "never"})
+
+    async def overdue(self, cutoffs: Mapping[str, datetime]) -> list[str]:
+        await self._transaction("overdue")
+        return [
+            agent.number
+            for agent in self.agents.values()
+            if agent.session
+            and (cutoff := cutoffs.get(self.own_shift_ends.get(agent.number, "")))
+            and agent.session.since < cutoff
+        ]
 
     # -- PINs and notes
 
@@ -265,12 +347,20 @@ class MemoryStore:
 
     async def note(self, key: str) -> str | None:
         await self._transaction("note")
-        return self.notes.get(key)
+        return self.remembered.get(key)
 
     async def set_note(self, key: str, value: str) -> None:
         await self._transaction("set_note")
-        self.notes[key] = value
+        self.remembered[key] = value
         await self._written("set_note")
+
+    async def notes(self, prefix: str) -> dict[str, str]:
+        await self._transaction("notes")
+        return {k: v for k, v in self.remembered.items() if k.startswith(prefix)}
+
+    async def drop_note(self, key: str) -> None:
+        await self._transaction("drop_note")
+        self.remembered.pop(key, None)
 
 
 @dataclass
@@ -290,7 +380,11 @@ def apply(queues: dict[str, dict[str, Member]], operation: Operation) -> tuple[A
     """What Asterisk does and answers (app_queue.c, seen on the wire)."""
     key = operation.interface.lower()
     if isinstance(operation, PauseMember):
-        hit = [members[key] for members in queues.values() if key in members]
+        hit = [
+            members[key]
+            for name, members in queues.items()
+            if key in members and operation.queue in ("", name)
+        ]
         for member in hit:
             member.paused = operation.paused
             member.reason = operation.reason if operation.paused else ""
@@ -333,28 +427,83 @@ class MemoryAsterisk:
     queues: dict[str, dict[str, Member]] = field(
         default_factory=lambda: {name: {} for name in QUEUES}
     )
-    connected: bool = True
+    linked: bool = True
     started: str = "2026-11-22 08:00:00"
     calls: set[str] = field(default_factory=set)  # interfaces in a queue call
     refuses: Callable[[Operation], bool] = lambda _: False
     answers_left: int | None = None  # then the link is lost
     executes_unanswered: bool = True  # the operation whose answer is lost
     done: list[Operation] = field(default_factory=list)  # what had an effect, in order
+    left: list[Note] = field(default_factory=list)  # by the fallback
+    on_news: Callable[[list[MemberNews]], None] = lambda _: None
+    unreachable: set[str] = field(default_factory=set)  # interfaces
+    last_call: dict[str, float] = field(default_factory=dict)  # by interface
+    names: tuple[str, ...] = ("",)
+
+    def connected(self, asterisk: str) -> bool:
+        return self.linked
 
     def _linked(self) -> None:
-        if not self.connected:
+        if not self.linked:
             raise QueuesUnavailable("the link is down")
+
+    def console(self, operation: Operation) -> None:
+        """Somebody else does it."""
+        self._remember_name(operation)
+        answer, message = apply(self.queues, operation)
+        assert answer is Answer.DONE, message
+        self._tell(operation)
+
+    def _tell(self, operation: Operation) -> None:
+        """The events of an operation, if anybody listens."""
+        if not self.linked:
+            return
+        key = operation.interface.lower()
+        queue = getattr(operation, "queue", "")
+        if isinstance(operation, RemoveMember):
+            gone = Member("", operation.interface, "", 0, False, "")
+            news = [MemberNews(self._reported(queue, replace(gone, name=self.last_name)), False)]
+        else:
+            news = [
+                MemberNews(self._reported(name, members[key]), True)
+                for name, members in self.queues.items()
+                if key in members and queue in ("", name)
+            ]
+        self.on_news(news)
+
+    last_name: str = ""  # of the member an operation is about
+
+    def _remember_name(self, operation: Operation) -> None:
+        if isinstance(operation, RemoveMember):
+            member = self.queues.get(operation.queue, {}).get(operation.interface.lower())
+            self.last_name = member.name if member else ""
+
+    def _reported(self, queue: str, m: Member) -> ReportedMember:
+        key = m.interface.lower()
+        return ReportedMember(
+            queue,
+            m.interface,
+            m.state_interface,
+            m.name,
+            m.penalty,
+            m.paused,
+            m.reason,
+            key in self.calls,
+            m.dynamic,
+            key in self.unreachable,
+            self.last_call.get(key, 0.0),
+        )
 
     async def apply(self, operations: Sequence[Operation]) -> list[Result]:
         await self.faults.at("before queues.apply")
         self._linked()
         results: list[Result] = []
         for operation in operations:
-            if not self.connected:
+            if not self.linked:
                 results.append(Result(operation, Answer.UNKNOWN, "connection lost"))
                 continue
             if self.answers_left == 0:
-                self.connected, self.answers_left = False, None
+                self.linked, self.answers_left = False, None
                 if self.executes_unanswered:
                     self._do(operation)
                 results.append(Result(operation, Answer.UNKNOWN, "connection lost"))
@@ -369,41 +518,38 @@ class MemoryAsterisk:
     def _do(self, operation: Operation) -> Result:
         if self.refuses(operation):
             return Result(operation, Answer.REFUSED, "Permission denied")
+        self._remember_name(operation)
         answer, message = apply(self.queues, operation)
         if answer is Answer.DONE:
             self.done.append(operation)
+            self._tell(operation)
         return Result(operation, answer, message)
 
-    async def members(self, queue: str | None = None) -> list[ReportedMember]:
+    async def members(
+        self, asterisk: str, queue: str | None = None, interface: str | None = None
+    ) -> list[ReportedMember]:
         await self.faults.at("before queues.members")
         self._linked()
         found = [
-            ReportedMember(
-                name,
-                m.interface,
-                m.state_interface,
-                m.name,
-                m.penalty,
-                m.paused,
-                m.reason,
-                m.interface.lower() in self.calls,
-                m.dynamic,
-            )
+            self._reported(name, m)
             for name, members in self.queues.items()
-            for m in members.values()
-            if queue is None or queue == name
+            for key, m in members.items()
+            if queue in (None, name) and (interface is None or interface.lower() == key)
         ]
         await self.faults.at("after queues.members")
         return found
 
-    async def in_call(self, interface: str) -> bool:
-        await self.faults.at("before queues.in_call")
+    async def notes(self, asterisk: str) -> list[Note]:
+        await self.faults.at("before queues.notes")
         self._linked()
-        answer = interface.lower() in self.calls
-        await self.faults.at("after queues.in_call")
-        return answer
+        return list(self.left)
 
-    async def started_at(self) -> str:
+    async def forget(self, asterisk: str, notes: Sequence[Note]) -> None:
+        await self.faults.at("before queues.forget")
+        self._linked()
+        self.left = [note for note in self.left if note not in notes]
+
+    async def started_at(self, asterisk: str) -> str:
         await self.faults.at("before queues.started_at")
         self._linked()
         return self.started
@@ -411,7 +557,7 @@ class MemoryAsterisk:
     def restart(self, started: str) -> None:
         """Asterisk is killed and comes back without dynamic members."""
         self.started = started
-        self.connected = True
+        self.linked = True
         self.answers_left = None
         for members in self.queues.values():
             for key in [key for key, member in members.items() if member.dynamic]:
@@ -459,6 +605,20 @@ class Hall:
             clock=self.clock,
             new_id=self.new_id,
         )
+        self.reconciler = Reconciler(
+            self.service,
+            structlog.get_logger(),
+            rules=lambda: (DeviceRule(Pattern.parse("XXXX"), "phones", "PJSIP/{extension}"),),
+        )
+        self.asterisk.on_news = self.reconciler.noticed
+        self.reconnected()
+
+    def reconnected(self) -> None:
+        self.reconciler.reconnected("")
+
+    async def settle(self) -> None:
+        """What is open is looked after, once."""
+        await self.reconciler.catch_up()
 
     def new_id(self) -> str:
         self._ids += 1
@@ -489,15 +649,14 @@ class Hall:
                 assert agent.joined == ()
                 continue
             at = agent.session.device
-            devices[at.interface.lower()] = agent.number
+            devices[at.key] = agent.number
             for membership in agent.joined:
                 meant[membership.queue][at.interface.lower()] = Member(
                     f"Agent/{agent.number}",
                     at.interface,
                     at.state_interface,
-                    membership.penalty,
-                    agent.pause is not None,
-                    agent.pause.reason.name if agent.pause else "",
+                    membership.penalty_now,
+                    *agent.pause_in(membership),
                 )
         assert self.asterisk.queues == meant
         assert self.store.devices == devices

@@ -90,7 +90,7 @@ async def test_who_is_not_there(hall: Hall) -> None:
     await refused(errors.NoSuchAgent, hall.service.execute(hall.log_off("9999")))
     await refused(errors.NoSuchQueue, hall.service.queue_numbered("999"))
     assert await hall.service.queue_numbered("701") == "sales"
-    assert await hall.service.agent_at("PJSIP/1001") is None
+    assert await hall.service.agent_at(device("1001")) is None
     assert await hall.service.reasons() == (LUNCH, BREAK)
 
 
@@ -98,7 +98,7 @@ async def test_reading_says_when_the_store_is_away(hall: Hall) -> None:
     hall.store.down = {"*"}
     for reading in (
         hall.service.agent("1001"),
-        hall.service.agent_at("PJSIP/1001"),
+        hall.service.agent_at(device("1001")),
         hall.service.queue_numbered("701"),
         hall.service.reasons(),
         hall.service.check_pin(an_agent("1001", pin="1234"), "1234", "1001"),
@@ -207,7 +207,7 @@ async def test_a_member_written_in_queues_conf_cannot_log_off_and_hears_so(hall:
 
 
 async def test_without_a_link_nothing_is_begun(hall: Hall) -> None:
-    hall.asterisk.connected = False
+    hall.asterisk.linked = False
     await refused(errors.Unavailable, hall.service.execute(hall.log_in()))
     assert "before store.begin" not in hall.faults.trace
     assert hall.told == [(REFUSED, "UNAVAILABLE")]
@@ -216,7 +216,7 @@ async def test_without_a_link_nothing_is_begun(hall: Hall) -> None:
 async def test_a_link_lost_before_anything_was_sent_leaves_nothing(hall: Hall) -> None:
     def cut(_: int, point: str) -> None:
         if point == "before queues.apply":
-            hall.asterisk.connected = False
+            hall.asterisk.linked = False
 
     hall.faults.at_point = cut
     await refused(errors.Unavailable, hall.service.execute(hall.log_in()))
@@ -229,10 +229,10 @@ async def settle_until_done(hall: Hall) -> None:
     hall.faults.at_point = None
     hall.store.down.clear()
     hall.store.late.clear()
-    hall.asterisk.connected = True
+    hall.asterisk.linked = True
     hall.asterisk.answers_left = None
-    hall.service.reconnected()
-    await hall.service.settle()
+    hall.reconnected()
+    await hall.settle()
 
 
 @pytest.mark.parametrize("name", ["log in", *CHANGES])
@@ -241,7 +241,7 @@ async def settle_until_done(hall: Hall) -> None:
 async def test_a_link_lost_midway_is_settled_when_it_is_back(
     hall: Hall, name: str, answers: int, executed: bool
 ) -> None:
-    await hall.service.settle()  # notes when Asterisk was started
+    await hall.settle()  # notes when Asterisk was started
     if name == "log in":
         change: Command = hall.log_in()
     else:
@@ -256,7 +256,7 @@ async def test_a_link_lost_midway_is_settled_when_it_is_back(
         told = Outcome.UNAVAILABLE
         assert hall.state == before, "stored before Asterisk had answered"
         assert set(hall.store.intents) == {"1001"}
-        hall.asterisk.connected = True
+        hall.asterisk.linked = True
         await refused(errors.Unavailable, hall.service.execute(hall.pause(BREAK)))
     else:
         told = Outcome.LOGGED_IN
@@ -281,19 +281,19 @@ async def test_a_link_lost_while_a_member_is_replaced_is_settled(hall: Hall) -> 
 
 
 async def test_a_link_lost_between_joining_and_replacing_is_seen_to(hall: Hall) -> None:
-    await hall.service.settle()
+    await hall.settle()
     hall.asterisk.queues["support"]["pjsip/1001"] = Member("x", "PJSIP/1001", "", 7, False, "")
     applied = 0
 
     def cut(_: int, point: str) -> None:
         nonlocal applied
         applied += point == "before queues.apply"
-        hall.asterisk.connected = applied != 2
+        hall.asterisk.linked = applied != 2
 
     hall.faults.at_point = cut
     await refused(errors.Unavailable, hall.service.execute(hall.log_in()))
     hall.faults.at_point = None
-    hall.asterisk.connected = True
+    hall.asterisk.linked = True
     await running(hall, lambda: not hall.store.intents)
     hall.all_well()
 
@@ -308,7 +308,7 @@ async def test_a_link_lost_between_joining_and_replacing_is_seen_to(hall: Hall) 
     ids=lambda failing: " and ".join(sorted(failing)),
 )
 async def test_a_store_that_fails(hall: Hall, name: str, failing: set[str]) -> None:
-    await hall.service.settle()
+    await hall.settle()
     if name == "log in":
         change: Command = hall.log_in()
     else:
@@ -326,7 +326,7 @@ async def test_a_store_that_fails(hall: Hall, name: str, failing: set[str]) -> N
 
 
 async def test_a_confirmation_that_was_late_but_written(hall: Hall) -> None:
-    await hall.service.settle()
+    await hall.settle()
     hall.store.late = {"confirm"}
     await refused(errors.Unavailable, hall.service.execute(hall.log_in()))
     await settle_until_done(hall)
@@ -362,7 +362,7 @@ EVERY: dict[str, Callable[[Hall], Command]] = {
 
 
 async def prepared(hall: Hall, name: str) -> None:
-    await hall.service.settle()
+    await hall.settle()
     if name == "leave unless the last":
         hall.store.agents["1002"] = an_agent("1002")
         await hall.do(hall.log_in("1002", agent="1002"))
@@ -397,8 +397,8 @@ async def test_killed_at_any_instant_nothing_is_lost_doubled_or_blamed(name: str
             await hall.service.execute(command)
         hall.faults.at_point = None
         hall.start()
-        hall.service.reconnected()
-        await hall.service.settle()
+        hall.reconnected()
+        await hall.settle()
         stranger_left(hall, name)
         hall.all_well()
         for event in hall.events:
@@ -455,14 +455,14 @@ async def test_killed_while_settling_the_next_process_settles(name: str) -> None
 
             hall.faults.at_point = kill_again
             hall.start()
-            hall.service.reconnected()
+            hall.reconnected()
             try:
-                await hall.service.settle()
+                await hall.settle()
             except Killed:
                 hall.faults.at_point = None
                 hall.start()
-                hall.service.reconnected()
-                await hall.service.settle()
+                hall.reconnected()
+                await hall.settle()
                 stranger_left(hall, name)
                 hall.all_well()
             else:
@@ -504,7 +504,7 @@ async def test_settling_does_not_store_what_asterisk_refuses(hall: Hall) -> None
     hall.faults.at_point = None
     hall.start()
     hall.asterisk.refuses = lambda operation: getattr(operation, "queue", "") == "support"
-    await hall.service.settle()
+    await hall.settle()
     hall.asterisk.refuses = lambda _: False
     assert hall.state.session is not None
     hall.all_well()
@@ -615,7 +615,7 @@ async def test_a_phone_that_is_being_logged_in_to_is_in_use(two: Hall) -> None:
     """Its claim is not confirmed yet: there is nobody to log off, and nobody is told otherwise."""
     two.asterisk.answers_left = 1
     await refused(errors.Unavailable, two.service.execute(two.log_in(agent="1002")))
-    two.asterisk.connected = True
+    two.asterisk.linked = True
     refusal = two.service.execute(two.log_in(), take_over=True)
     with pytest.raises((errors.ExtensionInUse, errors.Unavailable)):
         await refusal
@@ -711,7 +711,7 @@ async def test_everything_at_once_while_everything_breaks(seed: int) -> None:
     dice = random.Random(seed)
     agents = ["1001", "1002", "1003"]
     hall = Hall(*map(an_agent, agents))
-    await hall.service.settle()
+    await hall.settle()
     quiet = 0
 
     def fault(_: int, point: str) -> None:
@@ -723,14 +723,14 @@ async def test_everything_at_once_while_everything_breaks(seed: int) -> None:
                 hall.asterisk.answers_left = dice.randrange(3)
                 hall.asterisk.executes_unanswered = dice.random() < 0.5
             case "cut at once":
-                hall.asterisk.connected = False
+                hall.asterisk.linked = False
             case "store":
                 hall.store.down = {dice.choice(["begin", "confirm", "withdraw", "*"])}
             case "kill":
                 raise Killed
             case "restart":
                 hall.asterisk.restart(f"restart {dice.random()}")
-                hall.service.reconnected()
+                hall.reconnected()
             case "call":
                 hall.asterisk.calls ^= {f"pjsip/{dice.choice(agents)}"}
 
@@ -755,7 +755,7 @@ async def test_everything_at_once_while_everything_breaks(seed: int) -> None:
             asyncio.create_task(hall.service.execute(any_command(), take_over=dice.random() < 0.5))
             for _ in range(4)
         ]
-        tasks.append(asyncio.create_task(hall.service.settle()))  # type: ignore[arg-type]
+        tasks.append(asyncio.create_task(hall.settle()))  # type: ignore[arg-type]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         died = any(task.done() and isinstance(task.exception(), Killed) for task in tasks)
         if not died:
@@ -797,17 +797,17 @@ async def test_a_planned_log_off_is_carried_out_after_the_call(hall: Hall) -> No
     hall.asterisk.calls.add("pjsip/1001")
     command = hall.log_off(when_in_call=WhenInCall.AFTER_CALL)
     await hall.do(command)
-    await hall.service.settle()
+    await hall.settle()
     assert hall.state.session is not None
     hall.asterisk.calls.clear()
-    await hall.service.settle()
+    await hall.settle()
     assert hall.state.session is None
     assert hall.told == [(LOGIN, ""), (LOGOUT, "")]
     event = hall.events[-1]
     assert event.source is Source.PHONE
     assert event.actor == command.actor
     hall.all_well()
-    await hall.service.settle()
+    await hall.settle()
     assert len(hall.events) == 2
 
 
@@ -829,7 +829,7 @@ async def test_the_end_of_the_call_is_enough(hall: Hall) -> None:
         hall.asterisk.calls.add("pjsip/1001")
         await hall.do(hall.log_off(when_in_call=WhenInCall.AFTER_CALL))
         hall.asterisk.calls.clear()
-        hall.service.call_ended("PJSIP/1001")
+        hall.reconciler.call_ended("PJSIP/1001")
         await until(lambda: hall.state.session is None)
     hall.all_well()
 
@@ -849,25 +849,25 @@ async def test_a_log_off_planned_while_the_plans_are_read_is_not_forgotten(hall:
     await hall.do(hall.log_in())
     hall.asterisk.calls.add("pjsip/1001")
     seen = hall.faults.stop_at("after store.planned")
-    settling = asyncio.create_task(hall.service.settle())
+    settling = asyncio.create_task(hall.settle())
     await seen.wait()
     await hall.do(hall.log_off(when_in_call=WhenInCall.AFTER_CALL))
     hall.faults.go_on("after store.planned")
     await settling
     hall.asterisk.calls.clear()
     async with Running(hall):
-        hall.service.call_ended("PJSIP/1001")
+        hall.reconciler.call_ended("PJSIP/1001")
         await until(lambda: hall.state.session is None)
 
 
-@pytest.mark.parametrize("point", ["after store.planned", "before queues.in_call"])
+@pytest.mark.parametrize("point", ["after store.planned", "before queues.members"])
 async def test_who_logs_in_again_is_not_logged_off_by_the_old_plan(hall: Hall, point: str) -> None:
     await hall.do(hall.log_in())
     hall.asterisk.calls.add("pjsip/1001")
     await hall.do(hall.log_off(when_in_call=WhenInCall.AFTER_CALL))
     hall.asterisk.calls.clear()
     seen = hall.faults.stop_at(point)
-    settling = asyncio.create_task(hall.service.settle())
+    settling = asyncio.create_task(hall.settle())
     await seen.wait()
     again = asyncio.create_task(hall.service.execute(hall.log_in()))
     for _ in range(20):
@@ -912,7 +912,7 @@ async def test_the_last_in_a_queue_is_asked(two: Hall) -> None:
 
 
 async def test_a_restarted_asterisk_gets_its_members_back(two: Hall) -> None:
-    await two.service.settle()
+    await two.settle()
     await two.do(
         two.log_in(),
         two.leave("support"),
@@ -923,30 +923,30 @@ async def test_a_restarted_asterisk_gets_its_members_back(two: Hall) -> None:
     known = len(two.events)
     two.asterisk.restart("later")
     two.service.reconnected()
-    await two.service.settle()
+    await two.settle()
     two.all_well()
     assert len(two.events) == known, "a repair is no login"
 
 
 async def test_a_lost_link_is_no_restart(hall: Hall) -> None:
-    await hall.service.settle()
+    await hall.settle()
     await hall.do(hall.log_in())
     hall.asterisk.queues["sales"].clear()  # somebody's doing
-    hall.service.reconnected()
-    await hall.service.settle()
+    hall.reconnected()
+    await hall.settle()
     assert members(hall) == []
 
 
 @pytest.mark.parametrize("answers", range(6))
 async def test_a_link_lost_while_members_are_put_back(two: Hall, answers: int) -> None:
-    await two.service.settle()
+    await two.settle()
     await two.do(two.log_in(), two.log_in("1002", agent="1002"))
     two.asterisk.restart("later")
     two.asterisk.answers_left = answers
     two.asterisk.executes_unanswered = False
     two.service.reconnected()
     with pytest.raises(Exception, match=r"link|answer"):
-        await two.service.settle()
+        await two.settle()
     await settle_until_done(two)
     two.all_well()
 
@@ -955,39 +955,39 @@ async def test_a_link_lost_while_members_are_put_back(two: Hall, answers: int) -
     "point", ["after store.logged_in", "after queues.members", "after store.set_note"]
 )
 async def test_a_second_restart_while_the_first_is_repaired(hall: Hall, point: str) -> None:
-    await hall.service.settle()
+    await hall.settle()
     await hall.do(hall.log_in())
     hall.asterisk.restart("first")
-    hall.service.reconnected()
+    hall.reconnected()
     seen = hall.faults.stop_at(point)
-    settling = asyncio.create_task(hall.service.settle())
+    settling = asyncio.create_task(hall.settle())
     await seen.wait()
     hall.asterisk.restart("second")
-    hall.service.reconnected()
+    hall.reconnected()
     hall.faults.go_on(point)
     await settling
-    await hall.service.settle()
+    await hall.settle()
     hall.all_well()
 
 
 @pytest.mark.parametrize("point", ["after store.logged_in", "after queues.members"])
 async def test_a_login_confirmed_while_members_are_put_back(hall: Hall, point: str) -> None:
     """Asterisk dies between the login's last answer and its confirmation."""
-    await hall.service.settle()
+    await hall.settle()
     confirming = hall.faults.stop_at("before store.confirm")
     login = asyncio.create_task(hall.service.execute(hall.log_in()))
     await confirming.wait()
     hall.asterisk.restart("later")
-    hall.service.reconnected()
+    hall.reconnected()
     seen = hall.faults.stop_at(point)
-    settling = asyncio.create_task(hall.service.settle())
+    settling = asyncio.create_task(hall.settle())
     await seen.wait()
     hall.faults.go_on("before store.confirm")
     await asyncio.sleep(0)
     hall.faults.go_on(point)
     await login
     await settling
-    await hall.service.settle()
+    await hall.settle()
     hall.all_well()
 
 
@@ -1054,7 +1054,7 @@ class Running:
 
     async def __aenter__(self) -> None:
         self._before = asyncio.all_tasks()
-        self._task = asyncio.create_task(self._hall.service.run())
+        self._task = asyncio.create_task(self._hall.reconciler.run())
 
     async def __aexit__(self, *_: object) -> None:
         if self._task.done():
@@ -1074,15 +1074,15 @@ async def running(hall: Hall, condition: Callable[[], bool]) -> None:
 
 async def test_run_settles_what_failed_once_the_store_and_the_link_are_back(hall: Hall) -> None:
     async with Running(hall):
-        hall.service.reconnected()
-        await until(lambda: "asterisk_started" in hall.store.notes)
+        hall.reconnected()
+        await until(lambda: "asterisk_started" in hall.store.remembered)
         hall.store.down = {"confirm", "withdraw"}
         await refused(errors.Unavailable, hall.service.execute(hall.log_in()))
-        hall.asterisk.connected = False
+        hall.asterisk.linked = False
         await until(lambda: not hall.service._attention.is_set())
         hall.store.down = {"*"}
-        hall.asterisk.connected = True
-        hall.service.reconnected()
+        hall.asterisk.linked = True
+        hall.reconnected()
         await asyncio.sleep(0.1)
         assert set(hall.store.intents) == {"1001"}
         hall.store.down.clear()
@@ -1093,13 +1093,13 @@ async def test_run_settles_what_failed_once_the_store_and_the_link_are_back(hall
 async def test_run_sleeps_while_there_is_nothing_to_do(hall: Hall) -> None:
     hall.service._planned = False
     async with Running(hall):
-        hall.service.reconnected()
-        await until(lambda: "asterisk_started" in hall.store.notes)
+        hall.reconnected()
+        await until(lambda: "asterisk_started" in hall.store.remembered)
         await asyncio.sleep(0.1)
         settled = len(hall.faults.trace)
         await asyncio.sleep(0.1)
         assert len(hall.faults.trace) == settled
-        hall.service.call_ended("PJSIP/1001")  # of a member who has no plan
+        hall.reconciler.call_ended("PJSIP/1001")  # of a member who has no plan
         await asyncio.sleep(0.1)
         assert len(hall.faults.trace) == settled
 
