@@ -6,8 +6,9 @@ carry it out; speak the outcome; set the channel variables, AGENT_STATUS the las
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 
 import structlog
 
@@ -64,7 +65,8 @@ class PhoneSettings:
     ask_to_move: bool = True  # when the agent is logged in elsewhere
     move: bool = False  # without asking
     take_over: bool = False
-    when_in_call: WhenInCall = WhenInCall.AFTER_CALL
+    when_in_call: WhenInCall = WhenInCall.AFTER_CALL  # a log-off
+    pause_when_in_call: WhenInCall = WhenInCall.ALLOW
     prompts: Mapping[Outcome, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -84,11 +86,13 @@ class Call:
         )
         own = endpoint_of(request.channel) if settings.extension_from_endpoint else request.callerid
         self.own_extension = own if is_extension(own) else ""
+        self.asterisk = asterisk_in(request.query, service.queues.names)
         # What the answer and the channel variables speak of.
         self.agent = ""
         self.extension = self.own_extension
         self.queue = ""
         self.reason: PauseReason | None = None
+        self.wanted_reason: PauseReason | None = None  # of a pause that was asked for
         self.status_of: AgentState | None = None
         self._answered = False
         self._language = self._wanted = request.language
@@ -166,13 +170,16 @@ class Call:
     @property
     def device(self) -> Device | None:
         """The queue member that this phone is; None where no rule makes it one."""
-        return resolve(self.settings.rules, self.own_extension)
+        return resolve(self.settings.rules, self.own_extension, self.asterisk)
+
+    async def occupant(self) -> AgentState | None:
+        """The agent who is logged in on this phone, if any."""
+        device = self.device
+        return None if device is None else await self.service.agent_at(device)
 
     async def agent_here(self) -> AgentState:
-        """The agent who is logged in on this phone. Raises NotLoggedIn."""
-        state = None
-        if self.device is not None:
-            state = await self.service.agent_at(self.device.interface)
+        """The same; raises NotLoggedIn where there is none."""
+        state = await self.occupant()
         if state is None:
             raise errors.NotLoggedIn(self.own_extension)
         self.met(state)
@@ -256,7 +263,7 @@ async def login(call: Call) -> Outcome:
         state = await call.identify(number)
         await call.prove(state)
         call.extension = call.asked_extension or call.own_extension
-        device = resolve(call.settings.rules, call.extension)
+        device = resolve(call.settings.rules, call.extension, call.asterisk)
         if device is None:
             raise errors.NoSuchExtension(call.extension)
     except errors.Refused as refusal:
@@ -290,7 +297,7 @@ async def _note_refused_login(call: Call, refusal: errors.Refused) -> None:
 
 async def logoff(call: Call) -> Outcome:
     number, _ = parse(call.dialled, "")
-    here = await call.service.agent_at(call.device.interface) if call.device else None
+    here = await call.occupant()
     if number == "" and here is None and call.device is not None:
         raise errors.NotLoggedIn(call.own_extension)
     if here is not None and number in ("", here.number):
@@ -306,8 +313,12 @@ async def logoff(call: Call) -> Outcome:
 
 async def pause(call: Call) -> Outcome:
     state = await call.agent_here()
-    reason = await _reason(call, call.dialled)
-    return await call.carry_out(call.command(Pause, state.number, reason=reason))
+    reason = call.wanted_reason = await _reason(call, call.dialled)
+    return await call.carry_out(
+        call.command(
+            Pause, state.number, reason=reason, when_in_call=call.settings.pause_when_in_call
+        )
+    )
 
 
 async def _reason(call: Call, dialled: str) -> PauseReason:
@@ -333,7 +344,7 @@ async def unpause(call: Call) -> Outcome:
 
 async def toggle_login(call: Call) -> Outcome:
     number, _ = parse(call.dialled, "")
-    here = await call.service.agent_at(call.device.interface) if call.device else None
+    here = await call.occupant()
     if here is not None and number in ("", here.number):
         return await logoff(call)
     return await login(call)
@@ -341,7 +352,9 @@ async def toggle_login(call: Call) -> Outcome:
 
 async def toggle_pause(call: Call) -> Outcome:
     state = await call.agent_here()
-    return await (unpause(call) if state.pause else pause(call))
+    # A pause that is to follow the call is taken back like one that has begun.
+    on = state.pause is not None or isinstance(state.planned, Pause)
+    return await (unpause(call) if on else pause(call))
 
 
 async def status(call: Call) -> Outcome:
@@ -472,11 +485,14 @@ def _last_words(call: Call, outcome: Outcome) -> Phrase:
     chosen = call.settings.prompts
     if call.status_of is not None and outcome not in chosen:
         return prompts.status(call.status_of, call.service.now())
+    # Of these outcomes the reason is that of a pause which has not begun.
+    wanted = outcome in (Outcome.PAUSE_AFTER_CALL, Outcome.PAUSE_SPENT)
+    reason = call.wanted_reason if wanted else call.reason
     facts = Facts(
         agent=call.agent,
         extension=call.extension,
         queue=call.queue,
-        reason=call.reason.code if call.reason else "",
+        reason=reason.code if reason else "",
     )
     return prompts.answer(outcome, facts, chosen)
 
@@ -506,3 +522,13 @@ def parse(dialled: str, extension: str) -> tuple[str, str]:
     if match is None:
         return "", extension
     return match["number"], match["extension"] or extension
+
+
+def asterisk_in(query: str, names: Collection[str]) -> str:
+    """The Asterisk that calls, by its name in ``agi://HOST/agent/login?asterisk=NAME``; "" where
+    it names none that there is."""
+    try:
+        named = dict(parse_qsl(query, max_num_fields=10)).get("asterisk", "") if query else ""
+    except ValueError:
+        return ""
+    return named if named in names else ""
