@@ -4,7 +4,7 @@ A command is plain data: the store keeps it as the recorded intent until the cha
 is confirmed, and ``decide`` makes the same change of it again after a crash.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -143,6 +143,8 @@ def from_dict(data: dict[str, Any]) -> Command:
     for unknown in data.keys() - {"kind", *(item.name for item in fields(kind))}:
         raise KeyError(unknown)
     for item in fields(kind):
+        if item.name not in data and item.default is not MISSING:
+            continue  # written by an earlier version
         value = data[item.name]
         if item.name in _NESTED:
             value = _NESTED[item.name](value)
