@@ -5,17 +5,28 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from agents.memory import BREAK, LUNCH, Hall, an_agent
-from fastagi.agents.commands import PauseReason, WhenInCall
+from agents.memory import BREAK, LUNCH, NOON, Hall, an_agent
+from fastagi.agents.commands import Pause, PauseReason, WhenInCall
 from fastagi.agents.devices import DeviceRule, Pattern
+from fastagi.agents.limits import PauseLimit, WhenExceeded
+from fastagi.agents.unplugged import PHONE_AWAY
 from fastagi.agi import prompts
-from fastagi.agi.features import BUSY, FEATURES, PhoneSettings, handlers, parse, unknown
+from fastagi.agi.features import (
+    BUSY,
+    FEATURES,
+    PhoneSettings,
+    asterisk_in,
+    handlers,
+    parse,
+    unknown,
+)
 from fastagi.agi.server import Server
 from fastagi.contract import EventType, Outcome, Script, Source, Variable
 
@@ -155,6 +166,35 @@ async def may_not_leave(desk: Desk) -> None:
     desk.settings = replace(desk.settings, when_in_call=WhenInCall.REFUSE)
 
 
+async def pause_later(desk: Desk) -> None:
+    await in_call(desk)
+    desk.settings = replace(desk.settings, pause_when_in_call=WhenInCall.AFTER_CALL)
+
+
+async def pause_not_now(desk: Desk) -> None:
+    await in_call(desk)
+    desk.settings = replace(desk.settings, pause_when_in_call=WhenInCall.REFUSE)
+
+
+async def pause_planned(desk: Desk) -> None:
+    await pause_later(desk)
+    answered = await desk.good(Script.PAUSE, "2")
+    assert answered.outcome == "PAUSE_AFTER_CALL"
+
+
+async def phone_away(desk: Desk) -> None:
+    await logged_in(desk)
+    await desk.hall.do(desk.hall.pause(PHONE_AWAY))
+
+
+async def lunch_eaten(desk: Desk) -> None:
+    """The hour that the day allows is used up."""
+    await logged_in(desk)
+    hour = timedelta(hours=1)
+    desk.hall.store.known_limits["1"] = PauseLimit(None, hour, WhenExceeded.UNPAUSE)
+    desk.hall.store.ended_pauses.append(("1001", "1", NOON - hour, NOON))
+
+
 async def not_in_sales(desk: Desk) -> None:
     await logged_in(desk)
     await desk.hall.do(desk.hall.leave("sales"))
@@ -170,7 +210,7 @@ async def asterisk_refuses(desk: Desk) -> None:
 
 
 async def link_down(desk: Desk) -> None:
-    desk.hall.asterisk.connected = False
+    desk.hall.asterisk.linked = False
 
 
 async def store_down(desk: Desk) -> None:
@@ -309,16 +349,31 @@ CASES = [
     ),
     Case(O.ALREADY_PAUSED, S.PAUSE, ("1",), paused, heard=("spy-agent", "dictate/paused")),
     Case(O.PAUSE_REASON_CHANGED, S.PAUSE, ("2",), paused, heard=("vm-saved", "digits:2")),
+    Case(O.PAUSED, S.PAUSE, ("1",), in_call, heard=("dictate/paused", "digits:1")),
+    Case(
+        O.PAUSE_AFTER_CALL, S.PAUSE, ("1",), pause_later,
+        heard=("vm-isonphone", "dictate/pause", "digits:1", "auth-thankyou"),
+    ),
+    Case(O.PAUSE_AFTER_CALL, S.PAUSE, ("1",), pause_planned, heard=("vm-isonphone", "digits:1")),
+    Case(O.IN_CALL, S.PAUSE, ("1",), pause_not_now, heard=("vm-isonphone", "please-try-again")),
+    Case(
+        O.PAUSE_SPENT, S.PAUSE, ("1",), lunch_eaten,
+        heard=("beeperr", "dictate/pause", "digits:1", "vm-isunavail"),
+    ),
+    Case(O.PAUSED, S.PAUSE, ("2",), lunch_eaten, heard=("dictate/paused", "digits:2")),
     Case(O.NOT_LOGGED_IN, S.PAUSE, ("1",), heard=("beeperr", "vm-no", "spy-agent")),
     Case(O.NO_SUCH_REASON, S.PAUSE, ("7",), logged_in, ("8", "9", "6"), heard=("vm-goodbye",)),
     Case(O.NO_INPUT, S.PAUSE, before=logged_in, heard=(*REASON_MENU * 3, "vm-sorry")),
     # *34
     Case(O.UNPAUSED, S.UNPAUSE, before=paused, heard=("auth-thankyou", "vm-no", "dictate/pause")),
     Case(O.NOT_PAUSED, S.UNPAUSE, before=logged_in, heard=("vm-no", "dictate/pause")),
+    Case(O.NOT_PAUSED, S.UNPAUSE, before=pause_planned, heard=("vm-no", "dictate/pause")),
     Case(O.NOT_LOGGED_IN, S.UNPAUSE, heard=("beeperr", "vm-no", "spy-agent")),
     # *35
     Case(O.STATUS_TOLD, S.STATUS, before=logged_in, heard=("digits:1001", "number:3", "vm-no")),
     Case(O.STATUS_TOLD, S.STATUS, before=paused, heard=("dictate/paused", "digits:1", "number:0")),
+    Case(O.STATUS_TOLD, S.STATUS, before=pause_planned, heard=("vm-isonphone", "digits:2")),
+    Case(O.STATUS_TOLD, S.STATUS, before=phone_away, heard=("dictate/paused", "number:0")),
     Case(O.NOT_LOGGED_IN, S.STATUS, heard=("beeperr", "vm-no", "spy-agent")),
     # *36
     Case(O.QUEUE_JOINED, S.QUEUE, ("701",), not_in_sales, heard=("agent-loginok", "digits:701")),
@@ -341,6 +396,8 @@ CASES = [
     Case(O.EXTENSION_IN_USE, S.TOGGLE_LOGIN, ("1003",), logged_in, heard=("vm-theperson",)),
     Case(O.PAUSED, S.TOGGLE_PAUSE, ("2",), logged_in, heard=("dictate/paused", "digits:2")),
     Case(O.UNPAUSED, S.TOGGLE_PAUSE, before=paused, heard=("auth-thankyou",)),
+    Case(O.NOT_PAUSED, S.TOGGLE_PAUSE, before=pause_planned, heard=("vm-no", "dictate/pause")),
+    Case(O.PAUSE_AFTER_CALL, S.TOGGLE_PAUSE, ("1",), pause_later, heard=("digits:1",)),
     Case(O.NOT_LOGGED_IN, S.TOGGLE_PAUSE, heard=("beeperr", "vm-no", "spy-agent")),
     # one call too many
     Case(O.BUSY, BUSY, heard=("beeperr", "please-try-again")),
@@ -468,6 +525,95 @@ async def test_settings_are_read_at_each_call(desk: Desk) -> None:
         desk.settings = replace(desk.settings, prompts={Outcome.LOGGED_IN: ("custom/hello",)})
         call = await dial(port, S.LOGIN, "1001")
     assert call.heard == ["custom/hello"]
+
+
+# -- what is to follow the call
+
+
+async def test_a_pause_that_is_to_come_is_not_there_yet(desk: Desk) -> None:
+    await pause_later(desk)
+    answered = await desk.good(S.PAUSE, "1")
+    assert answered.variables[Variable.PAUSE_REASON] == ""
+    planned = desk.hall.state.planned
+    assert isinstance(planned, Pause)
+    assert planned.reason == LUNCH
+    desk.hall.asterisk.calls.clear()
+    await desk.hall.settle()
+    assert desk.hall.state.pause
+    assert desk.hall.told[-1] == (EventType.PAUSE, "lunch")
+
+
+@pytest.mark.parametrize("script", [S.UNPAUSE, S.TOGGLE_PAUSE])
+async def test_a_pause_that_is_to_come_is_taken_back(desk: Desk, script: str) -> None:
+    await pause_planned(desk)
+    await desk.good(script)
+    desk.hall.asterisk.calls.clear()
+    await desk.hall.settle()
+    assert desk.hall.state.pause is None
+    assert [type for type, _ in desk.hall.told] == [EventType.LOGIN]
+
+
+async def test_the_time_after_a_call_belongs_to_it(desk: Desk) -> None:
+    await pause_later(desk)
+    desk.hall.asterisk.calls.clear()
+    desk.hall.asterisk.last_call["pjsip/1001"] = (NOON - timedelta(seconds=20)).timestamp()
+    desk.hall.service.policy = replace(desk.hall.service.policy, wrapup=timedelta(seconds=30))
+    assert (await desk.good(S.PAUSE, "1")).outcome == "PAUSE_AFTER_CALL"
+    desk.hall.service.policy = replace(desk.hall.service.policy, wrapup=timedelta(seconds=20))
+    assert (await desk.good(S.PAUSE, "1")).outcome == "PAUSED"
+
+
+async def test_the_system_s_own_reason_is_not_offered(desk: Desk) -> None:
+    await phone_away(desk)
+    answered = await desk.good(S.PAUSE, digits=["2"])
+    assert answered.outcome == "PAUSE_REASON_CHANGED"
+    assert [sound for sound in answered.heard if sound.startswith("digits:")] == [
+        "digits:1",
+        "digits:2",
+        "digits:2",
+    ]
+
+
+# -- several Asterisks
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("", ""),
+        ("asterisk=north", "north"),
+        ("a=b&asterisk=south&c=d", "south"),
+        ("asterisk=south%2D2", "south-2"),
+        ("asterisk=NORTH", ""),
+        ("asterisk=elsewhere", ""),
+        ("asterisk=", ""),
+        ("asterisk", ""),
+        ("asterisk=north\n", ""),
+        ("&".join(["asterisk=north"] * 50), ""),
+        ("asterisk=%ff%fe", ""),
+    ],
+)
+def test_which_asterisk_calls(query: str, name: str) -> None:
+    assert asterisk_in(query, ("north", "south", "south-2")) == name
+    assert asterisk_in(query, ("",)) == ""
+
+
+async def test_a_phone_belongs_to_the_asterisk_that_calls(desk: Desk) -> None:
+    desk.hall.asterisk.names = ("north", "south")
+    for name, agent in (("north", "1001"), ("south", "1003")):
+        answered = await desk.good(f"{S.LOGIN}?asterisk={name}", agent)
+        assert answered.outcome == "LOGGED_IN"
+        session = desk.hall.store.agents[agent].session
+        assert session
+        assert session.device.asterisk == name
+        # The same extension, and another phone.
+        assert session.device.extension == "1001"
+        # The memory has one Asterisk only: the next login is to find none of the first's members.
+        desk.hall.asterisk.queues = {name: {} for name in desk.hall.asterisk.queues}
+    answered = await desk.dial(f"{S.STATUS}?asterisk=south")
+    assert answered.variables[Variable.NUMBER] == "1003"
+    answered = await desk.dial(f"{S.LOGOFF}?asterisk=north")
+    assert answered.variables[Variable.NUMBER] == "1001"
 
 
 # -- language
