@@ -44,6 +44,7 @@ TRIES = 3  # how often a reason is asked for
 ANSWER_WITHIN = 8_000  # milliseconds for the first digit
 NEXT_DIGIT_WITHIN = 3_000  # milliseconds for each further one
 SWEPT = 50  # notes looked at in one call
+LIST_IS_WHOLE = 900  # characters; QUEUE_MEMBER_LIST cuts a longer list at 1,023
 
 _SHOWN = 80  # characters of what a caller sends that are written down
 _MOST_HEADERS = 100
@@ -173,9 +174,9 @@ class Phone(AGI):  # type: ignore[misc]
         return _digit(reply["result"][0])
 
     def application(self, name: str, *arguments: str) -> None:
-        """Each argument as it is: Asterisk takes quotes and backslashes out of them."""
-        escaped = (re.sub(r'(["\\])', r"\\\1", argument) for argument in arguments)
-        self.appexec(name, ",".join(escaped))
+        """Only the last may have anything in it: what stands before is parted at commas, and loses
+        quotes and backslashes. The settings let no queue and no interface have any of these."""
+        self.appexec(name, ",".join(arguments))
 
 
 class SoundMissing(Exception):
@@ -231,6 +232,15 @@ class Known:
             )
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no facts file: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What Asterisk tells of the phone as a queue member."""
+
+    queues: tuple[str, ...]
+    paused: bool  # in one of them at least
+    certain: bool  # it is in one of them
 
 
 class Call:
@@ -317,19 +327,26 @@ class Call:
             raise Refused(Outcome.NOT_LOGGED_IN)
         return device
 
-    def paused_in(self, device: Device) -> dict[str, bool]:
-        """The queues this phone is in, and whether it is paused there.
+    def here(self, device: Device) -> "Here":
+        """Which queues this phone is in. Raises Refused where nobody is logged in here.
 
-        Raises Refused where nobody is logged in here.
+        QUEUE_MEMBER is asked only of queues that the phone is in: of others it answers 0 as well,
+        and logs an error.
         """
-        found = {}
+        known, perhaps, paused = [], [], False
         for queue in self.known.queues:
-            paused = self.phone.get_variable(f"QUEUE_MEMBER({queue},paused,{device.interface})")
-            if paused in ("0", "1"):
-                found[queue] = paused == "1"
-        if not found:
+            listed = self.phone.get_variable(f"QUEUE_MEMBER_LIST({queue})")
+            if device.interface.lower() in listed.lower().split(","):
+                known.append(queue)
+            elif len(listed) > LIST_IS_WHOLE:
+                perhaps.append(queue)
+            else:
+                continue
+            told = self.phone.get_variable(f"QUEUE_MEMBER({queue},paused,{device.interface})")
+            paused = paused or told == "1"
+        if not known and not perhaps:
             raise Refused(Outcome.NOT_LOGGED_IN)
-        return found
+        return Here((*known, *perhaps), paused, certain=bool(known) or paused)
 
     # -- notes
 
@@ -382,7 +399,7 @@ def _fitting(note: Note) -> str:
 
 def pause(call: Call) -> Outcome:
     device = call.device()
-    call.paused_in(device)
+    call.here(device)
     call.ask_reason()
     key = call.note(Script.PAUSE, device)
     name = call.known.reasons[call.reason]
@@ -395,7 +412,8 @@ def pause(call: Call) -> Outcome:
 
 def unpause(call: Call) -> Outcome:
     device = call.device()
-    if not any(call.paused_in(device).values()):
+    here = call.here(device)
+    if here.certain and not here.paused:
         return Outcome.NOT_PAUSED
     key = call.note(Script.UNPAUSE, device)
     call.phone.application("UnpauseQueueMember", "", device.interface)
@@ -411,22 +429,23 @@ def logoff(call: Call) -> Outcome:
     if call.dialled:
         raise TryAgain("a number was dialled")
     device = call.device()
-    queues = call.paused_in(device)
+    here = call.here(device)
     key = call.note(Script.LOGOFF, device)
-    results = []
-    for queue in queues:
+    results = set()
+    for queue in here.queues:
         call.phone.application("RemoveQueueMember", queue, device.interface)
-        results.append(call.phone.get_variable("RQMSTATUS"))
+        results.add(call.phone.get_variable("RQMSTATUS"))
     if "REMOVED" not in results:
         call.take_back(key)
-    if any(result not in ("REMOVED", "NOTINQUEUE") for result in results):
+    if results == {"NOTINQUEUE"}:
+        raise Refused(Outcome.NOT_LOGGED_IN)
+    if not results <= {"REMOVED", "NOTINQUEUE"}:
         raise Refused(Outcome.QUEUE_REFUSED)  # the phone would go on ringing in that one
     return Outcome.LOGGED_OFF
 
 
 def toggle_pause(call: Call) -> Outcome:
-    paused = any(call.paused_in(call.device()).values())
-    return unpause(call) if paused else pause(call)
+    return unpause(call) if call.here(call.device()).paused else pause(call)
 
 
 def toggle_login(call: Call) -> Outcome:

@@ -1,0 +1,242 @@
+"""The service is away: what still works on a real phone, and what is left for it to find."""
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastagi import config
+from fastagi.agents.notes import Note
+from fastagi.contract import Script
+from fastagi.demo.asterisk import Asterisk
+from fastagi.demo.fallback import FACTS, install
+from fastagi.dialplan import render_fallback_facts
+from tests.journey.parts import Heard, Service
+
+pytestmark = pytest.mark.asterisk
+
+SORRY = ["tt-somethingwrong", "please-try-again"]
+IN_SALES = {"PJSIP/1001"}
+MakeService = Callable[..., Service]
+
+
+@pytest.fixture
+def with_fallback(make_service: MakeService, tmp_path: Path, asterisk: Asterisk) -> Iterator[Any]:
+    """A service like ``make_service``'s whose dialplan has the fallback."""
+    asterisk.cli("database deltree fastagi")
+
+    def make(**changes: Any) -> Service:
+        facts = tmp_path / FACTS
+        fallback = {"command": str(install(tmp_path)), "facts": str(facts)}
+        service = make_service(fastagi={"fallback": fallback}, **changes)
+        facts.write_text(render_fallback_facts(config.load(service.config)), encoding="utf-8")
+        return service
+
+    yield make
+    asterisk.cli("database deltree fastagi")
+
+
+def away(service: Service) -> None:
+    service.signal(signal.SIGTERM)
+    assert service.process is not None
+    service.process.wait(40)
+    service.process = None
+
+
+def notes(asterisk: Asterisk) -> list[Note]:
+    """Those in Asterisk's database, the oldest first."""
+    shown = asterisk.cli("database show fastagi")
+    return [
+        Note.parse(found[1], found[2].strip())
+        for found in re.finditer(r"^/fastagi/(\S+)\s*: ?(.*)", shown, re.MULTILINE)
+    ]
+
+
+def told(heard: Heard) -> tuple[str, str, str, str]:
+    return heard.outcome, heard.agent, heard.extension, heard.reason
+
+
+async def test_a_day_without_the_service(with_fallback: Any, desk: Any, asterisk: Asterisk) -> None:
+    service = with_fallback()
+    phone = await desk("1001")
+    assert (await phone.dial("*314001")).outcome == "LOGGED_IN"
+    away(service)
+
+    heard = await phone.dial("*331")
+    assert told(heard) == ("PAUSED", "", "1001", "lunch")
+    assert heard.sounds == ["dictate/paused", "digits/1"]
+    assert service.members()["sales"] == {"PJSIP/1001 paused:lunch"}
+    assert service.members()["support"] == {"PJSIP/1001 paused:lunch"}
+
+    heard = await phone.dial("*34")
+    assert told(heard) == ("UNPAUSED", "", "1001", "")
+    assert service.members()["sales"] == IN_SALES
+    assert (await phone.dial("*34")).outcome == "NOT_PAUSED"
+
+    assert (await phone.dial("*392")).outcome == "PAUSED"
+    assert service.members()["sales"] == {"PJSIP/1001 paused:break"}
+    assert (await phone.dial("*39")).outcome == "UNPAUSED"
+
+    heard = await phone.dial("*32")
+    assert told(heard) == ("LOGGED_OFF", "", "1001", "")
+    assert heard.sounds == ["agent-loggedoff"]
+    assert not any(service.members().values())
+
+    for code in ("*331", "*34", "*39", "*32"):
+        heard = await phone.dial(code)
+        assert told(heard) == ("NOT_LOGGED_IN", "", "1001", "")
+        assert heard.sounds == ["beeperr", "vm-no", "spy-agent", "vm-goodbye"]
+
+    left = notes(asterisk)
+    assert [(note.script, note.reason) for note in left] == [
+        (Script.PAUSE, "1"),
+        (Script.UNPAUSE, ""),
+        (Script.PAUSE, "2"),
+        (Script.UNPAUSE, ""),
+        (Script.LOGOFF, ""),
+    ]
+    assert {note.interface for note in left} == {"PJSIP/1001"}
+    assert {note.caller_id for note in left} == {"1001"}
+    assert all(note.channel.startswith("PJSIP/1001-") for note in left)
+    assert [note.at for note in left] == sorted(note.at for note in left)
+
+
+@pytest.mark.parametrize("code", ["*31", "*314001", "*35", "*36701", "*30", "*324002"])
+async def test_what_only_the_service_can_do_says_try_again(
+    code: str, with_fallback: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    service = with_fallback()
+    away(service)
+    heard = await (await desk("1002")).dial(code)
+    assert (heard.outcome, heard.sounds) == ("UNAVAILABLE", SORRY)
+    assert notes(asterisk) == []
+
+
+async def test_one_key_logs_off(with_fallback: Any, desk: Any, asterisk: Asterisk) -> None:
+    service = with_fallback()
+    phone = await desk("1001")
+    await phone.dial("*304001")
+    away(service)
+    assert (await phone.dial("*30")).outcome == "LOGGED_OFF"
+    assert not any(service.members().values())
+    assert [note.script for note in notes(asterisk)] == [Script.LOGOFF]
+
+
+async def test_the_menu_asks_for_the_reason(
+    with_fallback: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    service = with_fallback()
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    away(service)
+    heard = await phone.dial("*33", ("vm-press", "3"))
+    assert told(heard) == ("PAUSED", "", "1001", "meeting")
+    heard = await phone.dial("*339", ("conf-errormenu", "2"))
+    assert told(heard) == ("PAUSED", "", "1001", "break")
+    assert service.members()["sales"] == {"PJSIP/1001 paused:break"}
+
+
+async def test_who_hangs_up_at_the_menu_changes_nothing(
+    with_fallback: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    service = with_fallback()
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    away(service)
+    conversation = await phone.lift("*33")
+    await conversation.hears("vm-press")
+    await conversation.hang_up()
+    assert service.members()["sales"] == IN_SALES
+    assert notes(asterisk) == []
+
+
+async def test_names_that_applications_would_split_or_unquote(
+    with_fallback: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    name = r'a "b" \c (d [e'
+    service = with_fallback(pause_reasons=[{"code": "1", "name": name}])
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    await phone.dial("*331")
+    by_service = asterisk.cli("queue show sales")
+    await phone.dial("*34")
+    away(service)
+    await phone.dial("*331")
+    by_fallback = asterisk.cli("queue show sales")
+    assert f"paused:{name}" in by_service
+    assert f"paused:{name}" in by_fallback
+
+
+async def test_a_fallback_that_is_not_there_is_not_silence(
+    with_fallback: Any, desk: Any, tmp_path: Path, asterisk: Asterisk
+) -> None:
+    service = with_fallback()
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    away(service)
+    for break_it in (
+        lambda: (tmp_path / FACTS).write_text("{}"),
+        lambda: (tmp_path / FACTS).unlink(),
+        lambda: (tmp_path / "fastagi-fallback").unlink(),
+    ):
+        break_it()
+        heard = await phone.dial("*331")
+        assert (heard.outcome, heard.sounds) == ("", SORRY)
+    assert service.members()["sales"] == IN_SALES
+    assert notes(asterisk) == []
+
+
+async def test_emptied_notes_are_swept_away(
+    with_fallback: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    service = with_fallback()
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    away(service)
+    for number in range(5):
+        asterisk.cli(f'database put fastagi 176000000000{number}-1.{number} ""')
+    kept = Note(at=_at(1_760_000_000_007), script=Script.PAUSE, interface="PJSIP/1", unique_id="x")
+    quoted = json.dumps(kept.value())
+    asterisk.cli(f"database put fastagi {kept.key} {quoted}")
+    assert (await phone.dial("*331")).outcome == "PAUSED"
+    shown = asterisk.cli("database show fastagi")
+    assert "2 results found" in shown, shown
+    assert kept in notes(asterisk)
+
+
+def _at(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+async def test_sounds_of_the_admin_s_own(with_fallback: Any, desk: Any) -> None:
+    service = with_fallback(prompts={"PAUSED": ["beep", "custom/is-not-there"]})
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    away(service)
+    heard = await phone.dial("*331")
+    assert (heard.outcome, heard.sounds) == ("PAUSED", ["beep", "beeperr"])
+
+
+async def test_a_queue_with_more_members_than_asterisk_lists(
+    with_fallback: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    """QUEUE_MEMBER_LIST is cut at 1,023 characters: who is not in it may be in the queue."""
+    service = with_fallback()
+    agents = [await desk("1001"), await desk("1003"), await desk("1002")]
+    for number, phone in enumerate(agents[:2], 1):
+        await phone.dial(f"*31400{number}")
+    for n in range(150):
+        asterisk.cli(f"queue add member Local/{n:06}@nowhere to sales")
+    away(service)
+    assert (await agents[0].dial("*34")).outcome == "NOT_PAUSED"
+    assert (await agents[0].dial("*391")).outcome == "PAUSED"
+    assert (await agents[0].dial("*39")).outcome == "UNPAUSED"
+    assert (await agents[1].dial("*32")).outcome == "LOGGED_OFF"
+    for code in ("*331", "*34", "*32"):
+        assert (await agents[2].dial(code)).outcome == "NOT_LOGGED_IN"
+    assert {note.interface for note in notes(asterisk)} == {"PJSIP/1001", "PJSIP/1003"}
