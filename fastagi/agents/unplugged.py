@@ -78,10 +78,6 @@ class Sightings:
         """The link was down: phones may have come and gone, their time begins anew."""
         self._of[asterisk] = {}
 
-    def drop(self, asterisk: str, key: str) -> None:
-        """Nobody is there, so Asterisk says nothing of this phone any more."""
-        self._of.get(asterisk, {}).pop(key, None)
-
     def told(self, members: Iterable[ReportedMember], now: datetime) -> bool:
         """Takes what Asterisk told just now; whether a phone went or came back."""
         changed = False
