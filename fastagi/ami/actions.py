@@ -68,6 +68,8 @@ def queue_pause(operation: PauseMember) -> AmiAction:
         "Interface": _name("Interface", operation.interface, separators=True),
         "Paused": "true" if operation.paused else "false",
     }
+    if operation.queue:
+        action["Queue"] = _name("Queue", operation.queue)
     if operation.reason:
         action["Reason"] = _name("Reason", operation.reason)
     return action

@@ -63,6 +63,7 @@ END = b"\r\n\r\n"
 Value = str | int | Sequence[str | int]
 Action = Mapping[str, Value]
 EventCallback = Callable[[str, dict[str, str]], Awaitable[None] | None]
+RawCallback = Callable[[bytes, bytes], None]
 Callback = Callable[[], Awaitable[None] | None]
 LostCallback = Callable[[str], Awaitable[None] | None]
 
@@ -233,17 +234,25 @@ class _Batch:
 
 
 class _List(_Batch):
-    """One action whose answer is a row of events that carry its ActionID."""
+    """One action whose answer is a row of events that carry its ActionID.
 
-    __slots__ = ("complete", "hard_deadline", "item_events", "items", "seen")
+    ``raw``: the items stay bytes, for whoever asks for very many and reads them at leisure.
+    """
+
+    __slots__ = ("complete", "hard_deadline", "item_events", "items", "raw", "seen")
 
     def __init__(
-        self, future: "asyncio.Future[Any]", item_events: Collection[bytes], complete: bytes
+        self,
+        future: "asyncio.Future[Any]",
+        item_events: Collection[bytes],
+        complete: bytes,
+        raw: bool,
     ) -> None:
         super().__init__(future, [None], True)
         self.item_events = item_events
         self.complete = complete
-        self.items: list[dict[str, str]] = []
+        self.raw = raw
+        self.items: list[Any] = []
         self.seen = False  # an item came since the last look
         self.hard_deadline = 0.0
 
@@ -329,10 +338,10 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         return future
 
     def send_list(
-        self, action: Action, item_events: Collection[bytes], complete: bytes
-    ) -> "asyncio.Future[list[dict[str, str]]]":
-        future: asyncio.Future[list[dict[str, str]]] = self.loop.create_future()
-        self._write(_List(future, item_events, complete), [action], None)
+        self, action: Action, item_events: Collection[bytes], complete: bytes, raw: bool
+    ) -> "asyncio.Future[list[Any]]":
+        future: asyncio.Future[list[Any]] = self.loop.create_future()
+        self._write(_List(future, item_events, complete, raw), [action], None)
         return future
 
     def _write(self, batch: _Batch, actions: Sequence[Action], timeout: float | None) -> None:
@@ -499,6 +508,9 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
             batch.left = 0
             self._settle(batch)
         elif name in batch.item_events:
+            if batch.raw:
+                batch.items.append(raw)
+                return
             headers = parse_headers(raw)
             headers.pop("ActionID", None)
             batch.items.append(headers)
@@ -534,8 +546,10 @@ class Client(Manager):  # type: ignore[misc]
 
     ``events`` is the event mask asked for at login (``agent``, ``agent,user``, ``off``).
     ``event_names`` limits what reaches ``on_event``; all other events are dropped before they are
-    parsed. Times are seconds. Callbacks are plain functions or coroutine functions; what they raise
-    is logged and harms nothing. ``on_ready`` runs after each login, ``on_lost`` gets the reason.
+    parsed. Those of ``raw_names`` reach ``on_raw`` as bytes, the name and the whole event without
+    its last CRLF; it is called for each at once and must be quick. Times are seconds. Callbacks are
+    plain functions or coroutine functions (``on_raw``: plain); what they raise is logged and harms
+    nothing. ``on_ready`` runs after each login, ``on_lost`` gets the reason.
     """
 
     def __init__(
@@ -553,6 +567,8 @@ class Client(Manager):  # type: ignore[misc]
         on_ready: Callback | None = None,
         on_lost: LostCallback | None = None,
         on_event: EventCallback | None = None,
+        raw_names: Iterable[str] = (),
+        on_raw: RawCallback | None = None,
     ) -> None:
         super().__init__(
             host=host,
@@ -580,7 +596,9 @@ class Client(Manager):  # type: ignore[misc]
         self._on_lost = on_lost
         self._on_event = on_event
         self._event_names = None if event_names is None else frozenset(event_names)
-        self._wanted: dict[bytes, tuple[str, bool, bool]] = {}
+        self._on_raw = on_raw
+        self._raw_names = frozenset(name.encode() for name in raw_names)
+        self._wanted: dict[bytes, tuple[str, bool, bool, bool]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopped = True
         self._retry: asyncio.TimerHandle | None = None
@@ -819,7 +837,17 @@ class Client(Manager):  # type: ignore[misc]
         """
         names = (item_event,) if isinstance(item_event, str) else item_event
         wanted = frozenset(name.encode() for name in names)
-        return await self._link().send_list(action, wanted, complete.encode())
+        items: list[dict[str, str]] = await self._link().send_list(
+            action, wanted, complete.encode(), raw=False
+        )
+        return items
+
+    async def raw_list_action(self, action: Action, item_event: str, complete: str) -> list[bytes]:
+        """Like `list_action`, but the items as they came, without their last CRLF."""
+        items: list[bytes] = await self._link().send_list(
+            action, (item_event.encode(),), complete.encode(), raw=True
+        )
+        return items
 
     # events
 
@@ -833,7 +861,13 @@ class Client(Manager):  # type: ignore[misc]
         wanted = self._wanted.get(name)
         if wanted is None:
             wanted = self._look_up(name)
-        text, by_callback, by_pattern = wanted
+        text, by_raw, by_callback, by_pattern = wanted
+        if by_raw:
+            assert self._on_raw is not None
+            try:
+                self._on_raw(name, raw)
+            except Exception as error:
+                self._complain(error)
         if by_callback:
             assert self._on_event is not None
             self._run(self._on_event, text, parse_headers(raw))
@@ -842,11 +876,12 @@ class Client(Manager):  # type: ignore[misc]
             if message is not None:
                 self.dispatch(message)
 
-    def _look_up(self, name: bytes) -> tuple[str, bool, bool]:
+    def _look_up(self, name: bytes) -> tuple[str, bool, bool, bool]:
         text = name.decode("utf-8", "replace").strip()
         names = self._event_names
         wanted = (
             text,
+            self._on_raw is not None and name in self._raw_names,
             self._on_event is not None and (names is None or text in names),
             # `FullyBooted` is the engine's own, for the replay that does not take place (A4).
             any(

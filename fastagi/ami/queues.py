@@ -1,11 +1,16 @@
-"""Members of Asterisk's queues: add, remove, pause, penalty, status.
+"""Members of Asterisk's queues: add, remove, pause, penalty, status; and the fallback's notes.
 
 Queue and interface names match case-insensitively in Asterisk, so compare them casefolded.
 """
 
+import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
+from fastagi.agents.notes import MAX_VALUE, Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
@@ -19,6 +24,10 @@ from fastagi.agents.operations import (
 )
 from fastagi.ami.actions import AmiAction, queue_operation
 from fastagi.ami.client import BadAction, Client, ManagerError, NotConnected, Response
+from fastagi.ami.members import member
+from fastagi.contract import NOTES_FAMILY
+
+log = structlog.get_logger()
 
 # What Asterisk answers, as prefixes, to what that means. Everything else is judged by its
 # Response: a Success is DONE, an Error is REFUSED.
@@ -54,10 +63,17 @@ NEEDED: dict[str, tuple[str, str]] = {
     "QueuePenalty": ("agent", "set an agent's penalty"),
     "QueueLog": ("agent", "write logins and log-offs to queue_log"),
     "UserEvent": ("user", "tell other programs what happened"),
-    "Setvar": ("call", "set the device states of lamps"),
+    "Setvar": ("call", "set the device states of lamps, delete notes of the fallback"),
     "CoreStatus": ("reporting", "see whether Asterisk was restarted"),
+    "DBGetTree": ("reporting", "read what the fallback did while the service was away"),
     "QueueStatus": ("", "read the queues"),
 }
+
+
+# So many members are read in one go, between two looks at what else is to be done.
+SLICE = 500
+
+_KEY = re.compile(r"[A-Za-z0-9_.-]{1,120}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +103,13 @@ def judge(operation: Operation, response: Response) -> Answer:
 
 
 class Queues:
-    """Asterisk's queues through one manager connection."""
+    """One Asterisk's queues through one manager connection; ``asterisk`` is its name."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, asterisk: str = "") -> None:
         self._client = client
+        self.asterisk = asterisk
+        self._unreadable: set[str] = set()  # notes that were complained of
+        self._kept: set[str] = set()  # notes that could not be deleted
 
     @property
     def connected(self) -> bool:
@@ -127,23 +146,48 @@ class Queues:
             results[place] = result
         return [result for result in results if result is not None]
 
-    async def members(self, queue: str | None = None) -> list[ReportedMember]:
-        """The members of one queue or of all; a queue Asterisk does not have has none."""
+    async def members(
+        self, queue: str | None = None, interface: str | None = None
+    ) -> list[ReportedMember]:
+        """The members of one queue or of all, or where one interface is a member.
+
+        A queue Asterisk does not have has none. Fifty thousand take a second of Asterisk's time
+        and a fifth of a second of ours, in slices.
+        """
         headers: AmiAction = {} if queue is None else {"Queue": queue}
-        return [_member(item) for item in await self._status("QueueMember", headers)]
-
-    async def queue_names(self) -> list[str]:
-        return sorted(item.get("Queue", "") for item in await self._status("QueueParams", {}))
-
-    async def in_call(self, interface: str) -> bool:
-        """Is this interface in a call from any queue?"""
-        items = await self._status("QueueMember", {"Member": interface})
-        if not items:
+        if interface is None:
+            return await self._members(headers)
+        found = await self._members({**headers, "Member": interface})
+        if not found:
             # Asterisk compares here, and only here, with regard to case.
             wanted = interface.casefold()
-            everything = await self._status("QueueMember", {})
-            items = [i for i in everything if i.get("Location", "").casefold() == wanted]
-        return any(item.get("InCall") == "1" for item in items)
+            everybody = await self._members(headers)
+            found = [m for m in everybody if m.interface.casefold() == wanted]
+        return found
+
+    async def _members(self, headers: AmiAction) -> list[ReportedMember]:
+        try:
+            items = await self._client.raw_list_action(
+                {"Action": "QueueStatus", **headers}, "QueueMember", "QueueStatusComplete"
+            )
+        except BadAction:
+            return []  # no queue and no member can have such a name
+        except ManagerError as error:
+            raise QueuesUnavailable(str(error)) from None
+        members: list[ReportedMember] = []
+        for begin in range(0, len(items), SLICE):
+            if begin:
+                await asyncio.sleep(0)
+            for item in items[begin : begin + SLICE]:
+                try:
+                    members.append(member(item, self.asterisk))
+                except ValueError as error:
+                    log.warning("a queue member cannot be read", error=str(error)[:200])
+        return members
+
+    async def queue_names(self) -> list[str]:
+        items = await self._list({"Action": "QueueStatus"}, "QueueParams", "QueueStatusComplete")
+        return sorted(item.get("Queue", "") for item in items)
 
     async def started_at(self) -> str:
         """When Asterisk was started, ``2026-11-22 18:14:52`` in its own time zone.
@@ -157,6 +201,73 @@ class Queues:
         if not response.success or not date or not time:
             raise QueuesUnavailable(f"CoreStatus: {response.message or 'no start-up time given'}")
         return f"{date} {time}"
+
+    async def notes(self) -> list[Note]:
+        """What the fallback left in Asterisk's database and was not forgotten yet, oldest first.
+
+        Unreadable ones are left where they are, and logged once.
+        """
+        items = await self._list(
+            {"Action": "DBGetTree", "Family": NOTES_FAMILY},
+            "DBGetTreeResponse",
+            "DBGetTreeComplete",
+        )
+        found: dict[str, Note] = {}
+        for item in items:
+            key = item.get("Key", "").removeprefix(f"/{NOTES_FAMILY}/")
+            value = item.get("Val", "")
+            if not value or key in self._kept:
+                continue
+            try:
+                if len(value) > MAX_VALUE:  # ours are shorter, and json follows brackets too deep
+                    raise ValueError("too long")
+                found[key] = Note.parse(key, value)
+            except ValueError as error:
+                self._complain_of(key, error)
+        return [note for _, note in sorted(found.items())]
+
+    async def forget(self, notes: Sequence[Note]) -> None:
+        """Delete these from Asterisk's database.
+
+        Asterisk keeps manager users without the class ``system`` from DBDel and from writing to
+        its database, and lets them delete by writing to DB_DELETE (func_db.c,
+        ``function_db_delete_write``). A note that it keeps all the same is not read again by
+        this process.
+        """
+        keys = [note.key for note in notes if _KEY.fullmatch(note.key)]
+        actions: list[AmiAction] = [
+            {"Action": "Setvar", "Variable": f"DB_DELETE({NOTES_FAMILY}/{key})", "Value": "1"}
+            for key in keys
+        ]
+        try:
+            answers = await self._client.actions(actions)
+        except NotConnected as error:
+            raise QueuesUnavailable(str(error)) from None
+        refused = [
+            (key, answer.message)
+            for key, answer in zip(keys, answers, strict=True)
+            if isinstance(answer, Response) and not answer.success
+        ]
+        if refused:
+            self._kept.update(key for key, _ in refused)
+            log.warning(
+                "notes of the fallback stay in Asterisk's database",
+                asterisk=self.asterisk,
+                count=len(refused),
+                error=refused[0][1][:200],
+                mend="load func_db.so, and give the manager user the write class call",
+            )
+
+    def _complain_of(self, key: str, error: ValueError) -> None:
+        if key in self._unreadable or len(self._unreadable) > 1_000:
+            return
+        self._unreadable.add(key)
+        log.warning(
+            "a note of the fallback cannot be read",
+            asterisk=self.asterisk,
+            key=ascii(key[:100]),
+            error=ascii(str(error)[:200]),
+        )
 
     async def privileges(self) -> Privileges:
         """Which of the needed actions the manager user lacks. Changes nothing in Asterisk.
@@ -183,29 +294,8 @@ class Queues:
         except ManagerError as error:
             raise QueuesUnavailable(str(error)) from None
 
-    async def _status(self, item_event: str, headers: AmiAction) -> list[dict[str, str]]:
+    async def _list(self, action: AmiAction, item: str, complete: str) -> list[dict[str, str]]:
         try:
-            return await self._client.list_action(
-                {"Action": "QueueStatus", **headers}, item_event, "QueueStatusComplete"
-            )
-        except BadAction:
-            return []  # no queue and no member can have such a name
+            return await self._client.list_action(action, item, complete)
         except ManagerError as error:
             raise QueuesUnavailable(str(error)) from None
-
-
-def _member(item: dict[str, str]) -> ReportedMember:
-    # QueueStatus says Name and Location where the events say MemberName and Interface.
-    interface = item.get("Location", "")
-    penalty = item.get("Penalty", "")
-    return ReportedMember(
-        queue=item.get("Queue", ""),
-        interface=interface,
-        state_interface=item.get("StateInterface", "") or interface,
-        name=item.get("Name", ""),
-        penalty=int(penalty) if penalty.isdecimal() else 0,
-        paused=item.get("Paused") == "1",
-        reason=item.get("PausedReason", ""),
-        in_call=item.get("InCall") == "1",
-        dynamic=item.get("Membership") == "dynamic",
-    )

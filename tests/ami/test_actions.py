@@ -62,6 +62,15 @@ def add(**changes: Any) -> AddMember:
             },
         ),
         (
+            PauseMember("PJSIP/1001", True, queue="sales"),
+            {
+                "Action": "QueuePause",
+                "Interface": "PJSIP/1001",
+                "Paused": "true",
+                "Queue": "sales",
+            },
+        ),
+        (
             PauseMember("PJSIP/1001", False),
             {"Action": "QueuePause", "Interface": "PJSIP/1001", "Paused": "false"},
         ),

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
@@ -18,6 +20,7 @@ from fastagi.agents.operations import (
 )
 from fastagi.ami.client import Client, Response
 from fastagi.ami.queues import NEEDED, Privileges, Queues
+from fastagi.contract import Script
 from fastagi.demo.asterisk import Asterisk
 
 pytestmark = pytest.mark.asterisk
@@ -147,6 +150,9 @@ async def test_a_login_into_three_queues(queues: Queues, asterisk: Asterisk) -> 
         reason="déjeuner",
         in_call=False,
         dynamic=True,
+        unreachable=False,
+        last_call=0.0,
+        asterisk="",
     )
     assert not members["support"].paused
     assert members["billing"].penalty == 1
@@ -241,22 +247,81 @@ async def test_in_call(
 ) -> None:
     interface = "Local/answers@callers/n"
     await queues.apply([add(interface=interface, state_interface="")])
-    assert not await queues.in_call(interface)
+    assert not await in_call(queues, interface)
     number = next(n for n, name in asterisk.queues.items() if name == "sales")
     admin = await connect(asterisk.admin_username, secret=asterisk.admin_secret)
     call = {"Action": "Originate", "Channel": f"Local/{number}@phones", "Async": "true"}
     assert (await admin.action({**call, "Application": "Wait", "Data": "60"})).success
     try:
-        await eventually(lambda: queues.in_call(interface))
-        assert await queues.in_call(interface.upper())
-        assert not await queues.in_call("Local/nobody@phones")
+        await eventually(lambda: in_call(queues, interface))
+        assert await in_call(queues, interface.upper())
+        assert await in_call(queues, interface, "sales")
+        assert not await queues.members("support", interface)
+        assert not await queues.members(interface="Local/nobody@phones")
     finally:
         await asyncio.to_thread(asterisk.cli, "channel request hangup all")
-    await eventually(lambda: calls_ended(queues, interface))
+    await eventually(lambda: call_ended(queues, interface))
 
 
-async def calls_ended(queues: Queues, interface: str) -> bool:
-    return not await queues.in_call(interface)
+async def in_call(queues: Queues, interface: str, queue: str | None = None) -> bool:
+    return any(m.in_call for m in await queues.members(queue, interface))
+
+
+async def call_ended(queues: Queues, interface: str) -> bool:
+    (member,) = await queues.members(interface=interface)
+    return not member.in_call and member.last_call > 1_700_000_000
+
+
+async def test_a_phone_that_is_not_there(queues: Queues) -> None:
+    await queues.apply([add(interface="PJSIP/1001", state_interface=""), add()])
+    unreachable = {m.interface: m.unreachable for m in await queues.members()}
+    assert unreachable == {"PJSIP/1001": True, PHONE: False}
+
+
+async def test_pause_in_one_queue(queues: Queues) -> None:
+    await queues.apply([add("sales"), add("support")])
+    results = await queues.apply(
+        [
+            PauseMember(PHONE, True, "lunch", "SALES"),
+            PauseMember(PHONE, True, "lunch", "billing"),
+            PauseMember(PHONE, False, queue="billing"),
+        ]
+    )
+    assert [r.answer for r in results] == [Answer.DONE, Answer.REFUSED, Answer.ALREADY_SO]
+    assert {(m.queue, m.paused, m.reason) for m in await queues.members()} == {
+        ("sales", True, "lunch"),
+        ("support", False, ""),
+    }
+    await queues.apply([PauseMember(PHONE, True, "tea"), PauseMember(PHONE, False, queue="sales")])
+    assert {(m.queue, m.paused) for m in await queues.members()} == {
+        ("sales", False),
+        ("support", True),
+    }
+
+
+async def test_notes_of_the_fallback(
+    connect: Connected, queues: Queues, asterisk: Asterisk
+) -> None:
+    """They are read and deleted with the rights of the sample: without the class system."""
+    at = datetime(2026, 11, 22, 12, 0, 0, 1_000, tzinfo=UTC)
+    notes = [
+        Note(at, Script.PAUSE, "PJSIP/1001", "2", "PJSIP/1001-0000001f", "1001", "1795348800.7"),
+        Note(at + timedelta(seconds=1), Script.LOGOFF, "PJSIP/1002", unique_id="1795348801.8"),
+    ]
+    assert await queues.notes() == []
+    # As the fallback writes them: over AGI there are no such limits as over AMI.
+    admin = await connect(asterisk.admin_username, secret=asterisk.admin_secret)
+    for note in reversed(notes):
+        put = {"Action": "DBPut", "Family": "fastagi", "Key": note.key, "Val": note.value()}
+        assert (await admin.action(put)).success
+    await admin.action({"Action": "DBPut", "Family": "fastagi2", "Key": notes[0].key, "Val": "x"})
+    assert await queues.notes() == notes
+    await queues.forget([notes[0]])
+    assert await queues.notes() == [notes[1]]
+    await queues.forget(notes)
+    assert await queues.notes() == []
+    shown = await asyncio.to_thread(asterisk.cli, "database show fastagi")
+    assert "0 results" in shown, "nothing is left behind"
 
 
 async def test_events_of_a_login(connect: Connected, queues: Queues, eventually: Any) -> None:
@@ -327,7 +392,7 @@ async def test_what_the_sinks_send(
         ),
         ("no-user", {"user": ("UserEvent",)}),
         ("no-call", {"call": ("Setvar",)}),
-        ("no-reporting", {"reporting": ("CoreStatus",)}),
+        ("no-reporting", {"reporting": ("CoreStatus", "DBGetTree")}),
     ],
 )
 async def test_privileges(
@@ -349,6 +414,8 @@ async def test_each_right_is_needed(connect: Connected, queues: Queues) -> None:
     assert await no_call.action(lamp("INUSE")) == denied
     with pytest.raises(QueuesUnavailable, match="Permission denied"):
         await Queues(await connect("no-reporting")).started_at()
+    with pytest.raises(QueuesUnavailable, match="Permission denied"):
+        await Queues(await connect("no-reporting")).notes()
     assert await Queues(await connect("nothing")).queue_names() == await queues.queue_names()
 
 

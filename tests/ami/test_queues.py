@@ -1,10 +1,13 @@
 """Queues against a scripted peer: what each answer means, and what is told when there is none."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ami.peer import SECRET, Link, Peer
+from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
@@ -15,8 +18,12 @@ from fastagi.agents.operations import (
     SetPenalty,
 )
 from fastagi.ami.client import Client, Response
-from fastagi.ami.queues import ANSWERS, Queues, judge
+from fastagi.ami.queues import ANSWERS, SLICE, Queues, judge
+from fastagi.contract import Script
 
+NOTE = Note(
+    datetime(2026, 11, 22, 12, 0, tzinfo=UTC), Script.PAUSE, "PJSIP/1001", "1", unique_id="17.5"
+)
 ADD = AddMember("sales", "PJSIP/1001", "PJSIP/1001", "Agent/1001")
 REMOVE = RemoveMember("sales", "PJSIP/1001")
 PAUSE = PauseMember("PJSIP/1001", True, "lunch")
@@ -72,8 +79,10 @@ async def test_nothing_is_sent_without_a_link() -> None:
         lambda: queues.apply([ADD]),
         queues.members,
         queues.queue_names,
-        lambda: queues.in_call("x"),
+        lambda: queues.members(interface="x"),
         queues.started_at,
+        queues.notes,
+        lambda: queues.forget([NOTE]),
         queues.privileges,
     ):
         with pytest.raises(QueuesUnavailable):
@@ -126,7 +135,7 @@ async def test_privileges_tell_missing_classes_from_missing_modules(client_of: A
                 "QueueAdd: Add.  (Priv: agent,all)\r\nQueueStatus: Show.  (Priv: <none>)\r\n"
                 "CoreStatus: Show.  (Priv: system,reporting,all)\r\n\r\n".encode()
             )
-        elif action["Action"] in ("UserEvent", "Setvar", "QueueLog"):
+        elif action["Action"] in ("UserEvent", "Setvar", "QueueLog", "DBGetTree"):
             link.reply(action, "Permission denied", response="Error")
         else:
             link.reply(action, "Invalid/unknown command: X.", response="Error")
@@ -138,6 +147,7 @@ async def test_privileges_tell_missing_classes_from_missing_modules(client_of: A
             "agent": ("QueueLog",),
             "user": ("UserEvent",),
             "call": ("Setvar",),
+            "reporting": ("DBGetTree",),
         }
         assert found.unknown == ("QueueRemove", "QueuePause", "QueuePenalty")
 
@@ -146,3 +156,140 @@ async def test_no_start_up_time(client_of: Any) -> None:
     async with Peer(lambda link, a: link.reply(a, "Permission denied", response="Error")) as peer:
         with pytest.raises(QueuesUnavailable, match="CoreStatus: Permission denied"):
             await Queues(await client_of(peer)).started_at()
+
+
+def item(action: dict[str, str], **changes: str) -> bytes:
+    """A member of a queue, as Asterisk 22 lists it."""
+    headers = {
+        "Event": "QueueMember",
+        "Queue": "sales",
+        "Name": "Agent/1001",
+        "Location": "PJSIP/1001",
+        "StateInterface": "PJSIP/1001",
+        "Membership": "dynamic",
+        "Penalty": "0",
+        "CallsTaken": "0",
+        "LastCall": "0",
+        "LastPause": "0",
+        "LoginTime": "1795383029",
+        "InCall": "0",
+        "Status": "1",
+        "Paused": "0",
+        "PausedReason": "",
+        "Wrapuptime": "0",
+        "ActionID": action["ActionID"],
+        **changes,
+    }
+    return "".join(f"{key}: {value}\r\n" for key, value in headers.items()).encode() + b"\r\n"
+
+
+def end(action: dict[str, str]) -> bytes:
+    return f"Event: QueueStatusComplete\r\nActionID: {action['ActionID']}\r\n\r\n".encode()
+
+
+async def test_many_members_in_slices_and_one_that_cannot_be_read(client_of: Any) -> None:
+    count = SLICE * 2 + 1
+
+    def script(link: Link, action: dict[str, str]) -> None:
+        link.reply(action)
+        for n in range(count):
+            link.write(item(action, Location=f"PJSIP/{n}", Penalty=str(n % 3)))
+        link.write(item(action, Location="", Queue="broken"))
+        link.write(end(action))
+
+    async with Peer(script) as peer:
+        with capture_logs() as logs:
+            members = await Queues(await client_of(peer), "north").members()
+    assert [m.interface for m in members] == [f"PJSIP/{n}" for n in range(count)]
+    assert {m.asterisk for m in members} == {"north"}
+    assert [log["event"] for log in logs if log["log_level"] == "warning"] == [
+        "a queue member cannot be read"
+    ]
+
+
+async def test_an_interface_in_another_case_is_found_among_all(client_of: Any) -> None:
+    def script(link: Link, action: dict[str, str]) -> None:
+        link.reply(action)
+        if action.get("Member") in (None, "PJSIP/1001"):
+            link.write(item(action))
+        link.write(end(action))
+
+    async with Peer(script) as peer:
+        queues = Queues(await client_of(peer))
+        (member,) = await queues.members("sales", "pjsip/1001")
+        assert member.interface == "PJSIP/1001"
+        assert [(a["Queue"], a.get("Member")) for a in peer.actions] == [
+            ("sales", "pjsip/1001"),
+            ("sales", None),
+        ]
+        assert await queues.members(interface="PJSIP/1002") == []
+        assert await queues.members(interface="PJSIP/10\r\n01") == []
+
+
+async def test_notes_are_read_in_order_and_bad_ones_told_once(client_of: Any) -> None:
+    later = Note(
+        datetime(2026, 11, 22, 12, 0, 1, tzinfo=UTC), Script.LOGOFF, "PJSIP/1002", unique_id="17.9"
+    )
+    kept = {
+        later.key: later.value(),
+        NOTE.key: NOTE.value(),
+        "1795000000000-17.1": "",
+        "\x1b[31mred": "x",
+        "1795000000000-17.2": '{"s":"agent/login","i":"PJSIP/1"}',
+        "1795000000000-17.3": "{",
+        "1795000000000-17.4": "[" * 3_000,
+    }
+
+    def script(link: Link, action: dict[str, str]) -> None:
+        link.reply(action)
+        if action["Action"] == "Setvar":
+            return
+        for key, value in kept.items():
+            link.event(
+                "DBGetTreeResponse",
+                Key=f"/fastagi/{key}",
+                Val=value,
+                ActionID=action["ActionID"],
+            )
+        link.event("DBGetTreeComplete", ActionID=action["ActionID"])
+
+    async with Peer(script) as peer:
+        queues = Queues(await client_of(peer))
+        with capture_logs() as logs:
+            assert await queues.notes() == [NOTE, later]
+            assert await queues.notes() == [NOTE, later]
+        told = [log for log in logs if log["event"] == "a note of the fallback cannot be read"]
+        assert len(told) == 4
+        assert all(log["key"].isprintable() and log["error"].isprintable() for log in told)
+        await queues.forget([NOTE, Note(NOTE.at, Script.PAUSE, "x", unique_id="1)=x,DB(a/b")])
+        (deleted,) = [a for a in peer.actions if a["Action"] == "Setvar"]
+        assert deleted["Variable"] == f"DB_DELETE(fastagi/{NOTE.key})"
+
+
+async def test_a_note_that_asterisk_keeps_is_not_read_twice(client_of: Any) -> None:
+    def script(link: Link, action: dict[str, str]) -> None:
+        if action["Action"] == "Setvar":
+            link.reply(action, "Variable not set", response="Error")
+            return
+        link.reply(action)
+        link.event(
+            "DBGetTreeResponse",
+            Key=f"/fastagi/{NOTE.key}",
+            Val=NOTE.value(),
+            ActionID=action["ActionID"],
+        )
+        link.event("DBGetTreeComplete", ActionID=action["ActionID"])
+
+    async with Peer(script) as peer:
+        queues = Queues(await client_of(peer))
+        assert await queues.notes() == [NOTE]
+        with capture_logs() as logs:
+            await queues.forget([NOTE])
+        assert [log["count"] for log in logs] == [1]
+        assert await queues.notes() == []
+
+
+async def test_notes_that_may_not_be_read(client_of: Any) -> None:
+    async with Peer(lambda link, a: link.reply(a, "Permission denied", response="Error")) as peer:
+        with pytest.raises(QueuesUnavailable, match="Permission denied"):
+            await Queues(await client_of(peer)).notes()
