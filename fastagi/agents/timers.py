@@ -87,6 +87,7 @@ class Timers:
 
     def reconnected(self, asterisk: str) -> None:
         """To be called at each manager login: phones may have come and gone meanwhile."""
+        self._sightings.forget(asterisk)
         self._unread.add(asterisk)
         self._wake.set()
 
@@ -300,14 +301,14 @@ class Timers:
         await self._all([self._look_at_phone(state, policy) for state in states.values()])
 
     async def _read(self, asterisk: str) -> None:
-        self._sightings.forget(asterisk)
-        self._unread.discard(asterisk)  # first: there may be another reconnect meanwhile
+        self._unread.discard(asterisk)
         try:
             members = await self._queues.members(asterisk)
         except BaseException:
             self._unread.add(asterisk)
             raise
-        self._sightings.snapshot(members, self._clock())
+        if asterisk not in self._unread:  # else there was another reconnect meanwhile
+            self._sightings.snapshot(members, self._clock())
 
     async def _look_at_phone(self, state: AgentState, policy: TimePolicy) -> None:
         session = state.session
