@@ -251,8 +251,17 @@ def test_who_hangs_up_before_the_change_changes_nothing(classic: Classic, at: st
     assert heard.stderr == ""
 
 
-@pytest.mark.parametrize("script", ["agent/pause", "agent/logoff"])
-@pytest.mark.parametrize("at", ["DATABASE PUT", "EXEC", 'GET VARIABLE "PQ', 'GET VARIABLE "RQ'])
+@pytest.mark.parametrize(
+    ("script", "at"),
+    [
+        ("agent/pause", "DATABASE PUT"),
+        ("agent/pause", "EXEC"),
+        ("agent/pause", 'GET VARIABLE "PQMSTATUS'),
+        ("agent/logoff", "DATABASE PUT"),
+        ("agent/logoff", "EXEC"),
+        ("agent/logoff", 'GET VARIABLE "RQMSTATUS'),
+    ],
+)
 def test_what_has_begun_is_finished_though_the_caller_is_gone(
     classic: Classic, script: str, at: str
 ) -> None:
