@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
+from urllib.parse import quote
 
 from fastagi.agents import errors
 from fastagi.agents.devices import DeviceRule, resolve
@@ -99,7 +100,7 @@ class ServiceAway(Exception):
 class Dialled:
     """A call as the dialplan hands it over."""
 
-    script: Script
+    script: str
     code: str
     digits: str  # behind the code
     number: str  # all of it
@@ -137,10 +138,12 @@ def headers(
     *,
     host: str = "127.0.0.1",
     language: str = "en",
+    asterisk: str = "",
 ) -> bytes:
     """The block Asterisk opens a FastAGI call with.
 
-    phone: an extension (``1001``), or a technology with it (``SIP/1001``). Raises ValueError.
+    phone: an extension (``1001``), or a technology with it (``SIP/1001``). asterisk: the name of
+    the Asterisk that calls, where there are several. Raises ValueError.
     """
     if not _PHONE.fullmatch(phone):
         raise ValueError(f"{phone!r} is no phone: write its extension, such as 1001")
@@ -148,6 +151,7 @@ def headers(
     device = resolve(rules, extension)
     if not slash:
         technology = device.interface.partition("/")[0] if device else "PJSIP"
+    script = f"{call.script}?asterisk={quote(asterisk, safe='')}" if asterisk else str(call.script)
     now = time.time()
     serial = int(now * 1000) & 0xFFFFFFFF
     name = (
@@ -157,8 +161,8 @@ def headers(
     )
     lines = [
         ("network", "yes"),
-        ("network_script", str(call.script)),
-        ("request", f"agi://{host}/{call.script}"),
+        ("network_script", script),
+        ("request", f"agi://{host}/{script}"),
         ("channel", f"{technology}/{name}"),
         ("language", language),
         ("type", technology),
@@ -470,11 +474,13 @@ async def dial(
     channel: Channel,
     keys: Keys,
     heard: Callable[[Step, str], None],
+    *,
+    silence: float = SILENCE,
 ) -> None:
     """Plays one call to the service and returns when it is over; the result is in ``channel``.
 
     heard: told each step, and the keys that were pressed at it (masked where they may be a PIN).
-    Raises ServiceAway.
+    silence: seconds the service may take for its next command. Raises ServiceAway.
     """
     try:
         async with asyncio.timeout(CONNECT_WITHIN):
@@ -485,7 +491,7 @@ async def dial(
         ) from error
     try:
         writer.write(opening)
-        async for line in _lines(reader):
+        async for line in _lines(reader, silence):
             step = channel.receive(line)
             pressed = ""
             gone = channel.hung_up or channel.commands == channel.hang_up_at
@@ -519,10 +525,10 @@ async def dial(
         )
 
 
-async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(reader: asyncio.StreamReader, silence: float) -> AsyncIterator[bytes]:
     while True:
         try:
-            async with asyncio.timeout(SILENCE):
+            async with asyncio.timeout(silence):
                 line = await reader.readuntil(b"\n")
         except asyncio.IncompleteReadError:
             return

@@ -1,0 +1,192 @@
+"""Where the store and the Asterisks differ, and what the service would do about it.
+
+Looks from outside, through the store's views and a manager link of its own, beside a running
+service or without one; changes nothing. And the other way: asks the running service to compare
+and repair now.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from fastagi.agents.devices import device_key
+from fastagi.agents.operations import QueuesUnavailable
+from fastagi.agents.reconcile import Difference, Kind, differences, number_in
+from fastagi.agents.reconciler import ADOPTED, CORRECTED, PUT_BACK, STARTED, TAKEN_OUT
+from fastagi.ami.client import Client
+from fastagi.ami.queues import Queues
+from fastagi.config import Settings
+from fastagi.config.settings import AsteriskSettings
+from fastagi.contract import RECONCILE, REPAIRS, Variable
+from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
+from fastagi.store import Views
+
+LOGIN_WITHIN: Final = 8.0  # seconds; a refusal takes Asterisk one
+ON_ITS_WAY: Final = 0.5  # seconds until what differs is looked at once more
+REPAIRED_WITHIN: Final = 600.0  # seconds; fifty thousand members take a minute
+TAKEN_AS_NOTED: Final = "taken from the phone's note"
+UNAVAILABLE: Final = "UNAVAILABLE: "  # how an answer without repairs begins
+NOTHING: Final = "nothing"  # the answer when there was none to do
+
+# What becomes of a difference when the store wins; otherwise it is adopted.
+_REPAIRED_AS: Final = {
+    Kind.MISSING: PUT_BACK,
+    Kind.EXTRA: TAKEN_OUT,
+    Kind.ELSEWHERE: TAKEN_OUT,
+    Kind.PAUSE: CORRECTED,
+    Kind.PENALTY: CORRECTED,
+}
+
+
+class Away(Exception):
+    """Asterisk or the service cannot be asked; why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One difference, and what the service would do about it."""
+
+    asterisk: str  # the Asterisk's name, "" where there is only one
+    difference: Difference
+    repair: str
+
+    def as_dict(self) -> dict[str, str]:
+        found = self.difference
+        return {
+            "asterisk": self.asterisk,
+            "agent": found.agent,
+            "queue": found.queue,
+            "interface": found.interface,
+            "difference": found.kind.value,
+            "stored": found.stored or "not in the queue",
+            "reported": found.reported or "not in the queue",
+            "repair": self.repair,
+        }
+
+
+def judged(
+    found: Iterable[Difference], asterisk: str, *, restarted: bool, noted: Collection[str] = ()
+) -> list[Drift]:
+    """Pure. ``restarted``: Asterisk has, since the service last spoke to it; then the store wins.
+
+    ``noted``: the ``Device.key`` of phones that were used while the service was away.
+    """
+
+    def repair(difference: Difference) -> str:
+        # The service takes the notes first, before it compares.
+        if device_key(asterisk, difference.interface) in noted:
+            return TAKEN_AS_NOTED
+        if restarted or difference.kind is Kind.ELSEWHERE:
+            return _REPAIRED_AS[difference.kind]
+        return ADOPTED
+
+    ordered = sorted(found, key=lambda d: (len(d.agent), d.agent, d.queue, d.kind))
+    return [Drift(asterisk, difference, repair(difference)) for difference in ordered]
+
+
+# -- looking
+
+
+async def look(views: Views, asterisk: AsteriskSettings) -> list[Drift]:
+    """What differs on this Asterisk, by agent and queue.
+
+    A change on its way would differ too, for a moment: so what does is looked at once more.
+    Raises Away, and StoreUnavailable.
+    """
+    async with _link(asterisk) as client:
+        queues = Queues(client, asterisk.name)
+        try:
+            started = await queues.started_at()
+            if not (first := await _compare(views, queues)):
+                return []
+            await asyncio.sleep(ON_ITS_WAY)
+            again = await _compare(views, queues)
+            found = [difference for difference in again if difference in first]
+            noted = {device_key(queues.asterisk, n.interface) for n in await queues.notes()}
+        except QueuesUnavailable as error:
+            raise Away(f"{_place(asterisk)}: {_one_line(error)}") from error
+    note = f"{STARTED}:{asterisk.name}" if asterisk.name else STARTED
+    before = await asyncio.to_thread(views.note, note)
+    return judged(
+        found,
+        asterisk.name,
+        restarted=before is not None and before != started,
+        noted=noted,
+    )
+
+
+async def _compare(views: Views, queues: Queues) -> list[Difference]:
+    """As the service does it, see ``fastagi.agents.reconciler.compare``."""
+    names = await asyncio.to_thread(views.queue_names)
+    agents = await asyncio.to_thread(views.logged_in_states)
+    reported = await queues.members()
+    named = {number_in(m.name) for m in reported} - {agent.number for agent in agents} - {""}
+    more = await asyncio.to_thread(views.states, sorted(named))
+    return differences([*agents, *more.values()], reported, queues.asterisk, names)
+
+
+@asynccontextmanager
+async def _link(asterisk: AsteriskSettings) -> AsyncIterator[Client]:
+    client = Client(
+        asterisk.host,
+        asterisk.port,
+        asterisk.username,
+        asterisk.secret.get_secret_value(),
+        events="off",
+        action_timeout=asterisk.timeout.total_seconds(),
+    )
+    await client.start()
+    try:
+        waited = 0.0
+        while not client.connected and not client.last_error and waited < LOGIN_WITHIN:
+            await asyncio.sleep(0.02)
+            waited += 0.02
+        if not client.connected:
+            raise Away(f"{_place(asterisk)}: {_one_line(client.last_error or 'no answer')}")
+        yield client
+    finally:
+        await client.close()
+
+
+def _place(asterisk: AsteriskSettings) -> str:
+    return f"Asterisk {asterisk.name} at {asterisk.host}:{asterisk.port}".replace("  ", " ")
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+# -- asking the service
+
+_COUNT = re.compile(r"([0-9]+) ([^,]+)")
+
+
+async def repair_now(settings: Settings) -> dict[str, int]:
+    """Has the running service compare and repair; how many repairs of each kind it made.
+
+    It may take minutes where there are thousands. Raises Away.
+    """
+    host, port = settings.fastagi.advertised
+    channel = Channel()
+    request = headers(Dialled(RECONCILE, "", "", "reconcile"), "FastAGI/reconcile", (), host=host)
+    try:
+        await dial(
+            host, port, request, channel, Prepared(""), lambda *_: None, silence=REPAIRED_WITHIN
+        )
+    except ServiceAway as error:
+        raise Away(_one_line(error)) from error
+    answer = channel.variables.get(REPAIRS, "")
+    if answer.startswith(UNAVAILABLE):
+        raise Away(f"the service cannot: {_one_line(answer.removeprefix(UNAVAILABLE))}")
+    if answer == NOTHING:
+        return {}
+    counts = {kind: int(number) for number, kind in _COUNT.findall(answer)}
+    if not counts:
+        status = channel.variables.get(Variable.STATUS, "")
+        raise Away(
+            f"{host}:{port} did not say what it did {f'({status})' if status else ''}".strip()
+        )
+    return counts
