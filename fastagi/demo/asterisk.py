@@ -314,7 +314,8 @@ class Asterisk:
     dialplan with the context ``agent-features``, sections of queues.conf (or the whole file),
     and the section of manager.conf for the service. An empty text gets a plain default.
     ``more_dialplan`` is appended to extensions.conf; what it defines in ``[phones](+)`` can be
-    dialled by every phone.
+    dialled by every phone. ``qualify`` is how often, in seconds, Asterisk asks each phone whether
+    it is there; 0: never, so that it believes in an unplugged phone until its registration expires.
     """
 
     folder: Path
@@ -326,6 +327,7 @@ class Asterisk:
     manager_sections: str = ""
     more_dialplan: str = ""
     language: str = "en"
+    qualify: int = 0
     sip_port: int = 0
     ami_port: int = 0
     ami_username: str = "fastagi"
@@ -496,6 +498,8 @@ password = {extension.password}
 type = aor
 max_contacts = 1
 remove_existing = yes
+qualify_frequency = {self.qualify}
+qualify_timeout = 1.0
 """
         return text
 
@@ -670,7 +674,7 @@ exten => _0X.,1,Answer()
             "dialplan": "dialplan reload",
             "queues": "queue reload all",
             "manager": "manager reload",
-            "pjsip": "pjsip reload",
+            "pjsip": "module reload res_pjsip.so",
         }
         self.configure()
         self.cli(commands[what])
