@@ -475,12 +475,13 @@ async def dial(
     keys: Keys,
     heard: Callable[[Step, str], None],
     *,
-    silence: float = SILENCE,
+    silence: float | None = None,
 ) -> None:
     """Plays one call to the service and returns when it is over; the result is in ``channel``.
 
     heard: told each step, and the keys that were pressed at it (masked where they may be a PIN).
-    silence: seconds the service may take for its next command. Raises ServiceAway.
+    silence: seconds the service may take for its next command, SILENCE unless given. Raises
+    ServiceAway.
     """
     try:
         async with asyncio.timeout(CONNECT_WITHIN):
@@ -491,7 +492,7 @@ async def dial(
         ) from error
     try:
         writer.write(opening)
-        async for line in _lines(reader, silence):
+        async for line in _lines(reader, SILENCE if silence is None else silence):
             step = channel.receive(line)
             pressed = ""
             gone = channel.hung_up or channel.commands == channel.hang_up_at
