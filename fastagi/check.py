@@ -11,7 +11,8 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,7 +25,8 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.agi.prompts import SOUNDS
 from fastagi.ami.client import Client, ManagerError, Refused
 from fastagi.ami.queues import NEEDED, Queues
-from fastagi.config import Settings
+from fastagi.config import AsteriskSettings, Settings
+from fastagi.config.values import NEVER
 from fastagi.contract import FEATURES_CONTEXT, HINTS_CONTEXT, WITHOUT_DIGITS, Outcome, Script
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
 from fastagi.store import BadDatabaseUrl, Views
@@ -100,27 +102,39 @@ async def check(
         yield finding
     for finding in await service(settings):
         yield finding
-    async with _manager(settings) as (client, refused):
+    for asterisk in settings.asterisks:
+        async for finding in _one_asterisk(settings, asterisk, sounds):
+            named = f"{asterisk.name}: " if asterisk.name else ""
+            yield replace(finding, where=named + finding.where)
+    for finding in await asyncio.to_thread(fallback, settings):
+        yield finding
+
+
+async def _one_asterisk(
+    settings: Settings, asterisk: AsteriskSettings, sounds: Path | None
+) -> AsyncIterator[Finding]:
+    async with _manager(asterisk) as (client, refused):
         for finding in refused:
             yield finding
         if client is None:
-            for finding in prompts(settings, sounds, None):
+            for finding in prompts(settings, asterisk, sounds, None):
                 yield finding
             return
         queues = Queues(client)
         for part in (
-            privileges(settings, queues),
+            privileges(asterisk, queues),
             asterisk_queues(settings, client, queues),
-            devices(settings, client),
-            loaded_dialplan(settings, client),
+            devices(settings, asterisk, client),
+            loaded_dialplan(settings, asterisk, client),
         ):
             try:
                 findings = await part
             except (ManagerError, QueuesUnavailable) as error:
-                findings = [_lost(settings, error)]
+                findings = [_lost(asterisk, error)]
             for finding in findings:
                 yield finding
-        for finding in prompts(settings, sounds, await _variable(client, "ASTDATADIR")):
+        data = await _variable(client, "ASTDATADIR")
+        for finding in prompts(settings, asterisk, sounds, data):
             yield finding
 
 
@@ -160,22 +174,52 @@ def configuration(settings: Settings, place: str) -> Iterator[Finding]:
             f"{place}: pause_reasons",
             "pause_reasons:\n  - {code: 1, name: break}",
         )
-    if not _loopback(settings.asterisk.host):
+    yield from _timed(settings, place)
+    for asterisk in settings.asterisks:
+        yield from _within_reach(settings, asterisk, place)
+
+
+def _timed(settings: Settings, place: str) -> Iterator[Finding]:
+    """UTC is what a server's clock often has, and what nobody's shift goes by."""
+    agents = settings.agents or ()
+    timed = (
+        settings.shift.logoff_at is not None
+        or any(agent.logoff_at not in (None, NEVER) for agent in agents)
+        or any(reason.daily_budget is not None for reason in settings.pause_reasons)
+    )
+    if timed and settings.timezone is None and not _has_hours(settings):
+        yield _warning(
+            "configuration",
+            "shifts end and days begin by this machine's clock, which has no time zone (UTC)",
+            f"{place}: timezone",
+            "timezone: Europe/Paris, or where your agents are; UTC where that is meant",
+        )
+
+
+def _has_hours(settings: Settings) -> bool:
+    now = datetime.now(UTC)
+    months = (now.replace(month=month, day=1) for month in (1, 7))
+    return any(settings.zone.utcoffset(month) != timedelta(0) for month in months)
+
+
+def _within_reach(settings: Settings, asterisk: AsteriskSettings, place: str) -> Iterator[Finding]:
+    about = "configuration"
+    if not _loopback(asterisk.host):
         if _loopback(settings.fastagi.advertised.host):
             yield _problem(
                 about,
-                f"Asterisk runs at {settings.asterisk.host} and would call "
+                f"Asterisk runs at {asterisk.host} and would call "
                 f"{settings.fastagi.advertised}, which is its own machine",
                 f"{place}: fastagi.listen",
                 "listen: an address of this machine that Asterisk reaches; or advertise: that one",
             )
-        address = _address(settings.asterisk.host)
+        address = _address(asterisk.host)
         if address and not any(address in network for network in settings.fastagi.allow):
             yield _problem(
                 about,
-                f"calls from Asterisk at {settings.asterisk.host} would be turned away",
+                f"calls from Asterisk at {asterisk.host} would be turned away",
                 f"{place}: fastagi.allow",
-                f"allow: [127.0.0.1, {settings.asterisk.host}]",
+                f"allow: [127.0.0.1, {asterisk.host}]",
             )
 
 
@@ -346,8 +390,9 @@ def _listens(host: str, port: int) -> bool:
 
 
 @asynccontextmanager
-async def _manager(settings: Settings) -> AsyncIterator[tuple[Client | None, list[Finding]]]:
-    asterisk = settings.asterisk
+async def _manager(
+    asterisk: AsteriskSettings,
+) -> AsyncIterator[tuple[Client | None, list[Finding]]]:
     client = Client(
         asterisk.host,
         asterisk.port,
@@ -366,13 +411,12 @@ async def _manager(settings: Settings) -> AsyncIterator[tuple[Client | None, lis
             where = f"{asterisk.host}:{asterisk.port}"
             yield client, [_ok("manager", f"logged in as {asterisk.username}", where)]
         else:
-            yield None, [_not_connected(settings, client.last_error or "no answer")]
+            yield None, [_not_connected(asterisk, client.last_error or "no answer")]
     finally:
         await client.close()
 
 
-def _not_connected(settings: Settings, reason: str) -> Finding:
-    asterisk = settings.asterisk
+def _not_connected(asterisk: AsteriskSettings, reason: str) -> Finding:
     where = f"{asterisk.host}:{asterisk.port}"
     if "refused: " in reason:
         return _problem(
@@ -394,17 +438,17 @@ def _not_connected(settings: Settings, reason: str) -> Finding:
     )
 
 
-def _lost(settings: Settings, error: Exception) -> Finding:
+def _lost(asterisk: AsteriskSettings, error: Exception) -> Finding:
     return _problem(
         "manager",
         f"the link was lost while asking ({_one_line(error)})",
-        f"{settings.asterisk.host}:{settings.asterisk.port}",
+        f"{asterisk.host}:{asterisk.port}",
         "look at Asterisk's log, and run this again",
     )
 
 
-async def privileges(settings: Settings, queues: Queues) -> list[Finding]:
-    about, name = "privileges", settings.asterisk.username
+async def privileges(asterisk: AsteriskSettings, queues: Queues) -> list[Finding]:
+    about, name = "privileges", asterisk.username
     found = await queues.privileges()
     findings = []
     classes = ",".join(dict.fromkeys(cls for cls, _ in NEEDED.values() if cls))
@@ -452,14 +496,14 @@ async def asterisk_queues(settings: Settings, client: Client, queues: Queues) ->
 # -- devices -------------------------------------------------------------------------------------
 
 
-async def devices(settings: Settings, client: Client) -> list[Finding]:
+async def devices(settings: Settings, asterisk: AsteriskSettings, client: Client) -> list[Finding]:
     about = "devices"
     try:
         items = await client.list_action(
             {"Action": "DeviceStateList"}, "DeviceStateChange", "DeviceStateListComplete"
         )
     except Refused as error:
-        return [_untold(settings, about, "which phones Asterisk has", error)]
+        return [_untold(asterisk, about, "which phones Asterisk has", error)]
     there = [item.get("Device", "") for item in items]
     rules = settings.device_rules()
     findings: list[Finding] = []
@@ -562,22 +606,27 @@ async def _contexts(
 
 # -- the dialplan --------------------------------------------------------------------------------
 
-_INCLUDE_MEND = (
-    "fastagi dialplan > /etc/asterisk/agent-features.conf\n"
-    "in extensions.conf: #include agent-features.conf\n"
-    "then: asterisk -rx 'dialplan reload'"
-)
+
+def _include(asterisk: AsteriskSettings) -> str:
+    named = f" --asterisk {asterisk.name}" if asterisk.name else ""
+    return (
+        f"fastagi dialplan{named} > /etc/asterisk/agent-features.conf\n"
+        "in extensions.conf: #include agent-features.conf\n"
+        "then: asterisk -rx 'dialplan reload'"
+    )
 
 
-async def loaded_dialplan(settings: Settings, client: Client) -> list[Finding]:
+async def loaded_dialplan(
+    settings: Settings, asterisk: AsteriskSettings, client: Client
+) -> list[Finding]:
     """Is it loaded, is it this configuration's, and do the phones reach it?"""
-    about = "dialplan"
-    rendered = _rendered(dialplan.render_dialplan(settings))
+    about, mend = "dialplan", _include(asterisk)
+    rendered = _rendered(dialplan.render_dialplan(settings, asterisk.name))
     loaded: dict[str, dict[str, list[str]]] = {}
     for context in rendered:
         rows = await _show(client, context)
         if rows == "Permission denied":
-            return [_untold(settings, about, "whether the dialplan is loaded", Refused(rows))]
+            return [_untold(asterisk, about, "whether the dialplan is loaded", Refused(rows))]
         if isinstance(rows, str):
             lamps = context == HINTS_CONTEXT
             finding = _warning if lamps else _problem
@@ -587,7 +636,7 @@ async def loaded_dialplan(settings: Settings, client: Client) -> list[Finding]:
                     about,
                     f"the context {context} is not loaded ({rows}), {what}",
                     "extensions.conf",
-                    _INCLUDE_MEND,
+                    mend,
                 )
             ]
         loaded[context] = _by_extension(row for row in rows if row.get("Context") == context)
@@ -600,7 +649,7 @@ async def loaded_dialplan(settings: Settings, client: Client) -> list[Finding]:
                     about,
                     f"{code} ({script.name.lower()}) is not in the loaded dialplan",
                     where,
-                    _INCLUDE_MEND,
+                    mend,
                 )
             )
     if not findings and (difference := _difference(rendered, loaded)):
@@ -609,7 +658,7 @@ async def loaded_dialplan(settings: Settings, client: Client) -> list[Finding]:
                 about,
                 f"what Asterisk has loaded is not what this configuration gives: {difference}",
                 where,
-                _INCLUDE_MEND,
+                mend,
             )
         )
     if not findings:
@@ -743,7 +792,9 @@ def _difference(
 # -- sounds --------------------------------------------------------------------------------------
 
 
-def prompts(settings: Settings, chosen: Path | None, data: str | None) -> list[Finding]:
+def prompts(
+    settings: Settings, asterisk: AsteriskSettings, chosen: Path | None, data: str | None
+) -> list[Finding]:
     """Is there a file for every sound in every language?
 
     data: Asterisk's data folder, as Asterisk itself says. Its files can be seen only from its own
@@ -752,7 +803,7 @@ def prompts(settings: Settings, chosen: Path | None, data: str | None) -> list[F
     about = "sounds"
     wanted = sorted(SOUNDS.union(*settings.prompts.values()))
     folders = [chosen] if chosen else []
-    if not folders and _loopback(settings.asterisk.host):
+    if not folders and _loopback(asterisk.host):
         folders = [Path(data) / "sounds"] if data else list(SOUND_FOLDERS)
     folder = next((f for f in folders if f.is_dir() and os.access(f, os.R_OK | os.X_OK)), None)
     if folder is None:
@@ -801,6 +852,46 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+# -- the fallback --------------------------------------------------------------------------------
+
+
+def fallback(settings: Settings) -> list[Finding]:
+    """Could Asterisk run it, and does it know this configuration? Blocks.
+
+    Its files can be seen only from Asterisk's own machine.
+    """
+    about, chosen = "fallback", settings.fastagi.fallback
+    if chosen is None:
+        return []
+    if not any(_loopback(asterisk.host) for asterisk in settings.asterisks):
+        what = "whether it is in place cannot be told from here"
+        return [_warning(about, what, chosen.command, "run this on Asterisk's machine")]
+    findings = []
+    if not os.path.isfile(chosen.command):
+        findings.append(
+            _problem(
+                about,
+                "there is no such program: without the service no code works",
+                chosen.command,
+                "install fastagi-agentd on this machine, and name its fastagi-fallback in "
+                "fastagi.fallback.command",
+            )
+        )
+    elif not os.access(chosen.command, os.X_OK):
+        mend = f"chmod 755 {chosen.command}"
+        findings.append(_problem(about, "it cannot be executed", chosen.command, mend))
+    write = f"fastagi dialplan --fallback > {chosen.facts}"
+    try:
+        facts = Path(chosen.facts).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        what = f"its facts cannot be read ({_one_line(error)})"
+        return [*findings, _problem(about, what, chosen.facts, write)]
+    if facts != dialplan.render_fallback_facts(settings):
+        what = "its facts are not those of this configuration"
+        findings.append(_warning(about, what, chosen.facts, write))
+    return findings or [_ok(about, "in place, and knows this configuration", chosen.command)]
+
+
 # -- what the parts share ------------------------------------------------------------------------
 
 
@@ -813,11 +904,11 @@ async def _variable(client: Client, name: str) -> str | None:
     return response.headers.get("Value") or None if response.success else None
 
 
-def _untold(settings: Settings, about: str, what: str, error: Exception) -> Finding:
+def _untold(asterisk: AsteriskSettings, about: str, what: str, error: Exception) -> Finding:
     return _warning(
         about,
         f"{what} cannot be told ({_one_line(error)})",
-        f"manager.conf [{settings.asterisk.username}]",
+        f"manager.conf [{asterisk.username}]",
         "write = …,reporting lets this user ask; then: asterisk -rx 'manager reload'",
     )
 

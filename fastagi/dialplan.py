@@ -196,13 +196,13 @@ def _hints(codes: dict[Script, str]) -> str:
 def render_fallback_facts(settings: Settings, asterisk: str = "") -> str:
     """What the fallback must know, as JSON, without any secret and without the agents.
 
-    The language is none of it: that of the agent is known to the service only, so that the fallback
+    The same for all of several Asterisks; raises ValueError for a name that there is not. The
+    language is none of it: that of the agent is known to the service only, so that the fallback
     speaks the channel's.
     """
-    name = _asterisk(settings, asterisk).name
-    rules = settings.device_rules()
+    if asterisk:
+        _asterisk(settings, asterisk)
     facts = {
-        **({"asterisk": name} if name else {}),
         "extension_from": settings.login.extension_from.value,
         "devices": [
             {
@@ -212,7 +212,7 @@ def render_fallback_facts(settings: Settings, asterisk: str = "") -> str:
                 "state_interface": rule.state_interface,
                 "type": rule.type,
             }
-            for rule in rules
+            for rule in settings.device_rules()
         ],
         "queues": [_name(queue.name) for queue in settings.queues],
         "pause_reasons": [{"code": r.code, "name": r.name} for r in settings.pause_reasons],
@@ -242,8 +242,9 @@ permit = {permit:<22} ; {remark}
 ;   read  agent      somebody else added, removed or paused a queue member
 ;   write agent      QueueAdd, QueueRemove, QueuePause, QueuePenalty, QueueLog
 ;         user       UserEvent: tells other programs
-;         call       Setvar DEVICE_STATE(Custom:…): the lamps
-;         reporting  CoreStatus: was Asterisk restarted?
+;         call       Setvar DEVICE_STATE(Custom:…): the lamps; DB_DELETE(fastagi/…): notes
+;         reporting  CoreStatus: was Asterisk restarted? DBGetTree fastagi: notes that the
+;                    fallback left while the service was away
 read = agent
 write = agent,user,call,reporting
 writetimeout = 5000

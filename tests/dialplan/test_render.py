@@ -198,17 +198,19 @@ def test_each_of_several_asterisks_says_which_it_is() -> None:
     assert "AGI(agi://10.0.0.9:4573/${ARG1}?asterisk=lyon,${ARG2})" in text
     assert "paris" not in text
     assert "[for-paris]" in render_manager(several("paris", "lyon"), "paris")
-    assert json.loads(render_fallback_facts(several("paris", "lyon"), "lyon"))["asterisk"] == "lyon"
+    facts = {render_fallback_facts(several("paris", "lyon"), name) for name in ("", "lyon")}
+    assert len(facts) == 1, "the fallback need not know where it runs"
 
 
-@pytest.mark.parametrize("render", [render_dialplan, render_manager, render_fallback_facts])
+@pytest.mark.parametrize("render", [render_dialplan, render_manager])
 def test_which_asterisk_must_be_said_where_there_are_several(render: Any) -> None:
     with pytest.raises(ValueError, match=r"several Asterisks: name one of paris, lyon"):
         render(several("paris", "lyon"))
     with pytest.raises(ValueError, match=r"no Asterisk is called 'nice': name one of paris"):
         render(several("paris"), "nice")
-    with pytest.raises(ValueError, match="has no name"):
-        render(settings(), "paris")
+    for each in (render, render_fallback_facts):
+        with pytest.raises(ValueError, match="has no name"):
+            each(settings(), "paris")
 
 
 def test_the_only_one_of_a_list_need_not_be_named() -> None:
