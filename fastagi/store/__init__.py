@@ -5,7 +5,7 @@ from fastagi.store.deliveries import Deliveries
 from fastagi.store.directory import Difference, DirectoryConflict
 from fastagi.store.migrations import SchemaTooNew
 from fastagi.store.transactions import PeeweeStore, open_store
-from fastagi.store.views import Views
+from fastagi.store.views import Views, retry_parked
 
 __all__ = [
     "BadDatabaseUrl",
@@ -16,4 +16,5 @@ __all__ = [
     "SchemaTooNew",
     "Views",
     "open_store",
+    "retry_parked",
 ]

@@ -12,15 +12,36 @@ from typing import Any
 
 import orjson
 import psycopg
+import structlog
 from peewee import Database, PeeweeException
 
-from fastagi.agents.commands import Actor, Command, LogOff, PauseReason, from_dict
+from fastagi.agents import errors
+from fastagi.agents.commands import (
+    Actor,
+    Adopt,
+    Command,
+    LogOff,
+    Pause,
+    PauseReason,
+    from_dict,
+)
 from fastagi.agents.devices import Device
 from fastagi.agents.events import SINKS, Event
-from fastagi.agents.model import AgentState, Change, LoginSession, Membership, PauseSegment
+from fastagi.agents.model import (
+    AgentState,
+    Change,
+    LoginSession,
+    Membership,
+    OwnPause,
+    PauseSegment,
+)
 from fastagi.agents.service import StoreUnavailable
+from fastagi.contract import Outcome
 from fastagi.store.database import Place
+from fastagi.store.presence import Presence
 from fastagi.store.worker import Transactor
+
+log = structlog.get_logger()
 
 MAX_STATES = 50_000  # of about 1 KiB
 MAX_EVENTS = 5_000
@@ -33,7 +54,7 @@ def moment(seconds: float) -> datetime:
 class Loaded:
     """An agent's state with what only the store knows of it."""
 
-    __slots__ = ("archived", "decided_at", "intent", "intent_id", "state", "whole")
+    __slots__ = ("archived", "decided_at", "intent", "intent_id", "owner", "state", "whole")
 
     def __init__(
         self,
@@ -43,12 +64,14 @@ class Loaded:
         intent: str | None = None,
         decided_at: float | None = None,
         whole: bool = True,
+        owner: str = "",
     ) -> None:
         self.state = state
         self.archived = archived
         self.intent_id = intent_id
         self.intent = intent
         self.decided_at = decided_at
+        self.owner = owner  # the service that is at the intent
         # Every membership in the tables is in the state, and stays there when left.
         self.whole = whole
 
@@ -58,7 +81,8 @@ SELECT a.id, a.number, a.name, a.language, a.pin_hash, a.archived_at,
        i.command_id, i.command, i.decided_at,
        s.id, s.extension, s.context, s.interface, s.state_interface, s.type, s.since, s.planned,
        p.id, p.code, p.name, p.since,
-       q.name, q.number, m.penalty, m.joined, m.archived_at, q.archived_at
+       q.name, q.number, m.penalty, m.joined, m.archived_at, q.archived_at,
+       s.asterisk, i.owner, m.own_penalty, m.own_paused, m.own_reason
 FROM agents a
 LEFT JOIN intents i ON i.agent_id = a.id
 LEFT JOIN login_sessions s ON s.agent_id = a.id AND s.ended_at IS NULL
@@ -90,7 +114,13 @@ def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list
         if name is not None:
             gone = row[25] is not None or row[26] is not None
             if row[24] or all_memberships or not gone:
-                memberships.append(Membership(name, row[22], row[23], bool(row[24])))
+                if row[29] is None and row[30] is None:
+                    memberships.append(Membership(name, row[22], row[23], bool(row[24])))
+                else:
+                    own = None if row[30] is None else OwnPause(bool(row[30]), row[31] or "")
+                    memberships.append(
+                        Membership(name, row[22], row[23], bool(row[24]), row[29], own)
+                    )
             whole = whole and not gone
     if last is not None:
         found.append(_one(last, tuple(memberships), whole))
@@ -100,15 +130,13 @@ def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list
 def _one(row: Sequence[Any], memberships: tuple[Membership, ...], whole: bool) -> Loaded:
     session: LoginSession | None = None
     pause: PauseSegment | None = None
-    planned: LogOff | None = None
+    planned: LogOff | Pause | None = None
     if row[9] is not None:
         session = LoginSession(
-            row[9], Device(row[10], row[11], row[12], row[13], row[14]), moment(row[15])
+            row[9], Device(row[10], row[11], row[12], row[13], row[14], row[27]), moment(row[15])
         )
         if row[16] is not None:
-            command = from_dict(json.loads(row[16]))
-            assert isinstance(command, LogOff)
-            planned = command
+            planned = planned_from(row[16])
     if row[17] is not None:
         pause = PauseSegment(row[17], PauseReason(row[18], row[19]), moment(row[20]))
     return Loaded(
@@ -118,13 +146,25 @@ def _one(row: Sequence[Any], memberships: tuple[Membership, ...], whole: bool) -
         row[7],
         row[8],
         whole,
+        row[28] or "",
     )
+
+
+def planned_from(text: str) -> LogOff | Pause | None:
+    """None for what this version does not understand: it must not shut the agent out."""
+    try:
+        command = from_dict(json.loads(text))
+    except (KeyError, TypeError, ValueError) as error:
+        log.error("what was planned cannot be read", error=repr(error))
+        return None
+    return command if isinstance(command, LogOff | Pause) else None
 
 
 class Connection(Transactor):
     """Reconnects by itself at the next ``begin`` after a failure."""
 
-    def __init__(self, database: Database, place: Place) -> None:
+    def __init__(self, database: Database, place: Place, presence: Presence) -> None:
+        self.presence = presence
         self._database: Any = database
         self._sqlite = place.sqlite
         self._place = place
@@ -285,12 +325,22 @@ class Connection(Transactor):
         return None if found is None or found.archived else found.state
 
     def lock(self, number: str) -> Loaded | None:
-        """The same; nobody else changes the agent before this transaction ends."""
-        if not self._sqlite:
-            # A statement of its own: joined rows would be those of before the wait.
-            self.execute("SELECT id FROM agents WHERE number = ? FOR UPDATE", (number,))
-            self._states.pop(number, None)
-        return self.load(number)
+        """The same; nobody else changes the agent before this transaction ends. Raises InProgress
+        while somebody does: whoever wants it waits without a thread of ours."""
+        if self._sqlite:
+            return self.load(number)
+        # A statement of its own: joined rows would be those of before the lock.
+        row = self.execute(_LOCK, (number,)).fetchone()
+        self._states.pop(number, None)
+        found = self.load(number)
+        if row is None and found is not None:
+            raise errors.InProgress(number, settle=False)
+        return found
+
+    def hold(self, numbers: Sequence[str]) -> list[Loaded]:
+        """Locks many agents, in one order so that two who do never wait for each other."""
+        self.execute(_LOCK_MANY, (list(numbers),)).fetchall()
+        return self.loaded_where("a.number = ANY(?)", (list(numbers),))
 
     def forget(self, number: str | None = None) -> None:
         """After a write of other than the methods here that changes what ``load`` says of the
@@ -304,16 +354,18 @@ class Connection(Transactor):
     def write_intent(self, found: Loaded, command: Command, now: datetime) -> None:
         state = found.state
         text, at = dumped(command), now.timestamp()
-        self.execute(_INTEND, (state.id, command.id, text, at))
+        owner = self.presence.id
+        self.execute(_INTEND, (state.id, command.id, text, at, owner))
         self._states[state.number] = Loaded(
-            state, found.archived, command.id, text, at, found.whole
+            state, found.archived, command.id, text, at, found.whole, owner
         )
 
     def drop_intent(self, change: Change) -> bool:
-        """False: there was none of this change."""
+        """False: there was none of this change, or another service has taken it over."""
         before = change.before
         found = self._states.pop(before.number, None)
-        if self.execute(_DROP_INTENT, (before.id, change.command.id)).rowcount == 0:
+        values = (before.id, change.command.id, self.presence.id)
+        if self.execute(_DROP_INTENT, values).rowcount == 0:
             return False
         # The very state that was decided on: nothing else has changed it since.
         if found is not None and found.state is before:
@@ -326,22 +378,28 @@ class Connection(Transactor):
         rows = self.execute(STATE.format(where=where), values).fetchall()
         return loaded(rows, all_memberships)
 
-    def write(self, change: Change) -> None:
-        """What differs between before and after, and the events."""
+    def write(self, change: Change, at_latest: datetime | None = None) -> None:
+        """What differs between before and after, and the events. ``at_latest``: when, for a
+        change that may have none."""
         self._must_sync = True
         before, after = change.before, change.after
         found = self._states.pop(before.number, None)
-        whole = found is not None and found.state is before and found.whole
+        whole = (
+            found is not None
+            and found.state is before
+            and found.whole
+            and len(before.memberships) == len(after.memberships)
+        )
         if whole and found is not None and not found.archived:
             self._states[before.number] = Loaded(after, False)
         source = change.command.source.value
         was, now = before.session, after.session
         if was is not now and was != now:
             if was is not None:
-                at, how = _ending(change)
+                at, how = _ending(change, at_latest)
                 self.execute(_END_SESSION, (at, how, source, was.id))
-                if now is None or now.device.interface.lower() != was.device.interface.lower():
-                    self.execute(_RELEASE, (was.device.interface.lower(), before.id))
+                if now is None or now.device.key != was.device.key:
+                    self.execute(_RELEASE, (was.device.key, before.id))
             if now is not None:
                 device = now.device
                 self.execute(
@@ -354,6 +412,7 @@ class Connection(Transactor):
                         device.interface,
                         device.state_interface,
                         device.type,
+                        device.asterisk,
                         now.since.timestamp(),
                         source,
                         _planned(after),
@@ -363,9 +422,8 @@ class Connection(Transactor):
             self.execute(_PLAN, (_planned(after), now.id))
         if before.pause != after.pause:
             if before.pause is not None:
-                at, _ = _ending(change)
-                how = change.outcome.value.lower()
-                self.execute(_END_PAUSE, (at, how, source, before.pause.id))
+                at, _ = _ending(change, at_latest)
+                self.execute(_END_PAUSE, (at, _pause_ended(change), source, before.pause.id))
             if after.pause is not None:
                 pause = after.pause
                 self.execute(
@@ -380,28 +438,28 @@ class Connection(Transactor):
                     ),
                 )
         if before.memberships is not after.memberships:
-            self._write_joined(before, after, whole)
+            self._write_memberships(before, after, whole, at_latest)
         for event in change.events:
             self.write_event(event)
 
-    def _write_joined(self, before: AgentState, after: AgentState, whole: bool) -> None:
-        was = {m.queue: m.joined for m in before.memberships}
+    def _write_memberships(
+        self, before: AgentState, after: AgentState, whole: bool, at_latest: datetime | None
+    ) -> None:
         now = {m.joined for m in after.memberships}
-        if now == {False} or (now == {True} and whole):
+        if now == {False} or (
+            now == {True} and whole and not any(map(_has_own, after.memberships))
+        ):
             self.execute(_ALL_QUEUES, (*now, before.id))
             return
-        for joined in (True, False):
-            queues = [
-                m.queue
-                for m in after.memberships
-                if m.joined is joined and was.get(m.queue) is not joined
-            ]
-            if queues:
-                self.execute(
-                    "UPDATE memberships SET joined = ? WHERE agent_id = ? AND queue_id IN"
-                    f" (SELECT id FROM queues WHERE name IN ({_marks(len(queues))}))",
-                    (joined, before.id, *queues),
-                )
+        was = {m.queue: m for m in before.memberships}
+        for m in after.memberships:
+            own = (None, None) if m.own_pause is None else (m.own_pause.paused, m.own_pause.reason)
+            if m.queue not in was:
+                assert at_latest is not None
+                values = (m.penalty, m.joined, at_latest.timestamp(), m.own_penalty, *own)
+                self.execute(_ADOPT_QUEUE, (before.id, m.queue, *values))
+            elif m != was[m.queue]:
+                self.execute(_ONE_QUEUE, (m.joined, m.own_penalty, *own, before.id, m.queue))
 
     def write_event(self, event: Event) -> None:
         """The event and a delivery per sink; an event that is there already writes nothing."""
@@ -417,6 +475,7 @@ class Connection(Transactor):
             _actor(event.actor),
             event.occurred_at.timestamp(),
             event.session_seconds,
+            event.asterisk,
         )
         if self._sqlite:
             cursor = self.execute(_EVENT, values)
@@ -470,19 +529,56 @@ def _actor(actor: Actor) -> str:
     )
 
 
-def _ending(change: Change) -> tuple[float, str]:
+def _has_own(membership: Membership) -> bool:
+    return membership.own_penalty is not None or membership.own_pause is not None
+
+
+def _ending(change: Change, at_latest: datetime | None) -> tuple[float, str]:
     """When, and how, what the change ends has ended."""
+    if not change.events:
+        assert at_latest is not None
+        return at_latest.timestamp(), change.outcome.value.lower()
     event = change.events[0]
     return event.occurred_at.timestamp(), event.reason or change.outcome.value.lower()
 
 
+def _pause_ended(change: Change) -> str:
+    outcome = change.outcome
+    if isinstance(change.command, Adopt) and change.after.session is not None:
+        outcome = Outcome.PAUSE_REASON_CHANGED if change.after.pause else Outcome.UNPAUSED
+    return outcome.value.lower()
+
+
 _BY_NUMBER = STATE.format(where="a.number = ?")
-_ALL_QUEUES = "UPDATE memberships SET joined = ? WHERE agent_id = ?"
-_INTEND = "INSERT INTO intents (agent_id, command_id, command, decided_at) VALUES (?, ?, ?, ?)"
-_DROP_INTENT = "DELETE FROM intents WHERE agent_id = ? AND command_id = ?"
+_LOCK = "SELECT id FROM agents WHERE number = ? FOR NO KEY UPDATE SKIP LOCKED"
+# NO KEY: rows that refer to an agent can be written meanwhile, and are, by whoever holds it.
+_LOCK_MANY = "SELECT id FROM agents WHERE number = ANY(?) ORDER BY number FOR NO KEY UPDATE"
+_ALL_QUEUES = (
+    "UPDATE memberships SET joined = ?, own_penalty = NULL, own_paused = NULL, own_reason = NULL"
+    " WHERE agent_id = ?"
+)
+_ONE_QUEUE = (
+    "UPDATE memberships SET joined = ?, own_penalty = ?, own_paused = ?, own_reason = ?"
+    " WHERE agent_id = ? AND queue_id = (SELECT id FROM queues WHERE name = ?)"
+)
+# There is a row already where the agent once had that queue.
+_ADOPT_QUEUE = (
+    "INSERT INTO memberships (agent_id, queue_id, penalty, joined, origin, archived_at,"
+    " own_penalty, own_paused, own_reason)"
+    " VALUES (?, (SELECT id FROM queues WHERE name = ?), ?, ?, 'asterisk', ?, ?, ?, ?)"
+    " ON CONFLICT (agent_id, queue_id) DO UPDATE SET penalty = excluded.penalty,"
+    " joined = excluded.joined, origin = excluded.origin,"
+    " archived_at = coalesce(memberships.archived_at, excluded.archived_at),"
+    " own_penalty = excluded.own_penalty, own_paused = excluded.own_paused,"
+    " own_reason = excluded.own_reason"
+)
+_INTEND = (
+    "INSERT INTO intents (agent_id, command_id, command, decided_at, owner) VALUES (?, ?, ?, ?, ?)"
+)
+_DROP_INTENT = "DELETE FROM intents WHERE agent_id = ? AND command_id = ? AND owner = ?"
 _START_SESSION = (
     "INSERT INTO login_sessions (id, agent_id, extension, context, interface, state_interface,"
-    " type, since, source, planned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " type, asterisk, since, source, planned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _END_SESSION = (
     "UPDATE login_sessions SET ended_at = ?, ended_how = ?, ended_source = ? WHERE id = ?"
@@ -495,7 +591,7 @@ _START_PAUSE = (
 _END_PAUSE = "UPDATE pause_segments SET ended_at = ?, ended_how = ?, ended_source = ? WHERE id = ?"
 _EVENT = (
     "INSERT INTO events (id, type, agent, extension, context, queues, reason, source, actor,"
-    " occurred_at, session_seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " occurred_at, session_seconds, asterisk) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO NOTHING"
 )
 _DELIVERIES = {

@@ -1,5 +1,6 @@
 """From a URL to an open database."""
 
+import fcntl
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from playhouse.pool import PooledPostgresqlDatabase
 from fastagi.agents.service import StoreUnavailable
 from fastagi.store.migrations import migrate
 
+IN_USE = "{}: another service uses this file"
 BUSY_SECONDS = 5  # how long another process may keep the file locked before a call fails
 
 
@@ -108,10 +110,38 @@ def _postgresql(url: str) -> Place:
     return Place(
         where,
         False,
-        # ms; no statement of ours takes so long, and a thread never waits for ever
-        lambda: connect("-c statement_timeout=8000 -c lock_timeout=4000"),
+        # ms; no statement of ours takes so long, and a thread never waits for ever. The rest is the
+        # server's side: what a host has locked that vanished is free again within half a minute.
+        lambda: connect(
+            "-c statement_timeout=8000 -c lock_timeout=4000"
+            " -c idle_in_transaction_session_timeout=30000"
+            " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+        ),
         lambda: connect("-c statement_timeout=8000 -c default_transaction_read_only=on"),
     )
+
+
+def claim(place: Place) -> Callable[[], None]:
+    """Makes this the only service on a SQLite file until what is returned is called.
+
+    The kernel gives it up with the process. Raises StoreUnavailable.
+    """
+    if place.path is None:
+        return lambda: None
+    # Not the file itself: to close it would take away SQLite's own locks on it
+    # (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    path = place.path.with_name(place.path.name + ".lock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise StoreUnavailable(IN_USE.format(place.name)) from None
+    except OSError as error:
+        raise StoreUnavailable(f"{place.name}: {error}") from error
+    return lambda: os.close(file)
 
 
 def prepare(place: Place) -> list[str]:
@@ -132,6 +162,7 @@ def prepare(place: Place) -> list[str]:
             else:
                 database.execute_sql("SET statement_timeout = 0")
                 database.execute_sql("SET lock_timeout = 0")
+                database.execute_sql("SET idle_in_transaction_session_timeout = 0")
             applied = migrate(database)
         if not place.sqlite:
             database.close_all()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
-from uuid import uuid4
 
 from fastagi.agents.commands import Actor
 from fastagi.agents.events import Event
@@ -15,13 +14,14 @@ from fastagi.store.connection import Connection, moment
 
 T = TypeVar("T")
 
-LEASE = 60.0  # seconds; a service that died frees its deliveries after it
+LOOK_AGAIN = 0.25  # seconds, while another service is delivering
+LEASE = 60.0  # seconds; a service that died frees its deliveries at once, a stuck one after it
 
 _SINKS = tuple(Sink)
 
 EVENT_COLUMNS = (
     "e.id, e.type, e.agent, e.extension, e.queues, e.reason, e.source, e.actor, e.occurred_at,"
-    " e.context, e.session_seconds"
+    " e.context, e.session_seconds, e.asterisk"
 )
 
 
@@ -39,6 +39,7 @@ def event_from(row: Sequence[Any]) -> Event:
         moment(row[8]),
         row[9],
         row[10],
+        row[11],
     )
 
 
@@ -69,7 +70,7 @@ def _key(id: int) -> tuple[str, int]:
 
 
 _DUE = """
-SELECT d.event, d.attempts
+SELECT d.event, d.attempts, d.agent
 FROM deliveries d
 WHERE d.sink = ? AND d.parked_at IS NULL AND d.due_at <= ?
 """
@@ -81,14 +82,76 @@ _NOT_HELD = """
 """
 # Whether any delivery to a sink was ever postponed and is still there: hardly ever.
 _ANY_HELD = "SELECT 1 FROM deliveries WHERE sink = ? AND due_at > 0 LIMIT 1"
-# Others' leases are held back in the same way: their agent's later events are not ours to tell.
+_ORDER = " ORDER BY d.event LIMIT ?"
+
+# -- PostgreSQL, where several services ask
+
+_LESSEES = (
+    "SELECT DISTINCT leased_by FROM deliveries"
+    " WHERE sink = ? AND leased_until > 0 AND leased_until > ? AND leased_by <> ?"
+)
 _NOT_LEASED = """
   AND NOT EXISTS (
     SELECT 1 FROM deliveries l
     WHERE l.sink = d.sink AND l.agent = d.agent AND l.event <= d.event
-      AND l.leased_until > ? AND l.leased_by <> ? AND l.parked_at IS NULL)
+      AND l.leased_until > ? AND l.leased_by = ANY(?) AND l.parked_at IS NULL)
 """
-_ORDER = " ORDER BY d.event LIMIT ?"
+# What another service is asking for in this instant is skipped. So is, after it, every later event
+# of the same agent: ``free`` says which rows are ours to take, in the order of ``due``. A lease
+# that was written since the beginning of this statement is seen by the lock, not by ``due``.
+_CLAIM = """
+WITH due AS MATERIALIZED ({due}),
+free AS MATERIALIZED (
+  SELECT c.event FROM deliveries c
+  WHERE c.sink = ? AND c.event IN (SELECT event FROM due) AND c.parked_at IS NULL
+    AND (c.leased_until <= ? OR c.leased_by = ? OR c.leased_by = ANY(?))
+  FOR UPDATE SKIP LOCKED)
+SELECT due.event, due.attempts, due.agent, free.event
+FROM due LEFT JOIN free ON free.event = due.event ORDER BY due.event
+"""
+
+
+def _claimed(
+    connection: Connection, sink: Sink, at: float, limit: int
+) -> tuple[list[Sequence[Any]], bool]:
+    """Leased to this service: numbers of events and attempts. And whether others are at it."""
+    me = connection.presence.id
+    lessees = {
+        row[0] for row in connection.execute(_LESSEES, (sink.value, at, me)).fetchall() if row[0]
+    }
+    dead = connection.presence.dead(connection, lessees)
+    alive = sorted(lessees - dead)
+    query = _DUE + _NOT_HELD
+    values: list[object] = [sink.value, at, at]
+    if alive:
+        query, values = query + _NOT_LEASED, [*values, at, alive]
+    rows = connection.execute(
+        _CLAIM.format(due=query + _ORDER),
+        (*values, limit, sink.value, at, me, sorted(dead)),
+    ).fetchall()
+    mine: list[Sequence[Any]] = []
+    others: set[str] = set()  # agents, from an event on that another service has
+    for row in rows:
+        if row[3] is None:
+            others.add(row[2])
+        elif row[2] not in others:
+            mine.append(row)
+    if mine:
+        connection.execute(
+            "UPDATE deliveries SET leased_until = ?, leased_by = ?"
+            " WHERE sink = ? AND event = ANY(?)",
+            (at + LEASE, me, sink.value, [row[0] for row in mine]),
+        )
+    return mine, bool(alive or others)
+
+
+def release(connection: Connection) -> None:
+    """What this service has leased is the others' at once."""
+    connection.execute(
+        "UPDATE deliveries SET leased_until = 0, leased_by = NULL"
+        " WHERE leased_until > 0 AND leased_by = ?",
+        (connection.presence.id,),
+    )
 
 
 def _events(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Event]:
@@ -103,7 +166,7 @@ def _events(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Even
         rows = connection.execute(
             f"SELECT {EVENT_COLUMNS}, e.seq FROM events e WHERE e.seq IN ({marks})", some
         ).fetchall()
-        found.update((row[11], event_from(row)) for row in rows)
+        found.update((row[12], event_from(row)) for row in rows)
     return found
 
 
@@ -125,43 +188,44 @@ class Deliveries:
 
     def __init__(self, store: Runs) -> None:
         self._store = store
-        self._name = uuid4().hex  # tells this service's leases from another's
+        self._looking_again = False
 
     async def due(self, now: datetime, limit: int, sink: Sink, /) -> Sequence[Delivery]:
         """Up to ``limit`` deliveries to this sink, in the order of their events.
 
         One that is postponed beyond ``now`` holds back the later ones of its agent. On PostgreSQL
-        they are leased to this service for a minute; it may ask for them again.
+        they are leased to this service for a minute, or as long as it lives if that is shorter; it
+        may ask for them again. What others have leased, and all that follows of the same agents,
+        is left to them; it is looked for again soon, as nobody wakes us when they are done.
         """
         at = now.timestamp()
 
-        def job(connection: Connection) -> list[Delivery]:
+        def job(connection: Connection) -> tuple[list[Delivery], bool]:
+            others = False
             held: tuple[float, ...]
-            if connection.sqlite:
+            rows: list[Sequence[Any]]
+            if not connection.sqlite:
+                rows, others = _claimed(connection, sink, at, limit)
+            else:
                 if connection.execute(_ANY_HELD, (sink.value,)).fetchone() is None:
                     query, held = _DUE + _ORDER, ()
                 else:
                     query, held = _DUE + _NOT_HELD + _ORDER, (at,)
                 rows = connection.execute(query, (sink.value, at, *held, limit)).fetchall()
-            else:
-                # One service at a time asks, so that an agent's events never go to two.
-                connection.execute(
-                    "SELECT pg_advisory_xact_lock(hashtextextended(?, 1))", (sink.value,)
-                )
-                rows = connection.execute(
-                    _DUE + _NOT_HELD + _NOT_LEASED + _ORDER,
-                    (sink.value, at, at, at, self._name, limit),
-                ).fetchall()
-                if rows:
-                    connection.execute(
-                        "UPDATE deliveries SET leased_until = ?, leased_by = ?"
-                        " WHERE sink = ? AND event = ANY(?)",
-                        (at + LEASE, self._name, sink.value, [row[0] for row in rows]),
-                    )
             events = _events(connection, [row[0] for row in rows])
-            return [Delivery(_id(sink, seq), sink, events[seq], tries) for seq, tries in rows]
+            return [
+                Delivery(_id(sink, row[0]), sink, events[row[0]], row[1]) for row in rows
+            ], others
 
-        return await self._store.run(job, writes=not self._store.sqlite)
+        found, others = await self._store.run(job, writes=not self._store.sqlite)
+        if others and not self._looking_again:
+            self._looking_again = True
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_again)
+        return found
+
+    def _look_again(self) -> None:
+        self._looking_again = False
+        self._store.wake()
 
     async def delivered(self, ids: Sequence[int], /) -> None:
         """These need not be told again."""
@@ -214,8 +278,8 @@ class Deliveries:
             ).fetchall()
             return [
                 (
-                    Delivery(_id(Sink(row[13]), row[11]), Sink(row[13]), event_from(row), row[12]),
-                    row[14] or "",
+                    Delivery(_id(Sink(row[14]), row[12]), Sink(row[14]), event_from(row), row[13]),
+                    row[15] or "",
                 )
                 for row in rows
             ]

@@ -139,6 +139,9 @@ def bring_in(database: Database, declared: Declared) -> Difference:
                     "max_duration": None
                     if reason.max_duration is None
                     else reason.max_duration.total_seconds(),
+                    "daily_budget": None
+                    if reason.daily_budget is None
+                    else reason.daily_budget.total_seconds(),
                     "when_exceeded": str(reason.when_exceeded),
                 }
                 for reason in declared.pause_reasons
@@ -167,6 +170,7 @@ def bring_in(database: Database, declared: Declared) -> Difference:
                     "name": agent.name,
                     "language": agent.language,
                     "pin_hash": hashes[agent.number],
+                    "logoff_at": agent.logoff_at,
                 }
                 for agent in agents
             ],
@@ -374,11 +378,12 @@ def _memberships(
             Membership.penalty,
             Membership.joined,
             Membership.archived_at,
+            Membership.origin,
         )
         .tuples()
         .execute(database)
     )
-    for agent_id, queue_id, penalty, joined, archived_at in list(rows):
+    for agent_id, queue_id, penalty, joined, archived_at, origin in list(rows):
         number = numbers.get(agent_id)
         pair = (agent_id, queue_id)
         if number is None or number not in named:
@@ -387,15 +392,24 @@ def _memberships(
         what = f"agent {number}, queue {names[queue_id]}"
         here = (Membership.agent == agent_id) & (Membership.queue == queue_id)
         if pair not in wanted:
-            if archived_at is None:
+            if archived_at is None and origin == YAML:
                 gone.append(pair)
                 difference.archived.append(what)
                 if joined:
                     difference.to_leave.append((number, names[queue_id]))
             continue
-        if archived_at is not None or penalty != wanted[pair]:
-            Membership.update(penalty=wanted[pair], archived_at=None).where(here).execute(database)
-            if archived_at is not None:
+        if archived_at is not None or penalty != wanted[pair] or origin != YAML:
+            changes: dict[str, Any] = {
+                "penalty": wanted[pair],
+                "archived_at": None,
+                "origin": YAML,
+            }
+            if penalty != wanted[pair]:
+                changes["own_penalty"] = None  # the new one is for now too
+            Membership.update(**changes).where(here).execute(database)
+            if origin != YAML:
+                difference.changed.append(f"{what}: is in the YAML now")
+            elif archived_at is not None:
                 difference.changed.append(f"{what}: is back")
             if penalty != wanted[pair]:
                 difference.changed.append(f"{what}: penalty {penalty} -> {wanted[pair]}")

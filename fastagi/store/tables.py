@@ -28,6 +28,7 @@ class Agent(Table):
     name = TextField()
     language = TextField()
     pin_hash = TextField(null=True)
+    logoff_at = TextField(null=True)  # "18:30" or "never"; null: as everybody
     origin = TextField()  # yaml | api
     archived_at = DoubleField(null=True)
 
@@ -47,12 +48,20 @@ class Queue(Table):
 
 
 class Membership(Table):
-    """A row is archived, never deleted: an agent may still be in the queue and has to leave it."""
+    """A row is archived, never deleted: an agent may still be in the queue and has to leave it.
+
+    What is its ``own`` somebody changed in Asterisk; null as soon as the agent leaves the queue.
+    """
 
     agent = ForeignKeyField(Agent, on_update="CASCADE")
     queue = ForeignKeyField(Queue, on_update="CASCADE")
     penalty = IntegerField(default=0)
     joined = BooleanField(default=False)
+    # yaml | api | asterisk: none of the agent's queues, somebody put the agent in; always archived
+    origin = TextField(default="yaml")
+    own_penalty = IntegerField(null=True)
+    own_paused = BooleanField(null=True)
+    own_reason = TextField(null=True)
     archived_at = DoubleField(null=True)
 
     class Meta:
@@ -67,6 +76,7 @@ class PauseReason(Table):
     description = TextField()
     productive = BooleanField()
     max_duration = DoubleField(null=True)  # seconds
+    daily_budget = DoubleField(null=True)  # seconds
     when_exceeded = TextField(null=True)
     origin = TextField()
     archived_at = DoubleField(null=True)
@@ -78,7 +88,7 @@ class PauseReason(Table):
 class DeviceInUse(Table):
     """Whose a device is: claimed with the intent of a login, kept as long as the session."""
 
-    interface = TextField(primary_key=True)  # in lower case
+    interface = TextField(primary_key=True)  # Device.key
     agent = ForeignKeyField(Agent, on_update="CASCADE")
 
     class Meta:
@@ -93,9 +103,10 @@ class LoginSession(Table):
     interface = TextField()
     state_interface = TextField()
     type = TextField()
+    asterisk = TextField(default="")
     since = DoubleField()
     source = TextField()
-    planned = TextField(null=True)  # a LogOff command that waits for the end of the queue call
+    planned = TextField(null=True)  # a LogOff or Pause that waits for the end of the queue call
     ended_at = DoubleField(null=True)
     ended_how = TextField(null=True)
     ended_source = TextField(null=True)
@@ -134,6 +145,7 @@ class Event(Table):
     actor = TextField()  # JSON object
     occurred_at = DoubleField()
     session_seconds = IntegerField()
+    asterisk = TextField(default="")
 
     class Meta:
         table_name = "events"
@@ -164,6 +176,7 @@ class Intent(Table):
     command_id = TextField()
     command = TextField()  # JSON
     decided_at = DoubleField()
+    owner = TextField(default="")  # the service that is at it
 
     class Meta:
         table_name = "intents"

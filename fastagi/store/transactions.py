@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -12,18 +13,30 @@ from peewee import Database, PeeweeException
 from playhouse.pool import PooledDatabase
 
 from fastagi.agents import errors
-from fastagi.agents.commands import Command, LogIn, LogOff, PauseReason, from_dict
+from fastagi.agents.commands import (
+    Adopt,
+    Command,
+    LogIn,
+    LogOff,
+    Pause,
+    PauseReason,
+    from_dict,
+)
+from fastagi.agents.devices import Device
 from fastagi.agents.errors import Refused
 from fastagi.agents.events import Event
+from fastagi.agents.limits import OpenPause, PauseLimit, WhenExceeded
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, decide
 from fastagi.agents.service import StoreUnavailable
 from fastagi.store import directory
-from fastagi.store.connection import MAX_STATES, Connection, Loaded, moment
-from fastagi.store.database import Place, parse, prepare
-from fastagi.store.deliveries import Deliveries
+from fastagi.store.connection import MAX_STATES, Connection, Loaded, moment, planned_from
+from fastagi.store.database import Place, claim, parse, prepare
+from fastagi.store.deliveries import Deliveries, release
 from fastagi.store.directory import Declared, Difference
+from fastagi.store.holding import Holders
 from fastagi.store.pins import Pins
+from fastagi.store.presence import Presence, SharedPresence
 from fastagi.store.worker import MAX_BATCH, Workers
 
 log = structlog.get_logger()
@@ -32,7 +45,10 @@ T = TypeVar("T")
 
 DEADLINE = 10.0  # seconds a call may wait for its turn
 POSTGRESQL_THREADS = 8
+HOLDS = 8
+LONERS = 64
 WARM_AT_ONCE = 200
+NEVER = "never"  # agents.logoff_at of those who stay after the end of the shift
 
 
 class PeeweeStore:
@@ -41,8 +57,15 @@ class PeeweeStore:
     Made by ``open_store``. Calls belong to one event loop.
     """
 
-    def __init__(self, place: Place, *, deadline: float = DEADLINE) -> None:
+    def __init__(
+        self,
+        place: Place,
+        *,
+        deadline: float = DEADLINE,
+        unclaim: Callable[[], None] = lambda: None,
+    ) -> None:
         self.sqlite = place.sqlite
+        self._unclaim = unclaim
         self.pins = Pins()
         self.deliveries = Deliveries(self)
         self._name = place.name
@@ -50,16 +73,27 @@ class PeeweeStore:
         # others' commits. With PostgreSQL another service may write, so nothing is kept there;
         # with SQLite the next transaction notices when another process did.
         self._known: dict[str, AgentState] = {}
+        self._queue_names: dict[str, tuple[str, str]] | None = None
+        self._limits: dict[str, PauseLimit] | None = None
         self._woken: list[Callable[[], None]] = []
         self._database = place.database()
+        self._presence = Presence() if place.sqlite else SharedPresence(self._database)
+        self._at: set[str] = set()
+
+        def connect() -> Connection:
+            return Connection(self._database, place, self._presence)
+
+        self._holders = Holders(connect, deadline, HOLDS)
+        # Apart, as those who are alone at something hold agents for it.
+        self._loners = Holders(connect, deadline, LONERS)
         self.workers: Workers[Connection] = Workers(
-            lambda: Connection(self._database, place),
+            connect,
             threads=1 if place.sqlite else POSTGRESQL_THREADS,
             batch=MAX_BATCH if place.sqlite else 1,
             deadline=deadline,
             retry=not place.sqlite,
             on_commit=self.wake,
-            on_outdated=self._known.clear,
+            on_outdated=self._outdated,
             name="store",
         )
 
@@ -72,15 +106,33 @@ class PeeweeStore:
         for callback in self._woken:
             callback()
 
+    @property
+    def id(self) -> str:
+        """This service among those that share the database; another at each start."""
+        return self._presence.id
+
     async def close(self) -> None:
         """Works off what was begun, then closes."""
+        if not self.sqlite:
+            with suppress(StoreUnavailable):
+                await self.run(release)
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         self.workers.close()
+        self._holders.close()
+        self._loners.close()
+        self._presence.close()
         self.pins.close()
         if isinstance(self._database, PooledDatabase):
             self._database.close_all()
+        self._unclaim()
+        self._unclaim = lambda: None
+
+    def _outdated(self) -> None:
+        self._known.clear()
+        self._queue_names = None
+        self._limits = None
 
     # -- the directory; these block: to be called before the loop runs, or in a thread
 
@@ -94,7 +146,7 @@ class PeeweeStore:
         then nothing was changed."""
         with self._blocking() as database:
             difference = directory.bring_in(database, declared)
-        self._known.clear()
+        self._outdated()
         return difference
 
     @contextmanager
@@ -144,19 +196,52 @@ class PeeweeStore:
             least = found[-1].state.id + 1
             await asyncio.sleep(0.01)
 
-    async def agent_at(self, interface: str) -> AgentState | None:
-        def job(connection: Connection) -> AgentState | None:
-            found = connection.loaded_where(
-                "a.id = (SELECT agent_id FROM devices_in_use WHERE interface = ?)",
-                (interface.lower(),),
-            )
-            state = found[0].state if found else None
-            if state is None or state.session is None:
-                return None  # claimed by a login that is not confirmed yet
-            same = state.session.device.interface.lower() == interface.lower()
-            return state if same else None
+    async def agent_at(self, key: str) -> AgentState | None:
+        return (await self.agents_at([key])).get(key)
+
+    async def agents_at(self, keys: Sequence[str]) -> dict[str, AgentState]:
+        def job(connection: Connection) -> dict[str, AgentState]:
+            if connection.sqlite:
+                which, values = f"IN ({', '.join('?' * len(keys))})", list(keys)
+            else:
+                which, values = "= ANY(?)", [list(keys)]  # type: ignore[list-item]
+            where = f"a.id IN (SELECT agent_id FROM devices_in_use WHERE interface {which})"
+            wanted = set(keys)
+            there: dict[str, AgentState] = {}
+            for found in connection.loaded_where(where, values):
+                session = found.state.session
+                # Elsewhere, or nowhere, is one whose login there is not confirmed yet.
+                if session is not None and session.device.key in wanted:
+                    there[session.device.key] = found.state
+            return there
+
+        return await self.run(job, writes=False) if keys else {}
+
+    async def states(self, numbers: Sequence[str]) -> dict[str, AgentState]:
+        known = {number: self._known[number] for number in numbers if number in self._known}
+        if len(known) == len(set(numbers)):
+            return known
+
+        def job(connection: Connection) -> dict[str, AgentState]:
+            return _by_number(_all_of(connection, numbers))
 
         return await self.run(job, writes=False)
+
+    async def queue_names(self) -> dict[str, tuple[str, str]]:
+        def job(connection: Connection) -> dict[str, tuple[str, str]]:
+            rows = connection.execute(
+                # Of two that differ in case alone the one that is not archived counts.
+                "SELECT name, number FROM queues ORDER BY archived_at IS NULL, id"
+            ).fetchall()
+            return {name.lower(): (name, number) for name, number in rows}
+
+        def seen(names: dict[str, tuple[str, str]]) -> None:
+            if self.sqlite:
+                self._queue_names = names
+
+        if self._queue_names is not None:
+            return self._queue_names
+        return await self.workers.submit(job, writes=False, seen=seen)
 
     async def queue_numbered(self, number: str) -> str | None:
         def job(connection: Connection) -> str | None:
@@ -187,7 +272,8 @@ class PeeweeStore:
 
     async def left_over(self) -> tuple[list[str], list[tuple[str, str]]]:
         """Whom the configuration took away while logged in: the numbers of archived agents with a
-        session, and agents with the names of the queues they are still in and no more have."""
+        session, and agents with the names of the queues they are still in and no more have. Not the
+        queues into which somebody put an agent in Asterisk."""
 
         def job(connection: Connection) -> tuple[list[str], list[tuple[str, str]]]:
             agents = connection.execute(
@@ -196,7 +282,7 @@ class PeeweeStore:
             ).fetchall()
             pairs = connection.execute(
                 "SELECT a.number, q.name FROM memberships m JOIN agents a ON a.id = m.agent_id"
-                " JOIN queues q ON q.id = m.queue_id WHERE m.joined = ?"
+                " JOIN queues q ON q.id = m.queue_id WHERE m.joined = ? AND m.origin <> 'asterisk'"
                 " AND (m.archived_at IS NOT NULL OR q.archived_at IS NOT NULL)"
                 " AND a.archived_at IS NULL ORDER BY a.id, q.id",
                 (True,),
@@ -205,21 +291,144 @@ class PeeweeStore:
 
         return await self.run(job, writes=False)
 
-    async def planned(self) -> list[LogOff]:
-        return await self.run(
-            lambda connection: [
-                found.state.planned
-                for found in connection.loaded_where("s.planned IS NOT NULL")
-                if found.state.planned is not None
-            ],
-            writes=False,
-        )
+    async def planned(self) -> list[LogOff | Pause]:
+        def job(connection: Connection) -> list[LogOff | Pause]:
+            rows = connection.execute(
+                "SELECT planned FROM login_sessions"
+                " WHERE planned IS NOT NULL AND ended_at IS NULL ORDER BY agent_id"
+            ).fetchall()
+            return [command for (text,) in rows if (command := planned_from(text)) is not None]
+
+        return await self.run(job, writes=False)
+
+    # -- time
+
+    async def limits(self) -> dict[str, PauseLimit]:
+        def job(connection: Connection) -> dict[str, PauseLimit]:
+            rows = connection.execute(
+                "SELECT code, max_duration, daily_budget, when_exceeded FROM pause_reasons"
+                " WHERE archived_at IS NULL"
+                " AND (max_duration IS NOT NULL OR daily_budget IS NOT NULL)"
+            ).fetchall()
+            return {
+                code: PauseLimit(_span(longest), _span(budget), WhenExceeded(then or "warn"))
+                for code, longest, budget, then in rows
+            }
+
+        def seen(limits: dict[str, PauseLimit]) -> None:
+            if self.sqlite:
+                self._limits = limits
+
+        if self._limits is not None:
+            return self._limits
+        return await self.workers.submit(job, writes=False, seen=seen)
+
+    async def open_pauses(self) -> list[OpenPause]:
+        def job(connection: Connection) -> list[OpenPause]:
+            rows = connection.execute(
+                "SELECT a.number, p.id, p.code, p.name, p.since FROM pause_segments p"
+                " JOIN agents a ON a.id = p.agent_id WHERE p.ended_at IS NULL ORDER BY p.since"
+            ).fetchall()
+            return [
+                OpenPause(number, id, PauseReason(code, name), moment(since))
+                for number, id, code, name, since in rows
+            ]
+
+        return await self.run(job, writes=False)
+
+    async def paused_since(self, agent: str, code: str, since: datetime) -> timedelta:
+        at = since.timestamp()
+
+        def job(connection: Connection) -> timedelta:
+            (seconds,) = connection.execute(
+                "SELECT sum(ended_at - CASE WHEN since > ? THEN since ELSE ? END)"
+                " FROM pause_segments WHERE agent_id = (SELECT id FROM agents WHERE number = ?)"
+                " AND ended_at > ? AND code = ?",
+                (at, at, agent, at, code),
+            ).fetchone()
+            return timedelta(seconds=seconds or 0.0)
+
+        return await self.run(job, writes=False)
+
+    async def overdue(self, cutoffs: Mapping[str, datetime]) -> list[str]:
+        def job(connection: Connection) -> list[str]:
+            numbers: list[str] = []
+            for key, cutoff in cutoffs.items():
+                which, values = ("= ?", (key,)) if key else ("IS NULL", ())
+                rows = connection.execute(
+                    "SELECT a.number FROM login_sessions s JOIN agents a ON a.id = s.agent_id"
+                    f" WHERE s.ended_at IS NULL AND s.since < ? AND a.logoff_at {which}"
+                    " ORDER BY a.id",
+                    (cutoff.timestamp(), *values),
+                ).fetchall()
+                numbers += [number for (number,) in rows]
+            return numbers
+
+        cutoffs = {key: cutoff for key, cutoff in cutoffs.items() if key != NEVER}
+        return await self.run(job, writes=False) if cutoffs else []
+
+    async def shift_ends(self) -> list[str]:
+        def job(connection: Connection) -> list[str]:
+            rows = connection.execute(
+                "SELECT DISTINCT logoff_at FROM agents"
+                " WHERE logoff_at IS NOT NULL AND logoff_at <> ? ORDER BY logoff_at",
+                (NEVER,),
+            ).fetchall()
+            return [row[0] for row in rows]
+
+        return await self.run(job, writes=False)
+
+    # -- nobody else
+
+    @asynccontextmanager
+    async def hold(self, numbers: Sequence[str]) -> AsyncIterator[dict[str, AgentState]]:
+        if not numbers:
+            yield {}
+        elif self.sqlite:
+            yield await self.run(
+                lambda connection: _by_number(_settled(_all_of(connection, numbers))),
+                writes=False,
+            )
+        else:
+            async with self._holders.use(
+                lambda connection: _by_number(_settled(connection.hold(numbers))),
+                Connection.rollback,
+                writes=True,
+            ) as states:
+                yield states
+
+    @asynccontextmanager
+    async def alone(self, what: str) -> AsyncIterator[bool]:
+        if what in self._at:  # this very service: a lock of PostgreSQL's could be taken again
+            yield False
+            return
+        self._at.add(what)
+        try:
+            if self.sqlite:
+                yield True
+                return
+
+            def take(connection: Connection) -> bool:
+                row = connection.execute(
+                    "SELECT pg_try_advisory_lock(hashtextextended(?, 4))", (what,)
+                ).fetchone()
+                return bool(row[0])
+
+            def leave(connection: Connection) -> None:
+                connection.execute("SELECT pg_advisory_unlock_all()")
+
+            async with self._loners.use(take, leave, writes=False) as alone:
+                yield alone
+        finally:
+            self._at.discard(what)
 
     # -- changing
 
-    async def begin(self, command: Command, now: datetime) -> Change:
+    async def begin(
+        self, command: Command, now: datetime, *, applied: bool = False, held: bool = False
+    ) -> Change:
         return await self.workers.submit(
-            lambda connection: _begin(connection, command, now),
+            lambda connection: _begin(connection, command, now, applied, held),
             number=command.agent,
             undo=_given_up,
             seen=self._begun,
@@ -305,6 +514,21 @@ class PeeweeStore:
     async def set_note(self, key: str, value: str) -> None:
         await self.run(lambda connection: write_note(connection, key, value))
 
+    async def notes(self, prefix: str) -> dict[str, str]:
+        def job(connection: Connection) -> dict[str, str]:
+            rows = connection.execute(
+                "SELECT key, value FROM notes WHERE substr(key, 1, ?) = ? ORDER BY key",
+                (len(prefix), prefix),
+            ).fetchall()
+            return dict(rows)
+
+        return await self.run(job, writes=False)
+
+    async def drop_note(self, key: str) -> None:
+        await self.run(
+            lambda connection: connection.execute("DELETE FROM notes WHERE key = ?", (key,))
+        )
+
 
 def write_note(connection: Connection, key: str, value: str) -> None:
     connection.execute(
@@ -314,27 +538,69 @@ def write_note(connection: Connection, key: str, value: str) -> None:
     )
 
 
-def _begin(connection: Connection, command: Command, now: datetime) -> Change:
-    found = connection.lock(command.agent)
+def _span(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+def _all_of(connection: Connection, numbers: Sequence[str]) -> Iterable[Loaded]:
+    if not connection.sqlite:
+        return connection.loaded_where("a.number = ANY(?)", (list(numbers),))
+    connection.prefetch(numbers)
+    return [found for number in numbers if (found := connection.load(number)) is not None]
+
+
+def _settled(agents: Iterable[Loaded]) -> Iterable[Loaded]:
+    return (found for found in agents if found.intent_id is None)
+
+
+def _by_number(agents: Iterable[Loaded]) -> dict[str, AgentState]:
+    """Archived agents count as long as they are logged in."""
+    return {
+        found.state.number: found.state
+        for found in agents
+        if not found.archived or found.state.session is not None
+    }
+
+
+def _begin(
+    connection: Connection, command: Command, now: datetime, applied: bool, held: bool
+) -> Change:
+    found = connection.load(command.agent) if held else connection.lock(command.agent)
     if found is None or (
         found.archived and (found.state.session is None or isinstance(command, LogIn))
     ):
         raise errors.NoSuchAgent(command.agent)
     if found.intent_id is not None:
         if found.intent_id != command.id:
-            raise errors.Unavailable(f"agent {command.agent} has an unsettled change")
+            owner, me = found.owner, connection.presence
+            mine = owner == me.id or bool(me.dead(connection, {owner}))
+            raise errors.InProgress(command.agent, settle=mine)
         # The same call again, after the answer to its commit was lost.
         assert found.decided_at is not None
         return _accepted(decide(found.state, command, moment(found.decided_at)))
     decision = decide(found.state, command, now)
-    if isinstance(command, LogIn):
-        decision = _claim(connection, found.state, command, now, decision)
+    if applied and _is_written(connection, f"{command.id}-1"):
+        return Change(command, decision.outcome, found.state, found.state)
+    device = _device_wanted(command)
+    if device is not None:
+        decision = _claim(connection, found.state, device, decision)
     change = _accepted(decision)
+    if applied:
+        change = replace(change, steps=())
     if change.steps:
         connection.write_intent(found, command, now)
     elif change.alters:
-        connection.write(change)
+        connection.write(change, now)
     return change
+
+
+def _is_written(connection: Connection, event: str) -> bool:
+    row = connection.execute("SELECT 1 FROM events WHERE id = ?", (event,)).fetchone()
+    return row is not None
+
+
+def _device_wanted(command: Command) -> Device | None:
+    return command.device if isinstance(command, LogIn | Adopt) else None
 
 
 def _accepted(decision: Change | Refused) -> Change:
@@ -344,34 +610,29 @@ def _accepted(decision: Change | Refused) -> Change:
 
 
 def _claim(
-    connection: Connection,
-    state: AgentState,
-    command: LogIn,
-    now: datetime,
-    decision: Change | Refused,
+    connection: Connection, state: AgentState, device: Device, decision: Change | Refused
 ) -> Change | Refused:
-    """The device for this agent and nobody else; or decided again, knowing who has it."""
-    interface = command.device.interface.lower()
+    """The device for this agent and nobody else; or the refusal, knowing who has it."""
     if isinstance(decision, Change):
         if decision.after.session is state.session:
             return decision  # nobody moves
         claimed = connection.execute(
             "INSERT INTO devices_in_use (interface, agent_id) VALUES (?, ?)"
             " ON CONFLICT (interface) DO NOTHING",
-            (interface, state.id),
+            (device.key, state.id),
         )
         if claimed.rowcount == 1:
             return decision
     row = connection.execute(
         "SELECT a.number FROM devices_in_use d JOIN agents a ON a.id = d.agent_id"
         " WHERE d.interface = ?",
-        (interface,),
+        (device.key,),
     ).fetchone()
     if row is not None and row[0] != state.number:
-        return decide(state, command, now, occupant=row[0])
+        return errors.ExtensionInUse(row[0])
     if row is None and isinstance(decision, Change):
         # Left in the instant between the two statements (PostgreSQL only).
-        return errors.Unavailable(f"{interface} is changing hands")
+        return errors.Unavailable(f"{device.key} is changing hands")
     return decision
 
 
@@ -389,12 +650,8 @@ def _confirm(connection: Connection, change: Change) -> AgentState | None:
     if connection.drop_intent(change):
         connection.write(change)
         return connection.kept(change.before.number)
-    if change.events:
-        there = connection.execute(
-            "SELECT 1 FROM events WHERE id = ?", (change.events[0].id,)
-        ).fetchone()
-        if there is None:
-            raise StoreUnavailable(f"the change {change.command.id} was taken back meanwhile")
+    if change.events and not _is_written(connection, change.events[0].id):
+        raise StoreUnavailable(f"the change {change.command.id} was taken back meanwhile")
     return None
 
 
@@ -402,9 +659,9 @@ def _withdraw(connection: Connection, change: Change, event: Event | None) -> No
     if not connection.drop_intent(change):
         return
     if isinstance(change.command, LogIn):
-        claimed = change.command.device.interface.lower()
+        claimed = change.command.device.key
         session = change.before.session
-        if session is None or session.device.interface.lower() != claimed:
+        if session is None or session.device.key != claimed:
             connection.execute(
                 "DELETE FROM devices_in_use WHERE interface = ? AND agent_id = ?",
                 (claimed, change.before.id),
@@ -415,8 +672,18 @@ def _withdraw(connection: Connection, change: Change, event: Event | None) -> No
 
 def _unsettled(connection: Connection) -> list[Change]:
     changes: list[Change] = []
+    me = connection.presence.id
+    rows = connection.execute("SELECT DISTINCT owner FROM intents").fetchall()
+    dead = connection.presence.dead(connection, {row[0] for row in rows} - {me})
+    for owner in sorted(dead):
+        # Ours now: of two services that find it one settles it, and a third that finds it settled
+        # does not come after.
+        connection.execute("UPDATE intents SET owner = ? WHERE owner = ?", (me, owner))
+        connection.forget()
     # Memberships taken away since then count: Asterisk may have been told.
-    waiting = connection.loaded_where("i.agent_id IS NOT NULL", all_memberships=True)
+    waiting = connection.loaded_where(
+        "a.id IN (SELECT agent_id FROM intents WHERE owner = ?)", (me,), all_memberships=True
+    )
     for found in sorted(waiting, key=lambda found: found.decided_at or 0.0):
         change = _decided_again(found)
         if change is not None:
@@ -425,10 +692,10 @@ def _unsettled(connection: Connection) -> list[Change]:
         # Logged as an error. Kept, it would lock the agent out for ever.
         id = found.state.id
         connection.execute("DELETE FROM intents WHERE agent_id = ?", (id,))
+        session = found.state.session
         connection.execute(
-            "DELETE FROM devices_in_use WHERE agent_id = ? AND interface NOT IN (SELECT"
-            " lower(interface) FROM login_sessions WHERE agent_id = ? AND ended_at IS NULL)",
-            (id, id),
+            "DELETE FROM devices_in_use WHERE agent_id = ? AND interface <> ?",
+            (id, session.device.key if session else ""),
         )
         connection.forget(found.state.number)
     return changes
@@ -449,13 +716,20 @@ def _decided_again(found: Loaded) -> Change | None:
     return decision
 
 
-def open_store(url: str, *, deadline: float = DEADLINE) -> PeeweeStore:
+def open_store(url: str, *, deadline: float = DEADLINE, serve: bool = False) -> PeeweeStore:
     """Opens the database, makes it if need be, and brings its tables up to date. Blocks.
 
-    Raises BadDatabaseUrl, SchemaTooNew, StoreUnavailable; each text is meant for the admin.
+    ``serve``: as a service, of which a SQLite file can have only one. Raises BadDatabaseUrl,
+    SchemaTooNew, StoreUnavailable; each text is meant for the admin.
     """
     place = parse(url)
-    applied = prepare(place)
+    unclaim = claim(place) if serve else lambda: None
+    try:
+        applied = prepare(place)
+        store = PeeweeStore(place, deadline=deadline, unclaim=unclaim)
+    except BaseException:
+        unclaim()
+        raise
     if applied:
         log.info("the database was brought up to date", database=place.name, migrations=applied)
-    return PeeweeStore(place, deadline=deadline)
+    return store

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from peewee import JOIN, ModelSelect, PeeweeException
+from peewee import JOIN, Field, ModelSelect, PeeweeException
 from playhouse.pool import PooledDatabase
 
+from fastagi.agents.commands import LogOff, Pause
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState, Status
 from fastagi.agents.service import StoreUnavailable
@@ -22,12 +23,16 @@ from fastagi.store.connection import STATE, loaded, moment
 from fastagi.store.database import parse
 from fastagi.store.deliveries import event_from
 
+CHUNK = 1000  # values per statement
+LOG_OFF, PAUSE = "log off", "pause"
+
 
 @dataclass(frozen=True, slots=True)
 class AgentView:
     """``queues`` are the agent's, ``joined`` those the agent is in now. ``since``: of the login.
 
-    ``logoff_planned``: the agent leaves when the present queue call ends.
+    ``paused_in``: queues with a pause that is not the agent's in general. ``planned``: what
+    happens when the present queue call ends, ``log off``, ``pause`` or nothing.
     """
 
     id: int
@@ -42,7 +47,13 @@ class AgentView:
     joined: tuple[str, ...]
     pause_reason: str
     paused_since: datetime | None
-    logoff_planned: bool
+    asterisk: str = ""
+    paused_in: tuple[str, ...] = ()
+    planned: str = ""
+
+    @property
+    def logoff_planned(self) -> bool:
+        return self.planned == LOG_OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +145,7 @@ class Views:
         return found[0] if found else None
 
     def _agents(self, where: str, values: tuple[object, ...]) -> list[AgentView]:
-        with self._connected() as database:
-            text = STATE.format(where=where.format(database.param))
-            rows = database.execute_sql(text, values).fetchall()
-        views = [_view(found.state) for found in loaded(rows)]
+        views = [_view(state) for state in self._states(where, values)]
         return sorted(views, key=lambda view: (len(view.number), view.number))
 
     def events(
@@ -172,40 +180,29 @@ class Views:
     def login_sessions(self, agent: str | None = None, limit: int = 100) -> list[LoginSessionView]:
         """The latest first; open ones have no ``ended_at``."""
         table = tables.LoginSession
-        query = (
-            table.select(
-                table.id,
-                tables.Agent.number,
-                table.extension,
-                table.interface,
-                table.since,
-                table.source,
-                table.ended_at,
-                table.ended_how,
-                table.ended_source,
-            )
-            .join(tables.Agent, JOIN.INNER)
-            .order_by(table.since.desc(), table.id)
-            .limit(limit)
-        )
-        if agent is not None:
-            query = query.where(tables.Agent.number == agent)
         return [
-            LoginSessionView(
-                row[0], row[1], row[2], row[3], moment(row[4]), Source(row[5]), *_ended(row[6:])
-            )
-            for row in self._rows(query)
+            LoginSessionView(*row)
+            for row in self._stretches(table, table.extension, table.interface, agent, limit)
         ]
 
     def pause_segments(self, agent: str | None = None, limit: int = 100) -> list[PauseSegmentView]:
         """The latest first; open ones have no ``ended_at``."""
         table = tables.PauseSegment
+        return [
+            PauseSegmentView(*row)
+            for row in self._stretches(table, table.code, table.name, agent, limit)
+        ]
+
+    def _stretches(
+        self, table: Any, one: Field, other: Field, agent: str | None, limit: int
+    ) -> Iterator[Sequence[Any]]:
+        """The rows of both: ``one`` and ``other`` are what a session or a segment is of."""
         query = (
             table.select(
                 table.id,
                 tables.Agent.number,
-                table.code,
-                table.name,
+                one,
+                other,
                 table.since,
                 table.source,
                 table.ended_at,
@@ -218,12 +215,47 @@ class Views:
         )
         if agent is not None:
             query = query.where(tables.Agent.number == agent)
-        return [
-            PauseSegmentView(
-                row[0], row[1], row[2], row[3], moment(row[4]), Source(row[5]), *_ended(row[6:])
+        for row in self._rows(query):
+            yield *row[:4], moment(row[4]), Source(row[5]), *_ended(row[6:])
+
+    # -- for comparing the store with Asterisk
+
+    def logged_in_states(self) -> list[AgentState]:
+        """Of all agents who are logged in."""
+        return self._states("s.id IS NOT NULL", ())
+
+    def states(self, numbers: Sequence[str]) -> dict[str, AgentState]:
+        """The agents with these numbers, by number; also archived ones who are logged in."""
+        found: dict[str, AgentState] = {}
+        for begin in range(0, len(numbers), CHUNK):
+            some = tuple(numbers[begin : begin + CHUNK])
+            where = (
+                "(a.archived_at IS NULL OR s.id IS NOT NULL)"
+                f" AND a.number IN ({', '.join(['{0}'] * len(some))})"
             )
-            for row in self._rows(query)
-        ]
+            found |= {state.number: state for state in self._states(where, some)}
+        return found
+
+    def _states(self, where: str, values: tuple[object, ...]) -> list[AgentState]:
+        with self._connected() as database:
+            text = STATE.format(where=where.format(database.param))
+            return [found.state for found in loaded(database.execute_sql(text, values).fetchall())]
+
+    def queue_names(self) -> dict[str, tuple[str, str]]:
+        """All queues, archived ones too: name in lower case -> name in Asterisk and number."""
+        table = tables.Queue
+        # Of two that differ in case alone the one that is not archived counts.
+        query = table.select(table.name, table.number).order_by(
+            table.archived_at.is_null(), table.id
+        )
+        return {name.lower(): (name, number) for name, number in self._rows(query)}
+
+    def note(self, key: str) -> str | None:
+        """A remembered fact about the outside, such as Asterisk's start-up time."""
+        rows = self._rows(tables.Note.select(tables.Note.value).where(tables.Note.key == key))
+        return rows[0][0] if rows else None
+
+    # -- what was given up
 
     def parked(self) -> list[ParkedDelivery]:
         """The deliveries given up, the oldest event first."""
@@ -247,6 +279,31 @@ class Views:
         ]
 
 
+def retry_parked(url: str, event_id: str | None = None) -> int:
+    """What was given up is due again, with all attempts ahead: the deliveries of one event, or
+    all. Returns how many. A running service finds them within seconds.
+
+    Blocks, and writes; beside a running service too. Raises BadDatabaseUrl, StoreUnavailable.
+    """
+    place = parse(url)
+    if place.path is not None and not place.path.exists():
+        raise StoreUnavailable(f"{place.name}: there is no such file yet")
+    database = place.database()
+    table = tables.Delivery
+    query = table.update(parked_at=None, due_at=0, attempts=0).where(table.parked_at.is_null(False))
+    if event_id is not None:
+        event = tables.Event.select(tables.Event.seq).where(tables.Event.id == event_id)
+        query = query.where(table.event.in_(event))
+    try:
+        with database.connection_context(), database.atomic():
+            return int(query.execute(database))
+    except PeeweeException as error:
+        raise StoreUnavailable(f"{place.name}: {error}") from error
+    finally:
+        if isinstance(database, PooledDatabase):
+            database.close_all()
+
+
 def _events() -> "ModelSelect[Any]":
     table = tables.Event
     # The order of ``deliveries.EVENT_COLUMNS``.
@@ -262,6 +319,7 @@ def _events() -> "ModelSelect[Any]":
         table.occurred_at,
         table.context,
         table.session_seconds,
+        table.asterisk,
         table.seq,
     )
 
@@ -285,6 +343,9 @@ def _ended(row: Sequence[Any]) -> tuple[datetime | None, str, Source | None]:
     )
 
 
+_PLANNED: dict[type, str] = {type(None): "", LogOff: LOG_OFF, Pause: PAUSE}
+
+
 def _view(state: AgentState) -> AgentView:
     session, pause = state.session, state.pause
     return AgentView(
@@ -300,5 +361,7 @@ def _view(state: AgentState) -> AgentView:
         joined=tuple(m.queue for m in state.joined),
         pause_reason=pause.reason.name if pause else "",
         paused_since=pause.since if pause else None,
-        logoff_planned=state.planned is not None,
+        asterisk=session.device.asterisk if session else "",
+        paused_in=tuple(m.queue for m in state.joined if m.own_pause and m.own_pause.paused),
+        planned=_PLANNED[type(state.planned)],
     )

@@ -152,11 +152,11 @@ async def test_an_agent_archived_while_logged_in(store: PeeweeStore) -> None:
     store.bring_in(settings(agents=[agent("1003")]))
     with pytest.raises(ExtensionInUse):  # the row stays until the agent is logged off
         await store.begin(log_in("1003", "1001"), NOW)
-    state = await store.agent_at("PJSIP/1001")
+    state = await store.agent_at("pjsip/1001")
     assert state is not None
     off = await done(store, log_off("1001"))
     assert [m.queue for m in off.before.joined] == ["sales", "support"]
-    assert await store.agent_at("PJSIP/1001") is None
+    assert await store.agent_at("pjsip/1001") is None
     assert store.bring_in(settings(agents=[])).to_log_off == []
 
 

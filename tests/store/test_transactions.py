@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
+    Adopt,
     Command,
     JoinQueue,
     LeaveQueue,
@@ -100,6 +101,7 @@ CELLS = [
         status, planned, command, id=f"{status.name}{'-planned' * planned}-{command.id}-{n}"
     )
     for n, (status, kind) in enumerate(TABLE)
+    if kind is not Adopt  # never an intent
     for command in commands(kind)
     for planned in (False, True)
     if not (planned and status is Status.LOGGED_OFF)
@@ -146,7 +148,7 @@ async def test_every_transition_is_read_back_as_it_was_decided(
     held = await store.run(
         lambda connection: connection.execute("SELECT interface FROM devices_in_use").fetchall()
     )
-    assert [row[0] for row in held] == ([] if after is None else [after.device.interface.lower()])
+    assert [row[0] for row in held] == ([] if after is None else [after.device.key])
 
 
 @pytest.mark.parametrize(("status", "planned", "command"), CELLS[::3])
@@ -231,15 +233,15 @@ async def test_unknown_agents(store: PeeweeStore) -> None:
 
 async def test_who_is_where(store: PeeweeStore) -> None:
     change = await store.begin(log_in(), NOW)
-    assert await store.agent_at("PJSIP/1001") is None  # claimed, not yet logged in
+    assert await store.agent_at("pjsip/1001") is None  # claimed, not yet logged in
     await store.confirm(change)
     assert await store.agent_at("pjsip/1001") == change.after
     moved = await store.begin(log_in(extension="2002", move=True), LATER)
-    assert await store.agent_at("PJSIP/2002") is None
-    assert await store.agent_at("PJSIP/1001") == change.after
+    assert await store.agent_at("pjsip/2002") is None
+    assert await store.agent_at("pjsip/1001") == change.after
     await store.confirm(moved)
-    assert await store.agent_at("PJSIP/1001") is None
-    assert await store.agent_at("PJSIP/2002") == moved.after
+    assert await store.agent_at("pjsip/1001") is None
+    assert await store.agent_at("pjsip/2002") == moved.after
     assert await store.logged_in() == [moved.after]
 
 
@@ -290,8 +292,9 @@ async def test_fifty_agents_want_one_device(url: str, opened: Opened) -> None:
     refusals = [r for r in results if not isinstance(r, Change)]
     assert {type(r) for r in refusals} == {errors.ExtensionInUse}
     assert {getattr(r, "occupant", None) for r in refusals} == {winners[0].command.agent}
-    await first.confirm(winners[0])
-    assert await second.agent_at("PJSIP/5000") == winners[0].after
+    (winner,) = {n % 2 for n, result in enumerate(results) if isinstance(result, Change)}
+    await (first, second)[winner].confirm(winners[0])
+    assert await second.agent_at("pjsip/5000") == winners[0].after
 
 
 async def test_two_changes_of_one_agent_race(url: str, opened: Opened) -> None:
@@ -539,7 +542,7 @@ def test_a_command_is_written_as_the_hall_would(
     assert from_dict(json.loads(dumped(command))) == command
 
 
-@pytest.mark.parametrize("kind", sorted({kind for _, kind in TABLE}, key=str))
+@pytest.mark.parametrize("kind", sorted({kind for _, kind in TABLE} - {Adopt}, key=str))
 def test_every_command_is_written_as_the_hall_would(kind: type[Command]) -> None:
     for command in commands(kind):
         assert json.loads(dumped(command)) == to_dict(command)

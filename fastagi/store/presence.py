@@ -1,0 +1,147 @@
+"""Which services are alive, where several share one PostgreSQL.
+
+A service holds an advisory lock on a connection of its own: PostgreSQL frees it in the instant the
+process dies, and within half a minute when its host vanishes. What a dead service left open is
+everybody's at once.
+"""
+
+import os
+import select
+import threading
+import time
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+from uuid import uuid4
+
+import structlog
+from peewee import Database
+
+from fastagi.agents.service import StoreUnavailable
+
+log = structlog.get_logger()
+
+# After PostgreSQL itself was away all services have lost their locks. Whoever is back first must
+# not take the others for dead: so long (seconds) it takes them all for alive.
+GRACE = 3.0
+AGAIN = 0.2  # seconds between two attempts to be seen again
+
+# The third class of keys; 0 and 1 are those of PINs and sinks, 2 that of the directory.
+_KEY = "hashtextextended('service:' || {}, 3)"
+
+
+class Asks(Protocol):
+    def execute(self, sql: str, values: Sequence[object] = ()) -> Any: ...
+
+
+class Presence:
+    """This service. With SQLite it is the only one: all others were before it, and are dead."""
+
+    def __init__(self) -> None:
+        self.id = uuid4().hex
+
+    def dead(self, asks: Asks, owners: Collection[str]) -> set[str]:
+        """Those among ``owners``, ids of other services, who are not there any more."""
+        return set(owners)
+
+    def close(self) -> None:
+        """This service is not there any more."""
+
+
+class SharedPresence(Presence):
+    """Seen by the others from the start on: raises StoreUnavailable when that cannot be."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database: Any = database
+        self._seen = False
+        self._sure_from = 0.0
+        self._closing = False
+        self._stirred, self._stir = os.pipe()
+        self._first: BaseException | None = None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="presence", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._first is not None:
+            self._thread.join()
+            raise StoreUnavailable(str(self._first)) from self._first
+
+    def dead(self, asks: Asks, owners: Collection[str]) -> set[str]:
+        if not owners:
+            return set()
+        # "" has left an intent in a version that did not know of others.
+        gone: set[str] = {owner for owner in owners if not owner}
+        if not self._seen or time.monotonic() < self._sure_from:
+            return gone
+        # Shared: two who ask at once do not take each other for the one they ask about.
+        rows = asks.execute(
+            f"SELECT o FROM unnest(?::text[]) o WHERE pg_try_advisory_xact_lock_shared("
+            f"{_KEY.format('o')})",
+            (sorted(set(owners) - gone),),
+        ).fetchall()
+        return gone | {row[0] for row in rows}
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            os.write(self._stir, b"x")
+            self._thread.join()
+            os.close(self._stir)
+            os.close(self._stirred)
+
+    # -- in the thread
+
+    def _work(self) -> None:
+        failing = False
+        while not self._closing:
+            try:
+                self._show()
+            except Exception as error:
+                self._give_up()
+                if not self._started.is_set():
+                    self._first = error
+                    os.close(self._stir)
+                    os.close(self._stirred)
+                    self._started.set()
+                    return
+                if not failing:
+                    failing = True
+                    log.warning("not seen by other services", error=str(error))
+                self._wait(None, AGAIN)
+                continue
+            failing = False
+            try:
+                while not self._closing:
+                    self._wait(self._database.connection(), None)
+                    if not self._closing:
+                        self._database.connection().execute("SELECT 1")  # raises when it is cut
+            except Exception as error:
+                self._seen = False
+                log.warning("cut off from the other services", error=str(error))
+            self._seen = False
+            self._give_up()
+
+    def _show(self) -> None:
+        self._database.connect(reuse_if_open=True)
+        self._database.connection().execute(
+            f"SELECT pg_advisory_lock({_KEY.format('%s::text')})", (self.id,)
+        )
+        if self._started.is_set():
+            self._sure_from = time.monotonic() + GRACE
+        self._seen = True
+        self._started.set()
+
+    def _wait(self, connection: Any, seconds: float | None) -> None:
+        """Until the connection has something to say, as when it is cut, or ``close`` is called."""
+        poll = select.poll()
+        poll.register(self._stirred, select.POLLIN)
+        if connection is not None:
+            poll.register(connection.fileno(), select.POLLIN)
+        poll.poll(None if seconds is None else seconds * 1000)
+
+    def _give_up(self) -> None:
+        try:
+            if not self._database.is_closed():
+                self._database.manual_close()  # not back into the pool
+        except Exception:
+            self._database.reset()
