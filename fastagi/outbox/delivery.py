@@ -33,7 +33,15 @@ class Later:
     error: str
 
 
-Receipt = Delivered | Rejected | Later
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What this event is for is away, and others' events can go on: only its agent's later ones
+    wait with it."""
+
+    error: str
+
+
+Receipt = Delivered | Rejected | Later | Waits
 DELIVERED = Delivered()
 
 

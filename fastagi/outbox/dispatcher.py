@@ -28,6 +28,7 @@ from fastagi.outbox.delivery import (
     Rejected,
     SinkProtocol,
     SinkUnavailable,
+    Waits,
 )
 
 log = structlog.get_logger()
@@ -127,6 +128,8 @@ class _Lane:
         self._pace = pace
         self._retries: list[datetime] = []  # a heap: when what was postponed here is due again
         self._stopping = False
+        self._told_of_waiting = False
+        self._waiting = 0  # events whose receiver was away in the last turn
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -191,8 +194,12 @@ class _Lane:
         now = self._clock()
         while self._retries and self._retries[0] <= now:
             heapq.heappop(self._retries)
-        batch = await self._deliveries.due(now, self._pace.batch, self.name)
+        # Those that wait come first in every answer, and must not fill it.
+        limit = self._pace.batch + self._waiting
+        batch = await self._deliveries.due(now, limit, self.name)
+        self._waiting = 0
         if not batch:
+            self._told_of_waiting = False
             return False
         arrived: list[int] = []
         try:
@@ -200,15 +207,16 @@ class _Lane:
         finally:
             if arrived:
                 await self._mark(arrived)
-        return len(batch) >= self._pace.batch
+        return len(batch) >= limit and len(batch) > self._waiting
 
     async def _rounds(self, batch: Sequence[Delivery], arrived: list[int]) -> None:
-        held: set[str] = set()  # agents with a refused event, until that has been tried again
+        held: set[str] = set()  # agents with an event refused or waiting: no later ones before it
+        waits: dict[str, str] = {}
         begin = 0
         while not self._stopping:
             chosen, begin = _next_round(batch, begin, held)
             if not chosen:
-                return
+                break
             receipts = await self._hand_over([delivery.event for delivery in chosen])
             later: Later | None = None
             refused: list[tuple[Delivery, Rejected]] = []
@@ -217,14 +225,26 @@ class _Lane:
                     arrived.append(delivery.id)
                 elif isinstance(receipt, Later):
                     later = receipt
+                elif isinstance(receipt, Waits):
+                    held.add(_whose(delivery.event))
+                    waits[_whose(delivery.event)] = receipt.error
                 else:
                     refused.append((delivery, receipt))
                     if not self._gives_up(delivery, receipt):
-                        held.add(delivery.event.agent)
+                        held.add(_whose(delivery.event))
             for delivery, rejection in refused:
                 await self._refuse(delivery, rejection)
             if later is not None:
                 raise SinkUnavailable(later.error)
+        if waits:
+            self._waiting = sum(_whose(delivery.event) in waits for delivery in batch)
+        if bool(waits) != self._told_of_waiting:
+            self._told_of_waiting = bool(waits)
+            if waits:
+                error = next(iter(waits.values()))
+                log.warning("some deliveries wait", sink=self.name.value, error=error)
+            else:
+                log.info("all deliveries go on", sink=self.name.value)
 
     async def _hand_over(self, events: list[Event]) -> list[Receipt]:
         try:
@@ -288,14 +308,19 @@ def _next_round(
     agents: set[str] = set()
     chosen = []
     for delivery in batch[begin:]:
-        agent = delivery.event.agent
-        if agent in agents:
+        whose = _whose(delivery.event)
+        if whose in agents:
             break
         begin += 1
-        if agent not in held:
-            agents.add(agent)
+        if whose not in held:
+            agents.add(whose)
             chosen.append(delivery)
     return chosen, begin
+
+
+def _whose(event: Event) -> str:
+    """Events of one agent stay in order, and so do those of no agent that one Asterisk has."""
+    return event.agent or f"@{event.asterisk}"
 
 
 def _brief(error: Exception) -> str:

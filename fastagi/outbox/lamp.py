@@ -4,12 +4,15 @@ Needs the write class ``call``. Asterisk keeps these states in its database, ove
 """
 
 import re
+from collections.abc import Iterable, Mapping
 
 from fastagi.agents.events import Event
+from fastagi.agents.model import AgentState, Status
 from fastagi.contract import LOGIN_LAMP, PAUSE_LAMP, EventType
 from fastagi.outbox.asterisk import Action, Ami, AmiSink
 
 ON = "INUSE"
+BLINKING = "RINGING"
 OFF = "NOT_INUSE"
 MOVED = "moved"
 
@@ -17,8 +20,8 @@ MOVED = "moved"
 _NUMBER = re.compile(r"[A-Za-z0-9_.+-]{1,60}")
 
 
-def sink(ami: Ami) -> AmiSink:
-    return AmiSink(ami, actions)
+def sink(amis: Ami | Mapping[str, Ami]) -> AmiSink:
+    return AmiSink(amis, actions, everywhere=True)
 
 
 def actions(event: Event) -> list[Action]:
@@ -35,7 +38,23 @@ def actions(event: Event) -> list[Action]:
         return [_lamp(PAUSE_LAMP, event.agent, ON)]
     if event.type is EventType.UNPAUSE:
         return [_lamp(PAUSE_LAMP, event.agent, OFF)]
+    if event.type is EventType.PAUSE_EXCEEDED:
+        return [_lamp(PAUSE_LAMP, event.agent, BLINKING)]
     return []
+
+
+def refresh(states: Iterable[AgentState]) -> list[Action]:
+    """Both lamps of each of these agents, as they should be now: for an Asterisk that may show
+    them as of before. Agents whose numbers no lamp can have are left out."""
+    found = []
+    for state in states:
+        if not _NUMBER.fullmatch(state.number):
+            continue
+        logged_in = state.status is not Status.LOGGED_OFF
+        paused = state.status is Status.PAUSED
+        found.append(_lamp(LOGIN_LAMP, state.number, ON if logged_in else OFF))
+        found.append(_lamp(PAUSE_LAMP, state.number, ON if paused else OFF))
+    return found
 
 
 def _lamp(name: str, number: str, state: str) -> Action:

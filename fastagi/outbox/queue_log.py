@@ -9,6 +9,8 @@ QueuePause makes Asterisk write PAUSE rows with the reason.
 Needs the write class ``agent``. Asterisk stamps a row with the time at which it arrives.
 """
 
+from collections.abc import Mapping
+
 from fastagi.agents.events import Event
 from fastagi.contract import MEMBER_NAME, QUEUE_LOG_LOGIN, QUEUE_LOG_LOGOFF, EventType
 from fastagi.outbox.asterisk import Action, Ami, AmiSink, value
@@ -16,8 +18,8 @@ from fastagi.outbox.asterisk import Action, Ami, AmiSink, value
 NONE = "NONE"
 
 
-def sink(ami: Ami) -> AmiSink:
-    return AmiSink(ami, actions)
+def sink(amis: Ami | Mapping[str, Ami]) -> AmiSink:
+    return AmiSink(amis, actions)
 
 
 def actions(event: Event) -> list[Action]:

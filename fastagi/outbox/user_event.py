@@ -3,6 +3,7 @@
 Needs the write class ``user``.
 """
 
+from collections.abc import Mapping
 from datetime import UTC
 
 from fastagi.agents.events import Event
@@ -13,8 +14,8 @@ from fastagi.outbox.asterisk import MAX_VALUE, Action, Ami, AmiSink, value
 QUEUES_OMITTED = "QueuesOmitted"
 
 
-def sink(ami: Ami) -> AmiSink:
-    return AmiSink(ami, actions)
+def sink(amis: Ami | Mapping[str, Ami]) -> AmiSink:
+    return AmiSink(amis, actions, everywhere=True)
 
 
 def actions(event: Event) -> list[Action]:
