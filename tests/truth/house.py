@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from tests.truth.program import (
     Fault,
     Program,
     Rest,
+    home_of,
     queues_of,
 )
 
@@ -93,6 +94,8 @@ class Operation:
     began: float
     outcome: str = ""
     ended: float = 0.0
+    interface: str = ""  # of a Console
+    wrong: str = ""  # what was seen at once, where it was calm
 
     @property
     def source(self) -> str:
@@ -234,6 +237,8 @@ class House:
         self._service_turn = asyncio.Lock()
         self._asterisk_turn = asyncio.Lock()
         self._all_done = asyncio.Event()
+        # Carries a command out when all is settled, and says what did not come of it as it should.
+        self.calmly: Callable[[str], Awaitable[str]] = self.manager.console
 
     # -- building it up
 
@@ -342,7 +347,8 @@ class House:
         try:
             for step in program:
                 await asyncio.sleep(step.after / 1000)
-                if isinstance(step.do, Rest) or (isinstance(step.do, Console) and step.do.calm):
+                calm = isinstance(step.do, Console) and step.do.calm
+                if isinstance(step.do, Rest) or calm:
                     await self._gathered(under_way)
                     self._all_done.set()
                     await self._gathered(lasting)
@@ -351,6 +357,8 @@ class House:
                     continue
                 task = asyncio.create_task(self._do(step.do))
                 (lasting if isinstance(step.do, Fault) else under_way).add(task)
+                if calm:
+                    await self._gathered(under_way)
             await self._gathered(under_way)
             self._all_done.set()
             await self._gathered(lasting)
@@ -371,7 +379,7 @@ class House:
             await self._fault(deed)
             return
         assert not isinstance(deed, Rest)
-        operation = Operation(f"t{next(self._ids)}", deed, time.time())
+        operation = Operation(f"t{next(self._ids):06}", deed, time.time())
         self.now.operations.append(operation)
         self.note(f"{operation.id} begins: {deed}")
         if isinstance(deed, Dial):
@@ -380,7 +388,7 @@ class House:
         elif isinstance(deed, Ask):
             operation.outcome = await self.ask(operation.id, deed)
         else:
-            operation.outcome = await self._console(deed)
+            operation.outcome = await self._console(operation, deed)
         operation.ended = time.time()
         self.note(f"{operation.id} ends: {operation.outcome or '-'}")
 
@@ -411,7 +419,7 @@ class House:
                     "Application": "Wait",
                     "Data": "20",
                     "Async": "true",
-                    "ChannelId": f"{id}-caller",
+                    "ChannelId": f"of-{id}",
                     "OtherChannelId": id,
                 }
             )
@@ -449,24 +457,30 @@ class House:
             writer.close()
         return str(json.loads(line)["outcome"]) if line else ""
 
-    async def _console(self, deed: Console) -> str:
+    async def _console(self, operation: Operation, deed: Console) -> str:
         try:
-            command = await self._command(deed)
-            return (await self.manager.console(command)).strip() if command else "nobody there"
+            operation.interface = await self._interface(deed)
+            if not operation.interface:
+                return "nobody there"
+            command = self._command(deed, operation.interface)
+            if deed.calm:
+                operation.wrong = await self.calmly(command)
+            else:
+                return (await self.manager.console(command)).strip()
         except ManagerGone:
             return ""
+        return "done"
 
-    async def _command(self, deed: Console) -> str:
-        interface = f"PJSIP/{deed.at}"
-        if not deed.at:
-            found = [
-                member["Location"]
-                for member in await self.members()
-                if member["Name"] == f"Agent/{deed.agent}"
-            ]
-            if not found and deed.verb != "add":
-                return ""
-            interface = found[0] if found else f"PJSIP/{1001 + int(deed.agent) % 8}"
+    async def _interface(self, deed: Console) -> str:
+        if deed.at:
+            return f"PJSIP/{deed.at}"
+        for member in await self.members():
+            if member["Name"] == f"Agent/{deed.agent}":
+                return member["Location"]
+        return f"PJSIP/{home_of(deed.agent)}" if deed.verb == "add" else ""
+
+    @staticmethod
+    def _command(deed: Console, interface: str) -> str:
         match deed.verb:
             case "add":
                 penalty = f" penalty {deed.detail}" if deed.detail else " penalty 0"
@@ -593,7 +607,7 @@ class House:
     def last_event(self) -> int:
         return int(self.read("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
-    async def until(self, wrong: Callable[[], Any]) -> str:
+    async def until(self, wrong: Callable[[], Awaitable[str]], *, pause: float = 0.15) -> str:
         """Waits for ``await wrong()`` to be "" twice, a little apart; else what it last was."""
         deadline = time.monotonic() + SETTLED_WITHIN
         quiet = 0
@@ -608,5 +622,5 @@ class House:
             quiet = 0 if said else quiet + 1
             if quiet == 2:
                 return ""
-            await asyncio.sleep(0.05 if said else 0.15)
+            await asyncio.sleep(0.05 if said else pause)
         return said

@@ -85,6 +85,7 @@ class Told:
     pauses: dict[str, str | None] = field(default_factory=dict)
     penalties: dict[str, int] = field(default_factory=dict)
     moving: bool = False
+    adopted: bool = False  # logged in, or in a queue, by somebody who chose the penalty
 
 
 def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
@@ -105,6 +106,7 @@ def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
             must(told.moving or not told.general, event, "paused while logged off")
             pauses = told.pauses if told.moving else {}
             told.where = event.extension
+            told.adopted = event.source is Source.ASTERISK
             told.pauses = {queue: pauses.get(queue, told.general) for queue in queues}
             if not told.moving:
                 told.penalties = {}
@@ -136,6 +138,7 @@ def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
             case EventType.QUEUE_JOIN:
                 must(not set(queues) & set(told.pauses), event, "was in it")
                 told.pauses |= dict.fromkeys(queues, told.general)
+                told.adopted |= event.source is Source.ASTERISK
             case EventType.QUEUE_LEAVE:
                 must(set(queues) <= set(told.pauses), event, "was not in it")
                 for queue in queues:
@@ -143,8 +146,13 @@ def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
                     told.penalties.pop(queue, None)
             case EventType.QUEUE_PENALTY:
                 told.penalties |= dict.fromkeys(queues, int(event.reason))
+            case EventType.PAUSE_EXCEEDED:
+                pass
             case _:
                 wrong.append(f"history: {agent}: nothing should tell this: {brief(event)}")
+        if event.source is Source.ASTERISK and len(set(told.pauses.values())) == 1:
+            # The same in all queues: so it is with the agent.
+            (told.general,) = set(told.pauses.values())
     return told, wrong
 
 
@@ -169,7 +177,7 @@ def history(events: Sequence[Event], states: Iterable[AgentState]) -> list[str]:
             )
         penalties = {m.queue: m.penalty_now for m in state.joined if m.own_penalty is not None}
         for queue, penalty in penalties.items():
-            if told.penalties.get(queue) != penalty:
+            if told.penalties.get(queue) != penalty and not told.adopted:
                 wrong.append(
                     f"history: {state.number} has penalty {penalty} in {queue}, "
                     f"the events say {told.penalties.get(queue)}"
@@ -271,6 +279,64 @@ def answers(
     for left in of.values():
         wrong += [f"source: nobody did this: {brief(event)}" for event in left]
     return wrong
+
+
+# -- what somebody does at the console, while nothing else goes on ---------------------------------
+
+
+def of_the_console(
+    before: Members, there: Members, states: Iterable[AgentState]
+) -> list[tuple[EventType, str, frozenset[str], str]] | None:
+    """What must be told of a change in Asterisk: type, agent, queues, reason; None where it is not
+    adopted but taken back. ``before`` and ``there``: its members before and right after."""
+    sitting = {s.session.device.interface: s for s in states if s.session is not None}
+    known = {s.number: s for s in states}
+    told: dict[tuple[EventType, str, str], set[str]] = {}
+
+    def tell(type: EventType, agent: str, queue: str, reason: str = "") -> None:
+        told.setdefault((type, agent, reason), set()).add(queue)
+
+    for queue, interface in sorted(before.keys() | there.keys()):
+        was, now = before.get((queue, interface)), there.get((queue, interface))
+        if was == now:
+            continue
+        agent = sitting.get(interface)
+        if now is not None and was is None:
+            named = known.get(now.name.removeprefix("Agent/"))
+            if named is None and agent is None:
+                continue  # nobody of ours
+            if agent is None:
+                assert named is not None
+                if named.session is not None:
+                    return None
+                tell(EventType.LOGIN, named.number, queue)
+                continue
+            if named is not None and named.number != agent.number:
+                return None
+            tell(EventType.QUEUE_JOIN, agent.number, queue)
+            if agent.pause is not None:
+                tell(EventType.UNPAUSE, agent.number, queue, agent.pause.reason.name)
+        elif agent is None:
+            continue
+        elif now is None:
+            left = {m.queue for m in agent.joined} - {queue}
+            type = EventType.QUEUE_LEAVE if left else EventType.LOGOUT
+            tell(type, agent.number, queue, "" if left else "removed")
+        else:
+            assert was is not None
+            if now.paused and (was.paused, was.reason) != (True, now.reason):
+                tell(EventType.PAUSE, agent.number, queue, now.reason)
+            elif was.paused and not now.paused:
+                tell(EventType.UNPAUSE, agent.number, queue, was.reason)
+            if was.penalty != now.penalty:
+                tell(EventType.QUEUE_PENALTY, agent.number, queue, str(now.penalty))
+    return [(type, agent, frozenset(q), reason) for (type, agent, reason), q in told.items()]
+
+
+def as_told(
+    events: Iterable[Event],
+) -> list[tuple[EventType, str, frozenset[str], str]]:
+    return [(e.type, e.agent, frozenset(e.queues), e.reason) for e in events]
 
 
 def doubles(events: Sequence[Event]) -> list[str]:

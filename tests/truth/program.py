@@ -103,9 +103,20 @@ queue_names = st.sampled_from(tuple(QUEUES.values()))
 reasons = st.sampled_from(REASONS)
 
 
+def home_of(agent: str) -> str:
+    """Where the agent usually sits; some share a desk."""
+    return PHONES[int(agent) % len(PHONES)]
+
+
 @st.composite
 def dials(draw: st.DrawFn, real: bool = False) -> Dial:
     agent, reason = draw(agents), draw(reasons)
+    phone = draw(st.sampled_from((home_of(agent), home_of(agent), draw(phones))))
+    if real:
+        # Only what asks nothing: nobody is there to press a key, and to wait takes its time.
+        who = "4011" if agent in WITH_PIN else agent
+        codes = (f"*31{who}", "*32", f"*33{reason}", f"*33{reason}", "*34", "*34", f"*39{reason}")
+        return Dial(phone, draw(st.sampled_from(codes)), real=True)
     code = draw(
         st.sampled_from(
             (
@@ -114,15 +125,18 @@ def dials(draw: st.DrawFn, real: bool = False) -> Dial:
                 f"*31{agent}",
                 f"*31{agent}*{draw(phones)}",
                 "*32",
-                "*32",
                 f"*32{agent}",
                 f"*33{reason}",
                 f"*33{reason}",
+                f"*33{reason}",
                 "*34",
                 "*34",
+                "*34",
+                f"*36{draw(queue_numbers)}",
                 f"*36{draw(queue_numbers)}",
                 f"*36{draw(queue_numbers)}",
                 f"*30{agent}",
+                f"*39{reason}",
                 f"*39{reason}",
                 "*35",
                 "*339",
@@ -130,18 +144,21 @@ def dials(draw: st.DrawFn, real: bool = False) -> Dial:
             )
         )
     )
-    hang_up_at = 0 if real else draw(st.sampled_from((0, 0, 0, 0, 0, 1, 2, 3)))
-    return Dial(draw(phones), code, draw(st.booleans()), hang_up_at, real)
+    hang_up_at = draw(st.sampled_from((0, 0, 0, 0, 0, 1, 2, 3)))
+    return Dial(phone, code, draw(st.booleans()), hang_up_at)
 
 
 @st.composite
 def asks(draw: st.DrawFn) -> Ask:
     kind = draw(
-        st.sampled_from(("LogIn", "LogIn", "LogOff", "Pause", "Unpause", "JoinQueue", "LeaveQueue"))
+        st.sampled_from(
+            ("LogIn", "LogOff", "Pause", "Pause", "Unpause", "Unpause", "JoinQueue", "LeaveQueue")
+        )
     )
     agent = draw(agents)
     if kind == "LogIn":
-        return Ask(kind, agent, at=draw(phones), sure=draw(st.booleans()))
+        at = draw(st.sampled_from((home_of(agent), draw(phones))))
+        return Ask(kind, agent, at=at, sure=draw(st.booleans()))
     if kind == "Pause":
         return Ask(kind, agent, detail=draw(reasons))
     if kind in ("JoinQueue", "LeaveQueue"):
@@ -168,6 +185,9 @@ def consoles(draw: st.DrawFn, calm: bool = False) -> Console:
         case _:
             detail = ""
     return Console(verb, agent, queue, at, detail, calm)
+
+
+rests = st.just(Rest())
 
 
 ACTIONS = ("QueueAdd", "QueueRemove", "QueuePause", "QueueStatus", "UserEvent", "Setvar")
@@ -223,7 +243,9 @@ def programs(
         # 0 is the simplest: a step shrinks to none at all.
         return Step(draw(what), draw(pauses)) if draw(st.integers(0, 9)) else None
 
-    program = [one(deeds) for _ in range(length)]
+    morning = st.builds(lambda agent: Dial(home_of(agent), f"*31{agent}"), agents)
+    program = [one(morning) for _ in range(length // 5)]
+    program += [one(deeds) for _ in range(length - length // 5)]
     for _ in range(trouble):
         program.insert(draw(st.integers(0, length)), one(faults(kinds)))
     return tuple(step for step in program if step is not None)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState
+from fastagi.contract import EventType, Source
 from fastagi.store.connection import STATE, loaded
 from fastagi.store.deliveries import EVENT_COLUMNS, event_from
 from tests.truth import judge
@@ -35,6 +36,7 @@ class Counted:
     outcomes: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)  # of changes at the console, in seconds
     seconds: float = 0.0
 
     def line(self) -> str:
@@ -48,7 +50,10 @@ class Counted:
         def listed(counter: Counter[str]) -> str:
             return ", ".join(f"{name or 'no answer'} {n}" for name, n in counter.most_common())
 
+        slow = sorted(self.latencies) or [0.0]
         return (
+            f"{len(self.latencies)} changes at a calm console were told within "
+            f"{slow[len(slow) // 2] * 1000:.0f} ms (median), {slow[-1] * 1000:.0f} ms (most)\n"
             f"{self.seconds:.0f} s; faults: {listed(self.kinds)}; "
             f"answers: {listed(self.outcomes)}; events: {listed(self.events)}"
         )
@@ -61,6 +66,7 @@ class Trial:
         self.house = house
         self.counted = counted
         self.clean = True
+        house.calmly = self._calmly
 
     async def __call__(self, program: Program) -> None:
         """Raises Untrue."""
@@ -90,9 +96,10 @@ class Trial:
         counted.events.update(f"{event.type}/{event.source}" for event in events)
         counted.seconds += time.monotonic() - began
         if problems:
-            counted.divergences += any(p.startswith(("divergence", "history")) for p in problems)
-            counted.doubles += any(p.startswith("double") for p in problems)
-            counted.wrong_sources += any(p.startswith("source") for p in problems)
+            kinds = {problem.partition(":")[0] for problem in problems}
+            counted.divergences += bool(kinds & {"divergence", "history", "failed"})
+            counted.doubles += "double" in kinds
+            counted.wrong_sources += bool(kinds & {"source", "console", "answer"})
             log = house.service.log[log_mark:]
             story = self._story(program, problems, happened, events, log, mark)
             raise Untrue(story)
@@ -139,18 +146,58 @@ class Trial:
         return "" if house.last_event() == before else "divergence: it does not come to rest"
 
     def _judged(self, happened: Happened, events: list[Event]) -> list[str]:
-        consoles = [o.do for o in happened.operations if isinstance(o.do, Console)]
+        consoles = [o for o in happened.operations if isinstance(o.do, Console)]
+        named = {o.do.agent for o in consoles}
+        used = {o.interface.removeprefix("PJSIP/") for o in consoles}
         disk = any(fault.kind.startswith("disk") for _, fault in happened.faults)
         return [
+            *(f"{o.wrong} ({o.id})" for o in consoles if o.wrong),
             *judge.history(events, self._states()),
             *judge.doubles(events),
             *judge.answers(happened.operations, events, store_failed=disk),
             *judge.others(
                 events,
-                lambda event: bool(consoles),
+                lambda event: event.agent in named or event.extension in used,
                 disturbed=bool(consoles or happened.faults),
             ),
         ]
+
+    async def _calmly(self, command: str) -> str:
+        """At the console, when all is up and settled: what comes of it, and only that."""
+        house = self.house
+        said = await house.until(self._unsettled)
+        if said:
+            return said
+        states, after = self._states(), house.last_event()
+        before = judge.reported(await house.members())
+        house.note(f"at the console: {command}")
+        began = time.monotonic()
+        answer = await house.manager.console(command)
+        there = judge.reported(await house.members())
+        wanted = judge.of_the_console(before, there, states)
+        house.note(f"it says {answer.strip()!r}; wanted: {wanted}")
+
+        def told() -> list[Event]:
+            return [e for e in self._events(after) if e.type is not EventType.REPAIR]
+
+        async def missing() -> str:
+            return "" if len(told()) >= len(wanted or ()) else "divergence: it is not told"
+
+        said = await house.until(missing, pause=0.02)
+        if wanted:
+            self.counted.latencies.append(time.monotonic() - began)
+        said = said or await house.until(self._unsettled)
+        events = told()
+        if Counter(judge.as_told(events)) != Counter(wanted or []):
+            return (
+                f"console: {command}: wanted {wanted}, "
+                f"the events say {[judge.brief(event) for event in events]} {said}"
+            )
+        if any(event.source is not Source.ASTERISK for event in events):
+            return f"source: {command}: {[judge.brief(event) for event in events]}"
+        if wanted is None and judge.reported(await house.members()) != before:
+            return f"divergence: not taken back: {command}"
+        return said
 
     async def _everybody_off(self) -> None:
         """By a door; a service that is not ready yet is asked again."""
