@@ -34,12 +34,18 @@ from rich.text import Text
 
 from fastagi import config as configuration
 from fastagi.config.settings import AgentSettings, Settings
+from fastagi.demo import fallback
 from fastagi.demo.asterisk import Asterisk, AsteriskError, Extension, dies_with_us, free_port
 from fastagi.demo.debian import DebianError, cache_folder
 from fastagi.demo.equipment import Equipment, prepare
 from fastagi.demo.phone import Phone, PhoneError
 from fastagi.dial import transcript
-from fastagi.dialplan import render_dialplan, render_manager, render_queues
+from fastagi.dialplan import (
+    render_dialplan,
+    render_fallback_facts,
+    render_manager,
+    render_queues,
+)
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
@@ -148,28 +154,36 @@ def _configure(source: Path, folder: Path) -> Settings:
     Raises ConfigError for a configuration with mistakes.
     """
     given = configuration.load(source)
-    ours = {
-        "fastagi": {"listen": f"127.0.0.1:{_port(given.fastagi.listen.port)}"},
+    parts = folder.parent
+    ours: dict[str, Any] = {
+        "fastagi": {
+            "listen": f"127.0.0.1:{_port(given.fastagi.listen.port)}",
+            "fallback": fallback.settings(parts),
+        },
         "asterisk": {
             "host": "127.0.0.1",
             "port": _port(given.asterisk.port),
             "username": given.asterisk.username,
             "secret": secrets.token_hex(16),
         },
-        "database": f"sqlite:///{folder.parent / 'fastagi.db'}",
+        "database": f"sqlite:///{parts / 'fastagi.db'}",
         "http": {"listen": f"127.0.0.1:{_port(given.http.listen.port)}"},
     }
+    if given.metrics.listen is not None:
+        ours["metrics"] = {"listen": f"127.0.0.1:{_port(given.metrics.listen.port)}"}
     folder.mkdir()
     for path in sorted(source.glob("*.yml")) if source.is_dir() else [source]:
-        text = _without(path.read_text(encoding="utf-8"), ours)
+        text = _without(path.read_text(encoding="utf-8"), [*ours, "asterisks"])
         (folder / path.name).write_text(text, encoding="utf-8")
     # JSON is YAML: nothing here needs another way of quoting.
     lines = [f"{key}: {json.dumps(value)}\n" for key, value in ours.items()]
     (folder / "demo.yml").write_text("".join(lines), encoding="utf-8")
-    return configuration.load(folder)
+    settings = configuration.load(folder)
+    fallback.install(parts, render_fallback_facts(settings))
+    return settings
 
 
-def _without(text: str, keys: Sequence[str] | dict[str, Any]) -> str:
+def _without(text: str, keys: Sequence[str]) -> str:
     """YAML without some of its top-level keys; each ends where the next line is not indented."""
     kept: list[str] = []
     dropping = False

@@ -1,13 +1,14 @@
 """`fastagi check`: the fallback, several Asterisks, the clock."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from fastagi import check, config, dialplan
 from fastagi.check import Level
+from fastagi.demo import fallback
 from fastagi.demo.asterisk import Asterisk
-from fastagi.demo.fallback import install
 
 from .conftest import SECRET, Setting
 from .test_check import findings, problems
@@ -15,11 +16,10 @@ from .test_check import findings, problems
 
 def with_fallback(setting: Setting, folder: Path) -> Path:
     """Configured, and in place."""
-    facts = folder / "facts.json"
-    command = install(folder)
-    setting.change("fastagi:\n", f"fastagi:\n  fallback: {{command: {command}, facts: {facts}}}\n")
-    facts.write_text(dialplan.render_fallback_facts(config.load(setting.file)), encoding="utf-8")
-    return facts
+    chosen = json.dumps(fallback.settings(folder))
+    setting.change("fastagi:\n", f"fastagi:\n  fallback: {chosen}\n")
+    fallback.install(folder, dialplan.render_fallback_facts(config.load(setting.file)))
+    return folder / fallback.FACTS
 
 
 def found(setting: Setting) -> list[tuple[str, str, str]]:

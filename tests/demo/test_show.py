@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fastagi import config
+from fastagi import check, config
 from fastagi.demo import show
 from fastagi.demo.equipment import Equipment
 
@@ -220,8 +220,28 @@ def test_the_copy_differs_only_where_it_must(tmp_path: Path) -> None:
     changed = {
         name for name in type(given).model_fields if getattr(given, name) != getattr(settings, name)
     }
-    assert changed <= {"fastagi", "asterisk", "database", "http"}
+    assert changed <= {"fastagi", "only_asterisk", "asterisks", "database", "http"}
     assert str(tmp_path) in settings.database
+    assert [finding.level for finding in check.fallback(settings)] == ["ok"]
+
+
+def test_several_asterisks_are_one_in_the_demonstration(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yml"
+    mine.write_text(
+        "asterisks:\n- {name: paris, secret: a}\n- {name: lyon, host: 10.0.0.2, secret: b}\n"
+        "metrics: {listen: 0.0.0.0:9494}\n"
+    )
+    settings = show._configure(mine, tmp_path / "config")
+    assert [(a.name, a.host) for a in settings.asterisks] == [("", "127.0.0.1")]
+    assert settings.metrics.listen is not None
+    assert settings.metrics.listen.host == "127.0.0.1"
+
+
+def test_a_folder_that_no_dialplan_can_name_has_no_fallback(tmp_path: Path) -> None:
+    odd = tmp_path / "a, b"
+    odd.mkdir()
+    settings = show._configure(show.sample(), odd / "config")
+    assert settings.fastagi.fallback is None
 
 
 def test_keys_are_taken_out_with_all_that_belongs_to_them() -> None:

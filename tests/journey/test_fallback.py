@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 
+import fastagi
 from fastagi import config
 from fastagi.agents.notes import Note
 from fastagi.contract import Script
+from fastagi.demo import fallback
 from fastagi.demo.asterisk import Asterisk
-from fastagi.demo.fallback import FACTS, install
 from fastagi.dialplan import render_fallback_facts
-from tests.journey.parts import Heard, Service
+from tests.journey.parts import Heard, Service, until
 
 pytestmark = pytest.mark.asterisk
 
@@ -31,10 +33,8 @@ def with_fallback(make_service: MakeService, tmp_path: Path, asterisk: Asterisk)
     asterisk.cli("database deltree fastagi")
 
     def make(**changes: Any) -> Service:
-        facts = tmp_path / FACTS
-        fallback = {"command": str(install(tmp_path)), "facts": str(facts)}
-        service = make_service(fastagi={"fallback": fallback}, **changes)
-        facts.write_text(render_fallback_facts(config.load(service.config)), encoding="utf-8")
+        service = make_service(fastagi={"fallback": fallback.settings(tmp_path)}, **changes)
+        fallback.install(tmp_path, render_fallback_facts(config.load(service.config)))
         return service
 
     yield make
@@ -155,6 +155,41 @@ async def test_who_hangs_up_at_the_menu_changes_nothing(
     assert notes(asterisk) == []
 
 
+# The fallback, but waiting for the caller to hang up between the note and the change.
+_SLOW = """#!/bin/sh
+PYTHONPATH={path} exec {python} -c '
+import time, fastagi.fallback as f
+put = f.Phone.database_put
+def slow(self, *note):
+    put(self, *note)
+    while not self.gone:
+        time.sleep(0.01)
+f.Phone.database_put = slow
+f.main()
+' "$@"
+"""
+
+
+@pytest.mark.parametrize("code", ["*331", "*32"])
+async def test_what_has_begun_is_finished_though_the_caller_hangs_up(
+    code: str, with_fallback: Any, desk: Any, tmp_path: Path, asterisk: Asterisk
+) -> None:
+    service = with_fallback()
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    away(service)
+    script = _SLOW.format(path=Path(fastagi.__file__).parents[1], python=sys.executable)
+    (tmp_path / fallback.COMMAND).write_text(script)
+    conversation = await phone.lift(code)
+    await until(lambda: notes(asterisk))
+    assert service.members()["sales"] == IN_SALES, "not changed yet"
+    heard = await conversation.hang_up()
+    assert heard.sounds == []
+    after = {"PJSIP/1001 paused:lunch"} if code == "*331" else set()
+    await until(lambda: service.members()["sales"] == service.members()["support"] == after)
+    assert len(notes(asterisk)) == 1
+
+
 async def test_names_that_applications_would_split_or_unquote(
     with_fallback: Any, desk: Any, asterisk: Asterisk
 ) -> None:
@@ -180,9 +215,9 @@ async def test_a_fallback_that_is_not_there_is_not_silence(
     await phone.dial("*314001")
     away(service)
     for break_it in (
-        lambda: (tmp_path / FACTS).write_text("{}"),
-        lambda: (tmp_path / FACTS).unlink(),
-        lambda: (tmp_path / "fastagi-fallback").unlink(),
+        lambda: (tmp_path / fallback.FACTS).write_text("{}"),
+        lambda: (tmp_path / fallback.FACTS).unlink(),
+        lambda: (tmp_path / fallback.COMMAND).unlink(),
     ):
         break_it()
         heard = await phone.dial("*331")
