@@ -308,9 +308,12 @@ class _Side:
             for numbers in chunks:
                 done.update(await self._put_back(numbers))
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(put_back())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(put_back())
+        except BaseExceptionGroup as failures:  # what is away is known by its own exception
+            raise failures.exceptions[0] from None
         others = sorted(kinds.keys() - set(plain))
         for i in range(0, len(others), CHUNK * FEW):
             done += await self._look(others[i : i + CHUNK * FEW], store_wins=True)
