@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -13,26 +14,38 @@ import watchfiles
 from fastagi import config
 from fastagi.agents.commands import Actor, Command, JoinQueue, LeaveQueue, LogOff
 from fastagi.agents.errors import Refused
+from fastagi.agents.limits import TimePolicy
+from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable, SetPenalty
+from fastagi.agents.reconciler import Reconciler
 from fastagi.agents.service import AgentService, Policy, StoreUnavailable
+from fastagi.agents.timers import Timers
 from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
 from fastagi.agi.server import Server
+from fastagi.agi.session import CommandFailed, ConnectionLost, Session, SessionTimeout
+from fastagi.ami.asterisks import Asterisks
 from fastagi.ami.client import Client
+from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
 from fastagi.config import ConfigError, Settings
-from fastagi.config.settings import AlreadyElsewhere, ExtensionFrom, InUseByAnother
-from fastagi.contract import Sink, Source
+from fastagi.config.settings import (
+    AlreadyElsewhere,
+    AsteriskSettings,
+    ExtensionFrom,
+    InUseByAnother,
+)
+from fastagi.contract import RECONCILE, REPAIRS, Sink, Source
 from fastagi.outbox import lamp, queue_log, user_event
 from fastagi.outbox.dispatcher import Dispatcher
+from fastagi.outbox.metrics import Metrics
 from fastagi.store import Difference, DirectoryConflict, PeeweeStore, open_store
 
 log = structlog.get_logger()
 
-# What the manager link tells that the service acts on.
-CALL_ENDED = ("AgentComplete", "AgentDump")
+LAMPS_AT_ONCE = 100  # manager actions that a phone code may have to wait for
 
 # Sections that are read once: sockets, links and the store live as long as the service.
-FIXED = ("fastagi", "asterisk", "database", "http")
+FIXED = ("fastagi", "asterisks", "database", "http", "metrics")
 
 
 def phone_settings(settings: Settings) -> PhoneSettings:
@@ -45,7 +58,21 @@ def phone_settings(settings: Settings) -> PhoneSettings:
         move=login.already_elsewhere is AlreadyElsewhere.MOVE,
         take_over=login.in_use_by_another is InUseByAnother.TAKE_OVER,
         when_in_call=login.logoff_in_call,
+        pause_when_in_call=settings.pause.when_in_call,
         prompts=settings.prompts,
+    )
+
+
+def policy(settings: Settings) -> Policy:
+    return Policy(settings.login.lockout.rule(), settings.pause.wrapup, settings.zone)
+
+
+def time_policy(settings: Settings) -> TimePolicy:
+    return TimePolicy(
+        zone=settings.zone,
+        pause_after=settings.unplugged.pause_after,
+        logoff_after=settings.unplugged.logoff_after,
+        shift_end=settings.shift.logoff_at,
     )
 
 
@@ -61,6 +88,7 @@ class App:
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._along: set[asyncio.Task[None]] = set()
+        self._news: list[News] = []
 
     def stop(self) -> None:
         self._stop.set()
@@ -73,35 +101,43 @@ class App:
         self.settings, store, difference = await asyncio.to_thread(_open, self.path)
         settings = self.settings
         try:
-            client = Client(
-                settings.asterisk.host,
-                settings.asterisk.port,
-                settings.asterisk.username,
-                settings.asterisk.secret.get_secret_value(),
-                action_timeout=settings.asterisk.timeout.total_seconds(),
-                event_names=CALL_ENDED,
-                on_ready=self._connected,
-                on_event=self._happened,
-            )
             self.store = store
-            self.queues = Queues(client)
-            self.service = AgentService(
-                store, self.queues, store.pins, Policy(settings.login.lockout.rule()), log
+            self.clients = {a.name: self._client(a) for a in settings.asterisks}
+            self.queues = Asterisks(
+                {name: Queues(client, name) for name, client in self.clients.items()}
+            )
+            self.service = AgentService(store, self.queues, store.pins, policy(settings), log)
+            self.metrics = Metrics()
+            self.reconciler = Reconciler(
+                self.service,
+                log,
+                rules=lambda: self.phone.rules,
+                every=lambda: self.settings.reconcile.every,
+                restored=self._set_lamps,
+                counted=self.metrics.repaired,
+            )
+            self.timers = Timers(
+                self.service,
+                store,
+                self.queues,
+                lambda: time_policy(self.settings),
+                log,
+                self.service.now,
             )
             self.phone = phone_settings(settings)
             self.dispatcher = Dispatcher(
                 store.deliveries,
                 {
-                    Sink.USER_EVENT: user_event.sink(client),
-                    Sink.QUEUE_LOG: queue_log.sink(client),
-                    Sink.LAMP: lamp.sink(client),
+                    Sink.USER_EVENT: user_event.sink(self.clients),
+                    Sink.QUEUE_LOG: queue_log.sink(self.clients),
+                    Sink.LAMP: lamp.sink(self.clients),
                 },
                 self.service.now,
             )
             store.on_commit(self.dispatcher.wake)
             features = handlers(self.service, lambda: self.phone)
             server = Server(
-                features,
+                {**features, RECONCILE: self._reconcile_now},
                 host=settings.fastagi.listen.host,
                 port=settings.fastagi.listen.port,
                 allow=settings.fastagi.allow,
@@ -111,21 +147,56 @@ class App:
                 header_timeout=settings.fastagi.header_timeout.total_seconds(),
                 session_deadline=settings.fastagi.session_deadline.total_seconds(),
             )
-            await self._serve(client, server, difference)
+            await self._serve(server, difference)
         finally:
             await store.close()
 
-    async def _serve(self, client: Client, server: Server, difference: Difference) -> None:
+    def _client(self, asterisk: AsteriskSettings) -> Client:
+        """The manager link to one Asterisk, and whoever wants to know what it tells."""
+        name = asterisk.name
+        news = News(
+            name,
+            lambda members: self.reconciler.noticed(members),
+            lambda members: self.timers.reachable(members),
+            lambda interface, asterisk: self.reconciler.call_ended(interface, asterisk),
+            on_missed=lambda: self.reconciler.reconnected(name),
+        )
+        self._news.append(news)
+
+        def connected() -> None:
+            log.info("connected to Asterisk's manager interface", **named(name))
+            news.forget()
+            self.reconciler.reconnected(name)
+            self.timers.reconnected(name)
+            self.dispatcher.wake()
+
+        return Client(
+            asterisk.host,
+            asterisk.port,
+            asterisk.username,
+            asterisk.secret.get_secret_value(),
+            action_timeout=asterisk.timeout.total_seconds(),
+            event_names=(),
+            raw_names=EVENTS,
+            on_raw=news.take,
+            on_ready=connected,
+        )
+
+    async def _serve(self, server: Server, difference: Difference) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self.service.run(), name="settle"),
+                group.create_task(self.reconciler.run(), name="reconcile"),
+                group.create_task(self.timers.run(), name="timers"),
                 group.create_task(self.dispatcher.run(), name="deliver"),
                 group.create_task(self._watch(), name="watch the configuration"),
                 group.create_task(self._reloads(), name="reload"),
                 group.create_task(self._bring_along(difference), name="bring along"),
                 group.create_task(self._warm_up(), name="warm up"),
             ]
-            await client.start()
+            if (metrics := self.settings.metrics.listen) is not None:
+                self.metrics.serve(metrics.host, metrics.port)
+            for client in self.clients.values():
+                await client.start()
             await server.start()
             log.info("listening", port=server.port)
             # What is there now stays: the collector need not look through it again.
@@ -142,7 +213,11 @@ class App:
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
-            await client.close()
+            for news in self._news:
+                await news.close()
+            for client in self.clients.values():
+                await client.close()
+            self.metrics.close()
         log.info("stopped")
 
     async def _warm_up(self) -> None:
@@ -151,15 +226,29 @@ class App:
         except StoreUnavailable as error:
             log.warning("the agents could not be read ahead", error=str(error))
 
-    # -- what Asterisk tells
+    # -- what an admin asks for
 
-    def _connected(self) -> None:
-        log.info("connected to Asterisk's manager interface")
-        self.service.reconnected()
-        self.dispatcher.wake()
+    async def _reconcile_now(self, session: Session) -> None:
+        """``fastagi reconcile``, over the way that calls take."""
+        try:
+            done = await self.reconciler.all_now()
+        except (StoreUnavailable, QueuesUnavailable, Refused) as error:
+            answer = f"UNAVAILABLE: {error}"
+        else:
+            answer = ", ".join(f"{n} {kind}" for kind, n in sorted(done.items())) or "nothing"
+        with suppress(CommandFailed, ConnectionLost, SessionTimeout):
+            await session.set_variable(REPAIRS, answer[:200])
 
-    def _happened(self, name: str, headers: dict[str, str]) -> None:
-        self.service.call_ended(headers.get("Interface", ""))
+    # -- after a restart of Asterisk
+
+    async def _set_lamps(self, asterisk: str, agents: list[AgentState]) -> None:
+        """Asterisk writes custom device states to its database now and then: after a crash some
+        are of before."""
+        actions = lamp.refresh(agents)
+        for i in range(0, len(actions), LAMPS_AT_ONCE):
+            answers = await self.clients[asterisk].actions(actions[i : i + LAMPS_AT_ONCE])
+            if failed := sum(isinstance(answer, Exception) for answer in answers):
+                log.warning("lamps were not set", count=failed, **named(asterisk))
 
     # -- the configuration while serving
 
@@ -200,7 +289,7 @@ class App:
         difference = await asyncio.to_thread(self.store.bring_in, settings)
         self.settings = without_agents(settings)
         self.phone = phone_settings(settings)
-        self.service.policy = Policy(settings.login.lockout.rule())
+        self.service.policy = policy(settings)
         report(difference)
         log.info("the configuration was reloaded")
         # Not awaited: it may have to wait for Asterisk, and the next reload must not.
@@ -244,8 +333,10 @@ class App:
                 state = await self.service.agent(number)
                 if state.session is None:
                     return
-                interface = state.session.device.interface
-                (result,) = await self.queues.apply([SetPenalty(queue, interface, penalty)])
+                device = state.session.device
+                (result,) = await self.queues.apply(
+                    [SetPenalty(queue, device.interface, penalty, device.asterisk)]
+                )
             except (Refused, QueuesUnavailable):
                 await asyncio.sleep(1)
                 continue
@@ -280,6 +371,11 @@ def _open(path: Path) -> tuple[Settings, PeeweeStore, Difference]:
     difference = store.bring_in(settings)
     report(difference)
     return without_agents(settings), store, difference
+
+
+def named(asterisk: str) -> dict[str, str]:
+    """For the log: the Asterisk's name, where there are several."""
+    return {"asterisk": asterisk} if asterisk else {}
 
 
 def without_agents(settings: Settings) -> Settings:

@@ -139,5 +139,10 @@ DEVICE_LOST = "device-lost"  # the system's pause reason while an agent's phone 
 # Where the fallback leaves notes of what it did while the service was away (Asterisk's database).
 NOTES_FAMILY = "fastagi"
 
+RECONCILE = "service/reconcile"  # an AGI script for `fastagi reconcile`, …
+REPAIRS = "FASTAGI_REPAIRS"  # … and the variable that tells what it did
+
+METRIC_REPAIRS = "fastagi_repairs"  # _total is added by the format
+
 QUEUE_LOG_LOGIN = "AGENTCALLBACKLOGIN"
 QUEUE_LOG_LOGOFF = "AGENTCALLBACKLOGOFF"
