@@ -14,7 +14,7 @@ import pytest
 
 from fastagi import config
 from fastagi.demo.asterisk import Asterisk
-from fastagi.demo.fallback import FACTS, install
+from fastagi.demo.fallback import install, settings
 from fastagi.dialplan import render_fallback_facts
 from tests.journey.parts import Peer, Service, Wire, until
 
@@ -187,11 +187,9 @@ async def test_what_phones_did_without_the_service_is_known_as_theirs(
     make_service: MakeService, desk: Any, asterisk: Asterisk, tmp_path: Path
 ) -> None:
     asterisk.cli("database deltree fastagi")
-    path = tmp_path / FACTS
-    service = make_service(
-        fastagi={"fallback": {"command": str(install(tmp_path, path)), "facts": str(path)}}
-    )
-    path.write_text(render_fallback_facts(config.load(service.config)), encoding="utf-8")
+    where = settings(tmp_path)
+    service = make_service(fastagi={"fallback": where})
+    install(tmp_path, render_fallback_facts(config.load(service.config)))
     one, two = await desk("1001"), await desk("1002")
     await one.dial("*314001")
     await two.dial("*314002")
