@@ -12,6 +12,7 @@ from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
+    MemberNews,
     PauseMember,
     QueuesUnavailable,
     RemoveMember,
@@ -19,6 +20,7 @@ from fastagi.agents.operations import (
     SetPenalty,
 )
 from fastagi.ami.client import Client, Response
+from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import NEEDED, Privileges, Queues
 from fastagi.contract import Script
 from fastagi.demo.asterisk import Asterisk
@@ -335,6 +337,122 @@ async def test_events_of_a_login(connect: Connected, queues: Queues, eventually:
     added = events[0][1]
     assert (added["MemberName"], added["Interface"]) == ("Agent/1001", PHONE)
     assert (added["Paused"], added["PausedReason"]) == ("1", "déjeuner")
+
+
+class Heard:
+    """What the hall hears of an Asterisk."""
+
+    def __init__(self) -> None:
+        self.news: list[MemberNews] = []
+        self.reachable: list[tuple[str, bool]] = []
+        self.ended: list[str] = []
+
+    @property
+    def told(self) -> list[tuple[str, bool, bool, str, int]]:
+        return [
+            (n.member.queue, n.present, n.member.paused, n.member.reason, n.member.penalty)
+            for n in self.news
+        ]
+
+
+@pytest.fixture
+async def heard(connect: Connected) -> AsyncIterator[Heard]:
+    heard = Heard()
+    news = News(
+        "",
+        heard.news.extend,
+        lambda members: heard.reachable.extend((m.interface, m.unreachable) for m in members),
+        lambda interface, asterisk: heard.ended.append(interface),
+        gather=0.001,
+    )
+    await connect(raw_names=EVENTS, on_raw=news.take, event_names=())
+    yield heard
+    await news.close()
+
+
+async def test_news_of_what_somebody_else_does(
+    queues: Queues, asterisk: Asterisk, heard: Heard, eventually: Any
+) -> None:
+    """What the command line does comes as an event, and says the same as the list."""
+
+    async def cli(command: str, *expected: tuple[str, bool, bool, str, int]) -> None:
+        heard.news.clear()
+        await asyncio.to_thread(asterisk.cli, command)
+        await eventually(lambda: heard.told == list(expected))
+        there = [n.member for n in heard.news if n.present]
+        if there:
+            assert await queues.members("sales") == there
+
+    added = f"queue add member {PHONE} to sales penalty 2 as Agent/1001 state_interface Custom:x"
+    await cli(added, ("sales", True, False, "", 2))
+    assert heard.news[0].member.state_interface == "Custom:x"
+    assert heard.news[0].member.name == "Agent/1001"
+    pause = f"queue pause member {PHONE} queue sales reason tea"
+    await cli(pause, ("sales", True, True, "tea", 2))
+    await cli(f"queue set penalty 7 on {PHONE} in sales", ("sales", True, True, "tea", 7))
+    await cli(f"queue unpause member {PHONE}", ("sales", True, False, "", 7))
+    await cli(f"queue remove member {PHONE} from sales", ("sales", False, False, "", 7))
+    assert heard.reachable == []
+
+
+async def test_news_of_a_phone_that_goes_and_comes(
+    queues: Queues, asterisk: Asterisk, heard: Heard, eventually: Any
+) -> None:
+    async def state(name: str) -> None:
+        await asyncio.to_thread(asterisk.cli, f"devstate change Custom:agent-1001 {name}")
+
+    await state("NOT_INUSE")
+    try:
+        await queues.apply([add("sales"), add("support")])
+        await eventually(lambda: len(heard.news) == 2)
+        await state("UNAVAILABLE")
+        await eventually(lambda: heard.reachable[-1:] == [(PHONE, True)])
+        assert all(m.unreachable for m in await queues.members())
+        await state("RINGING")
+        await eventually(lambda: heard.reachable[-1:] == [(PHONE, False)])
+        heard.reachable.clear()
+        await state("INUSE")
+        await state("UNAVAILABLE")
+        await state("NOT_INUSE")
+        await eventually(lambda: len(heard.reachable) >= 2)
+        assert heard.reachable == [(PHONE, True), (PHONE, False)]
+        assert len(heard.news) == 2, "that is no change of a member"
+    finally:
+        await state("NOT_INUSE")
+
+
+async def test_news_of_the_end_of_a_call(
+    connect: Connected, queues: Queues, asterisk: Asterisk, heard: Heard, eventually: Any
+) -> None:
+    interface = "Local/answers@callers/n"
+    await queues.apply([add(interface=interface, state_interface="")])
+    number = next(n for n, name in asterisk.queues.items() if name == "sales")
+    admin = await connect(asterisk.admin_username, secret=asterisk.admin_secret)
+    call = {"Action": "Originate", "Channel": f"Local/{number}@phones", "Async": "true"}
+    await admin.action({**call, "Application": "Wait", "Data": "60"})
+    await eventually(lambda: in_call(queues, interface))
+    await asyncio.to_thread(asterisk.cli, "channel request hangup all")
+    await eventually(lambda: heard.ended == [interface])
+
+
+async def test_a_reload_says_nothing_and_the_list_shows_it(
+    queues: Queues, asterisk: Asterisk, heard: Heard, eventually: Any
+) -> None:
+    """Why listening alone is not enough: neither what queues.conf brings in, nor who was in a
+    queue that it does not have any more, comes as an event."""
+    path = asterisk.etc / "queues.conf"
+    before = path.read_text()
+    path.write_text(before + "\n[brief]\nmember => Local/1009@phones,3,Nine\n")
+    await asyncio.to_thread(asterisk.cli, "queue reload all")
+    try:
+        assert (await queues.apply([add("brief")]))[0].ok
+        assert {m.name for m in await queues.members("brief")} == {"Nine", "Agent/1001"}
+    finally:
+        path.write_text(before)
+        await asyncio.to_thread(asterisk.cli, "queue reload all")
+    assert await queues.members("brief") == []
+    await queues.apply([add("sales")])
+    await eventually(lambda: [n.member.queue for n in heard.news] == ["brief", "sales"])
 
 
 async def test_without_reading_class_agent_lists_come_and_events_do_not(

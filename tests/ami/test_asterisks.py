@@ -9,6 +9,7 @@ from ami.peer import Link, Peer
 from fastagi.agents.operations import (
     AddMember,
     Answer,
+    Operation,
     QueuesUnavailable,
     RemoveMember,
 )
@@ -55,7 +56,7 @@ async def test_each_is_told_its_own_and_results_are_in_order(
 ) -> None:
     asterisks, north, south = two
     assert asterisks.names == ("north", "south")
-    operations = [
+    operations: list[Operation] = [
         add("north"),
         RemoveMember("sales", "PJSIP/1001", "south"),
         add("north", "support"),

@@ -63,7 +63,7 @@ def test_every_operation_has_its_answers() -> None:
 async def test_apply_is_pipelined_and_in_order(client_of: Any) -> None:
     async with Peer() as peer:
         queues = Queues(await client_of(peer))
-        operations = [ADD, PAUSE, REMOVE]
+        operations: list[Operation] = [ADD, PAUSE, REMOVE]
         results = await queues.apply(operations)
         assert [result.operation for result in results] == operations
         assert all(result.answer is Answer.DONE for result in results)

@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from fastagi.agents.events import Event
 from fastagi.contract import EventType, Sink
-from fastagi.outbox.delivery import DELIVERED, Later, Receipt, Rejected, SinkProtocol
+from fastagi.outbox.delivery import DELIVERED, Later, Receipt, Rejected, SinkProtocol, Waits
 from fastagi.outbox.dispatcher import Dispatcher, Pace
 
 from .parts import Memory, Receiver, event, now, until
@@ -404,3 +405,44 @@ def test_the_delay_grows_and_has_an_end() -> None:
         delays = {pace.delay(attempts) for _ in range(50)}
         assert all(longest / 2 <= delay <= longest for delay in delays)
         assert len(delays) > 1, "jitter"
+
+
+async def test_what_waits_keeps_its_agents_order_and_delays_no_other(memory: Memory) -> None:
+    """More of them wait than go into one batch: they must not fill it."""
+    away = True
+
+    def script(happened: Event) -> Receipt:
+        return Waits("away") if away and happened.asterisk == "north" else DELIVERED
+
+    receiver = Receiver(script)
+    few = Pace(batch=3, first_delay=0.01, ask_ready=0.005, look=0.01)
+    north = [event(f"100{n % 4}", EventType.PAUSE, asterisk="north") for n in range(20)]
+    south = [event(f"200{n}", EventType.PAUSE, asterisk="south") for n in range(5)]
+    repairs = [event("", EventType.REPAIR, asterisk=name) for name in ("north", "south")]
+    later = event("1000", EventType.UNPAUSE, asterisk="south")
+    async with running(memory, {Sink.USER_EVENT: receiver}, few) as dispatcher:
+        await memory.commit(*north, repairs[0], *south, repairs[1], later)
+        await until(lambda: len(receiver.got) == 6)
+        assert {e.id for e in receiver.got} == {e.id for e in [*south, repairs[1]]}
+        assert not memory.parked
+        assert all(row.attempts == 0 for row in memory.rows.values())
+        away = False
+        dispatcher.wake()
+        await until(lambda: len(receiver.got) == 28)
+    rest = receiver.got[6:]
+    for agent in {e.agent for e in north}:
+        mine = [e for e in [*north, later] if e.agent == agent]
+        assert [e for e in rest if e.agent == agent] == mine
+
+
+async def test_waiting_is_told_once_in_the_log(memory: Memory) -> None:
+    away = True
+    receiver = Receiver(lambda happened: Waits("away") if away else DELIVERED)
+    with capture_logs() as logs:
+        async with running(memory, {Sink.LAMP: receiver}) as dispatcher:
+            await memory.commit(event(), event("1002"))
+            await until(lambda: len(receiver.batches) > 3)
+            away = False
+            dispatcher.wake()
+            await until(lambda: len(receiver.got) == 2)
+    assert [log["event"] for log in logs] == ["some deliveries wait", "all deliveries go on"]

@@ -1,5 +1,10 @@
+from datetime import UTC, datetime
+
 import pytest
 
+from fastagi.agents.commands import PauseReason
+from fastagi.agents.devices import Device
+from fastagi.agents.model import AgentState, LoginSession, PauseSegment
 from fastagi.contract import EventType
 from fastagi.outbox import lamp
 from fastagi.outbox.delivery import Rejected
@@ -29,7 +34,10 @@ def set_lamp(name: str, state: str) -> dict[str, str]:
         (EventType.LOGOUT, "moved", []),
         (EventType.PAUSE, "lunch", [set_lamp("pause-1002", "INUSE")]),
         (EventType.UNPAUSE, "lunch", [set_lamp("pause-1002", "NOT_INUSE")]),
+        (EventType.PAUSE_EXCEEDED, "lunch", [set_lamp("pause-1002", "RINGING")]),
         (EventType.QUEUE_JOIN, "", []),
+        (EventType.QUEUE_PENALTY, "3", []),
+        (EventType.REPAIR, "added to sales", []),
         (EventType.QUEUE_LEAVE, "", []),
         (EventType.LOGIN_REFUSED, "WRONG_PIN", []),
     ],
@@ -49,3 +57,24 @@ async def test_a_number_that_is_no_lamp_is_refused_for_good(number: str) -> None
     assert isinstance(refused, Rejected)
     assert refused.final
     assert ami.sent == []
+
+
+async def test_both_lamps_of_each_agent_as_they_should_be() -> None:
+    at = datetime(2026, 11, 22, 10, tzinfo=UTC)
+    session = LoginSession("s", Device("1001", "phones", "PJSIP/1001", "PJSIP/1001"), at)
+    pause = PauseSegment("p", PauseReason("1", "lunch"), at)
+    states = [
+        AgentState(1, "1001", "Alice", "en", session=session),
+        AgentState(2, "1002", "Bob", "en", session=session, pause=pause),
+        AgentState(3, "1003", "Carol", "en"),
+        AgentState(4, "1)=x", "Mallory", "en", session=session),
+    ]
+    assert lamp.refresh(states) == [
+        set_lamp("agent-1001", "INUSE"),
+        set_lamp("pause-1001", "NOT_INUSE"),
+        set_lamp("agent-1002", "INUSE"),
+        set_lamp("pause-1002", "INUSE"),
+        set_lamp("agent-1003", "NOT_INUSE"),
+        set_lamp("pause-1003", "NOT_INUSE"),
+    ]
+    assert lamp.refresh([]) == []

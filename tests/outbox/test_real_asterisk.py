@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fastagi.agents.commands import Actor
 from fastagi.ami.client import Client
 from fastagi.contract import EventType, Sink, Source
 from fastagi.demo.asterisk import Asterisk
+from fastagi.demo.equipment import Equipment
 from fastagi.outbox import lamp, queue_log, user_event
 from fastagi.outbox.dispatcher import Dispatcher, Pace
 
@@ -32,24 +34,30 @@ pytestmark = [
 
 
 @asynccontextmanager
-async def service(asterisk: Asterisk, memory: Memory) -> AsyncIterator[Client]:
-    ami = Client("127.0.0.1", asterisk.ami_port, asterisk.ami_username, asterisk.ami_secret)
-    sinks = {
-        Sink.USER_EVENT: user_event.sink(ami),
-        Sink.QUEUE_LOG: queue_log.sink(ami),
-        Sink.LAMP: lamp.sink(ami),
+async def service(asterisk: Asterisk, memory: Memory, **others: Asterisk) -> AsyncIterator[Client]:
+    named = {"": asterisk} if not others else {"main": asterisk, **others}
+    amis = {
+        name: Client("127.0.0.1", one.ami_port, one.ami_username, one.ami_secret)
+        for name, one in named.items()
     }
-    dispatcher = Dispatcher(memory, sinks, now, Pace(first_delay=0.1))
+    sinks = {
+        Sink.USER_EVENT: user_event.sink(amis),
+        Sink.QUEUE_LOG: queue_log.sink(amis),
+        Sink.LAMP: lamp.sink(amis),
+    }
+    dispatcher = Dispatcher(memory, sinks, now, Pace(first_delay=0.1, look=0.2))
     memory.on_change = dispatcher.wake
-    await ami.start()
+    for ami in amis.values():
+        await ami.start()
     task = asyncio.create_task(dispatcher.run())
     try:
-        yield ami
+        yield next(iter(amis.values()))
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        await ami.close()
+        for ami in amis.values():
+            await ami.close()
 
 
 @asynccontextmanager
@@ -212,3 +220,33 @@ async def test_a_missing_write_class_stops_only_what_needs_it(
     (row,) = memory.rows.values()
     assert row.attempts == 0
     assert row.due < now() - timedelta(days=1), "not postponed: it is no fault of the event"
+
+
+async def test_two_asterisks_and_one_of_them_is_killed(
+    asterisk: Asterisk, equipment: Equipment, tmp_path: Path, eventually: Eventually
+) -> None:
+    memory = Memory()
+    with Asterisk(tmp_path, equipment.asterisk) as south:
+        async with service(asterisk, memory, south=south), listener(asterisk) as heard:
+            await memory.commit(event("2101", asterisk="main"), event("2102", asterisk="south"))
+            await eventually(lambda: not memory.rows)
+            await eventually(lambda: sorted(said["Agent"] for said in heard) == ["2101", "2102"])
+            for one in (asterisk, south):
+                assert await lamps(one, "2101") == {"agent": "INUSE"}
+                assert await lamps(one, "2102") == {"agent": "INUSE"}
+            assert rows(asterisk, "2101")
+            assert not rows(asterisk, "2102"), "a row stands where the agent is"
+            assert not rows(south, "2101")
+            assert rows(south, "2102")
+            south.kill()
+            await memory.commit(
+                event("2102", EventType.PAUSE, asterisk="south"),
+                event("2101", EventType.LOGOUT, asterisk="main"),
+                event("2103", asterisk="main"),
+            )
+            await eventually(lambda: {row.event.agent for row in memory.rows.values()} == {"2102"})
+            assert len(rows(asterisk, "2101")) == 2
+            south.start()
+            await eventually(lambda: not memory.rows, within=30)
+            assert (await lamps(south, "2102"))["pause"] == "INUSE"
+    assert not memory.parked

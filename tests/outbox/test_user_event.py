@@ -4,7 +4,7 @@ import pytest
 
 from fastagi.contract import USER_EVENT_KEYS, EventType, Source
 from fastagi.outbox import user_event
-from fastagi.outbox.delivery import Rejected
+from fastagi.outbox.delivery import DELIVERED, Rejected
 
 from .parts import ScriptedAmi, event
 
@@ -72,3 +72,11 @@ async def test_hostile_values_are_refused_for_good_and_nothing_is_sent(
     assert isinstance(refused, Rejected)
     assert refused.final
     assert [action["Agent"] for action in ami.sent] == ["1002"]
+
+
+async def test_an_event_of_no_agent_is_told() -> None:
+    ami = ScriptedAmi()
+    repair = event("", EventType.REPAIR, extension="", queues=(), reason="3 restored")
+    assert await user_event.sink(ami).deliver([repair]) == [DELIVERED]
+    (sent,) = ami.sent
+    assert (sent["Type"], sent["Agent"], sent["Reason"]) == ("repair", "", "3 restored")
