@@ -45,8 +45,9 @@ T = TypeVar("T")
 
 DEADLINE = 10.0  # seconds a call may wait for its turn
 POSTGRESQL_THREADS = 8
-HOLDS = 8
+HOLDS = 8  # connections, each with the agents of one repair
 LONERS = 64
+RELEASE = 2.0  # seconds
 WARM_AT_ONCE = 200
 NEVER = "never"  # agents.logoff_at of those who stay after the end of the shift
 
@@ -114,8 +115,10 @@ class PeeweeStore:
     async def close(self) -> None:
         """Works off what was begun, then closes."""
         if not self.sqlite:
-            with suppress(StoreUnavailable):
-                await self.run(release)
+            # A database that is away shall not hold up the stop.
+            with suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(RELEASE):
+                    await self.run(release)
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -614,7 +617,7 @@ def _claim(
 ) -> Change | Refused:
     """The device for this agent and nobody else; or the refusal, knowing who has it."""
     if isinstance(decision, Change):
-        if decision.after.session is state.session:
+        if decision.after.session in (state.session, None):
             return decision  # nobody moves
         claimed = connection.execute(
             "INSERT INTO devices_in_use (interface, agent_id) VALUES (?, ?)"
