@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from fastagi.agents.events import Event
     from fastagi.check import Finding
     from fastagi.config import Settings
+    from fastagi.config.settings import AsteriskSettings
     from fastagi.dial import Channel, Step
+    from fastagi.drift import Drift
     from fastagi.store import Views
     from fastagi.store.views import AgentView, StoredEvent
 
@@ -52,6 +54,10 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
+
+
+def _named(help: str) -> Any:
+    return typer.Option("--asterisk", metavar="NAME", help=help, show_default=False)
 
 
 class LogFormat(StrEnum):
@@ -184,17 +190,32 @@ def dialplan(
     queues: Annotated[
         bool, typer.Option("--queues", help="A sample for queues.conf instead.")
     ] = False,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="The facts file of the fallback instead.")
+    ] = False,
+    asterisk: Annotated[
+        str, _named("The one it is for, where there are several: each has its own.")
+    ] = "",
 ) -> None:
     """Print the file to #include in extensions.conf."""
     from fastagi import dialplan as room
 
-    if manager and queues:
-        _fail("--manager and --queues are two files: ask for one at a time", USAGE)
+    if manager + queues + fallback > 1:
+        _fail("--manager, --queues and --fallback are files of their own: one at a time", USAGE)
     settings = _load(config)
-    render = (
-        room.render_manager if manager else room.render_queues if queues else (room.render_dialplan)
-    )
-    typer.echo(render(settings), nl=False)
+    if asterisk:
+        _one_asterisk(settings, asterisk)
+    try:
+        if queues:
+            text = room.render_queues(settings)
+        elif fallback:
+            text = room.render_fallback_facts(settings, asterisk)
+        else:
+            render = room.render_manager if manager else room.render_dialplan
+            text = render(settings, asterisk)
+    except ValueError as error:
+        _fail(str(error), USAGE)
+    typer.echo(text, nl=False)
 
 
 @app.command()
@@ -225,6 +246,7 @@ def dial(
         str | None,
         typer.Option(metavar="CODE", help="The phone's language.", show_default=False),
     ] = None,
+    asterisk: Annotated[str, _named("The one the phone is on, where there are several.")] = "",
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -240,7 +262,14 @@ def dial(
     channel = room.Channel(spoken, hang_up_at)
     try:
         call = room.dialled(number, settings.feature_codes.by_script())
-        opening = room.headers(call, phone, settings.device_rules(), host=host, language=spoken)
+        opening = room.headers(
+            call,
+            phone,
+            settings.device_rules(),
+            host=host,
+            language=spoken,
+            asterisk=_one_asterisk(settings, asterisk).name,
+        )
         asked = keys is None and sys.stdin.isatty() and not as_json
         terminal = room.Terminal() if asked else None
         fingers = terminal or room.Prepared(keys or "")
@@ -300,6 +329,86 @@ def _tell_result(channel: "Channel", as_json: bool) -> None:
         typer.echo("no AGENT_STATUS was set: the dialplan plays its own 'try again'")
     for name, value in channel.variables.items():
         typer.echo(f"{printable(name)}={printable(value)}")
+
+
+# -- the store and Asterisk ----------------------------------------------------------------------
+
+
+@app.command()
+def reconcile(
+    config: Config = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only show what differs; the service need not run."),
+    ] = False,
+    asterisk: Annotated[str, _named("With --dry-run: only this one of several.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Have the service compare its store with Asterisk's queues now, and repair what differs.
+
+    Exit status 0 when done, 1 when the service, its store or Asterisk is away. With --dry-run: 0
+    when nothing differs, 1 when something does.
+    """
+    from fastagi import drift
+
+    settings = _load(config, agents=False)
+    if asterisk and not dry_run:
+        _fail("--asterisk goes with --dry-run: the service looks at all of them", USAGE)
+    set_up_log(LogFormat.CONSOLE, LogLevel.ERROR)
+    if dry_run:
+        chosen = [_one_asterisk(settings, asterisk)] if asterisk else settings.asterisks
+        raise typer.Exit(_look(settings, chosen, as_json))
+    try:
+        counts = _run(drift.repair_now(settings))
+    except drift.Away as error:
+        _fail(f"fastagi: {_printable(str(error))}", REFUSED)
+    if as_json:
+        _print_json({"repairs": counts})
+    else:
+        typer.echo(", ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing differed")
+
+
+def _look(settings: "Settings", chosen: "Sequence[AsteriskSettings]", as_json: bool) -> int:
+    """The exit status."""
+    from fastagi import drift
+    from fastagi.store import Views
+
+    found: list[Drift] = []
+    away = []
+    with _explained(), contextlib.closing(Views(settings.database)) as views:
+        for asterisk in chosen:
+            try:
+                found += _run(drift.look(views, asterisk))
+            except drift.Away as error:
+                away.append(str(error))
+    if as_json:
+        for one in found:
+            _print_json(one.as_dict())
+    elif found:
+        from rich.console import Console
+
+        Console().print(_drift_table(found, len(settings.asterisks) > 1))
+    elif not away:
+        typer.echo("nothing differs")
+    for reason in away:
+        typer.echo(f"fastagi: {_printable(reason)}", err=True)
+    return REFUSED if found or away else DONE
+
+
+def _drift_table(found: "Sequence[Drift]", several: bool) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    place = ("on",) if several else ()
+    for heading in (*place, "agent", "queue", "interface", "stored", "Asterisk", "would be"):
+        table.add_column(heading, overflow="fold")
+    for one in found:
+        told = one.as_dict()
+        names = (*(("asterisk",) if several else ()), "agent", "queue", "interface")
+        cells = [told[name] for name in (*names, "stored", "reported", "repair")]
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
+    return table
 
 
 # -- who is where, and what happened -------------------------------------------------------------
@@ -362,9 +471,11 @@ def _agent_json(agent: "AgentView") -> dict[str, Any]:
         "queues": list(agent.queues),
         "joined": list(agent.joined),
         "pause_reason": agent.pause_reason,
-        "paused_since": agent.paused_since
-        and agent.paused_since.isoformat(timespec="milliseconds"),
-        "logoff_planned": agent.logoff_planned,
+        "paused_since": _moment(agent.paused_since),
+        "paused_in": list(agent.paused_in),
+        "logoff_planned": agent.planned == "log off",
+        "planned": agent.planned,
+        "asterisk": agent.asterisk,
     }
 
 
@@ -379,26 +490,40 @@ def _agents_table(found: "Sequence[AgentView]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
+    several = any(agent.asterisk for agent in found)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("agent", "name", "status", "extension", "since", "queues"):
+    places = ("extension", "on") if several else ("extension",)
+    for heading in ("agent", "name", "status", *places, "since", "queues"):
         table.add_column(heading, overflow="fold")
     now = datetime.now(UTC)
     for agent in found:
         status = agent.status.name.lower().replace("_", " ")
         if agent.paused_since is not None:
             status = f"paused {_lasted(now - agent.paused_since)}: {_printable(agent.pause_reason)}"
-        if agent.logoff_planned:
-            status += " (logs off after this call)"
-        queues = [q if q in agent.joined or not agent.extension else f"({q})" for q in agent.queues]
+        if agent.planned:
+            status += f" ({_PLANS[agent.planned]} after this call)"
+        place = [Text(_printable(agent.extension))]
+        if several:
+            place.append(Text(_printable(agent.asterisk)))
         table.add_row(
             agent.number,
             Text(_printable(agent.name)),
             Text(status, style=_COLOURS[agent.status.name]),
-            Text(_printable(agent.extension)),
+            *place,
             "" if agent.since is None else agent.since.astimezone().strftime("%d %b %H:%M"),
-            Text(_printable(" ".join(queues))),
+            Text(_printable(" ".join(_queue_shown(queue, agent) for queue in agent.queues))),
         )
     return table
+
+
+_PLANS = {"log off": "logs off", "pause": "pauses"}
+
+
+def _queue_shown(queue: str, agent: "AgentView") -> str:
+    """In brackets: one of the agent's where the agent is not; ``[paused]``: paused there only."""
+    if agent.extension and queue not in agent.joined:
+        return f"({queue})"
+    return f"{queue}[paused]" if queue in agent.paused_in else queue
 
 
 def _lasted(length: timedelta) -> str:
@@ -423,11 +548,23 @@ def events(
         bool,
         typer.Option("--parked", help="The deliveries that were given up, and why, instead."),
     ] = False,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EVENT|all",
+            help="Deliver once more what was given up: of one event, or all. Exit status 1 when "
+            "there was none such.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What happened: who did what, where, when, and through which door."""
-    if parked and follow:
-        _fail("--parked and --follow do not go together", USAGE)
+    if parked + follow + (retry is not None) > 1:
+        _fail("--parked, --follow and --retry do not go together", USAGE)
+    if retry is not None:
+        _retry(config, retry, as_json)
+        return
     with _explained(), _interruptible(), _views(config) as views:
         if parked:
             _tell_parked(views, as_json)
@@ -509,10 +646,20 @@ def _tell_event(event: "Event") -> None:
     if actor.hung_up:
         by += " (had hung up)"
     place = f"at {event.extension}" if event.extension else ""
-    words = (place, event.reason, " ".join(event.queues), f"by {event.source} {by}".rstrip())
+    if event.asterisk:
+        place = f"{place} on {event.asterisk}".lstrip()
+    reason = _REASONS.get(event.type.value, "{}").format(event.reason) if event.reason else ""
+    words = (place, reason, " ".join(event.queues), f"by {event.source} {by}".rstrip())
     when = event.occurred_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    line = f"{when}  {event.type.value:13} {event.agent:>6}  " + "  ".join(w for w in words if w)
-    typer.echo(_printable(line))
+    line = f"{when}  {event.type.value:14} {event.agent or '-':>6}  "
+    typer.echo(_printable(line + "  ".join(w for w in words if w)))
+
+
+# What an event's reason is, where it does not tell by itself.
+_REASONS = {
+    "queue-penalty": "penalty {}",
+    "pause-exceeded": "longer than {} may last",
+}
 
 
 def _tell_event_json(event: "Event") -> None:
@@ -537,10 +684,28 @@ def _tell_parked(views: "Views", as_json: bool) -> None:
             when = at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
             typer.echo(
                 _printable(
-                    f"{when}  {delivery.sink}  agent {delivery.agent}  event {delivery.event_id}  "
-                    f"{delivery.attempts} attempts: {delivery.error}"
+                    f"{when}  {delivery.sink}  agent {delivery.agent or '-'}  "
+                    f"event {delivery.event_id}  {delivery.attempts} attempts: {delivery.error}"
                 )
             )
+
+
+def _retry(config: Path | None, event: str, as_json: bool) -> None:
+    from fastagi.store import retry_parked
+
+    with _explained():
+        count = retry_parked(
+            _load(config, agents=False).database, None if event == "all" else event
+        )
+    if as_json:
+        _print_json({"retried": count})
+    elif count:
+        typer.echo(f"{count} {'delivery is' if count == 1 else 'deliveries are'} due again")
+    else:
+        what = "" if event == "all" else f" of the event {_printable(event)}"
+        typer.echo(f"no delivery{what} was given up", err=True)
+    if not count:
+        raise typer.Exit(REFUSED)
 
 
 @contextlib.contextmanager
@@ -705,6 +870,19 @@ def _load(config: Path | None, *, agents: bool = True) -> "Settings":
         return load(_find(config), agents=agents)
     except ConfigError as error:
         _fail(str(error), USAGE)
+
+
+def _one_asterisk(settings: "Settings", name: str) -> "AsteriskSettings":
+    """The one that is meant; it need not be named where it is the only one."""
+    names = [asterisk.name for asterisk in settings.asterisks]
+    if not name and len(names) == 1:
+        return settings.asterisk
+    if names == [""]:
+        _fail(f"there is only one Asterisk, and it has no name: not {name!r}", USAGE)
+    if name not in names:
+        what = f"no Asterisk is called {name!r}" if name else "there are several Asterisks"
+        _fail(f"{what}: name one of {', '.join(names)} with --asterisk", USAGE)
+    return settings.asterisk_named(name)
 
 
 @contextlib.contextmanager

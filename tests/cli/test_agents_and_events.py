@@ -2,16 +2,25 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from rich.console import Console
 
-from fastagi.cli import GAP_SECONDS, Following
-from fastagi.contract import EVENT_FIELDS
+from fastagi.agents.commands import Actor
+from fastagi.agents.events import Event
+from fastagi.agents.model import Status
+from fastagi.cli import GAP_SECONDS, Following, _agent_json, _agents_table, _tell_event
+from fastagi.contract import EVENT_FIELDS, EventType, Source
 from fastagi.store.database import parse, prepare
+from fastagi.store.views import AgentView
 
 from .conftest import Running, Serve, Setting, environment
 
@@ -57,6 +66,121 @@ class TestFollowing:
         assert following.after == 5
         assert following.fresh(stored(6), 100) == stored(6)
         assert following.after == 6
+
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+ALICE = AgentView(
+    id=1,
+    number="4001",
+    name="Alice [b]Martin",
+    language="en",
+    status=Status.AVAILABLE,
+    extension="1001",
+    interface="PJSIP/1001",
+    since=NOON,
+    queues=("sales", "support", "billing"),
+    joined=("sales", "support"),
+    pause_reason="",
+    paused_since=None,
+)
+
+
+def shown(*found: AgentView) -> list[str]:
+    """The table's lines, each with single blanks."""
+    screen = Console(width=200, color_system=None)
+    with screen.capture() as capture:
+        screen.print(_agents_table(found))
+    return [" ".join(line.split()) for line in capture.get().splitlines()]
+
+
+def test_a_pause_of_one_queue_and_what_is_planned() -> None:
+    paused = replace(ALICE, paused_in=("support",), planned="pause")
+    heading, row = shown(paused)
+    assert heading == "agent name status extension since queues"
+    assert "Alice [b]Martin available (pauses after this call) 1001" in row
+    assert row.endswith("sales support[paused] (billing)")
+    leaving = replace(ALICE, planned="log off")
+    assert "available (logs off after this call)" in shown(leaving)[1]
+    assert "after this call" not in shown(ALICE)[1]
+
+
+def test_on_which_of_several_asterisks() -> None:
+    north = replace(ALICE, asterisk="north")
+    heading, one, other = shown(north, replace(ALICE, number="4002", extension="", asterisk=""))
+    assert heading == "agent name status extension on since queues"
+    assert " 1001 north " in one
+    assert "north" not in other
+
+
+def test_what_a_program_reads_of_an_agent() -> None:
+    view = replace(ALICE, asterisk="north", paused_in=("sales",), planned="log off")
+    told = _agent_json(view)
+    assert told["asterisk"] == "north"
+    assert told["paused_in"] == ["sales"]
+    assert told["planned"] == "log off"
+    assert told["logoff_planned"] is True
+    assert _agent_json(ALICE)["planned"] == ""
+    assert _agent_json(replace(ALICE, planned="pause"))["logoff_planned"] is False
+
+
+LOGIN = Event(
+    id="x-1",
+    type=EventType.LOGIN,
+    agent="4001",
+    extension="1001",
+    queues=("sales",),
+    reason="",
+    source=Source.PHONE,
+    actor=Actor(channel="PJSIP/1001-00000001"),
+    occurred_at=NOON,
+)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (LOGIN, "agent-login 4001 at 1001 sales by phone PJSIP/1001-00000001"),
+        (replace(LOGIN, asterisk="north"), "agent-login 4001 at 1001 on north sales by phone"),
+        (
+            replace(
+                LOGIN,
+                type=EventType.QUEUE_PENALTY,
+                reason="5",
+                source=Source.ASTERISK,
+                actor=Actor(),
+            ),
+            "queue-penalty 4001 at 1001 penalty 5 sales by asterisk",
+        ),
+        (
+            replace(
+                LOGIN,
+                type=EventType.PAUSE_EXCEEDED,
+                reason="lunch",
+                source=Source.SYSTEM,
+                actor=Actor(name="limits"),
+            ),
+            "pause-exceeded 4001 at 1001 longer than lunch may last sales by system limits",
+        ),
+        (
+            replace(
+                LOGIN,
+                type=EventType.REPAIR,
+                agent="",
+                extension="",
+                queues=(),
+                reason="2 put back",
+                source=Source.SYSTEM,
+                actor=Actor(name="reconcile"),
+                asterisk="north",
+            ),
+            "repair - on north 2 put back by system reconcile",
+        ),
+    ],
+)
+def test_an_event_in_words(event: Event, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _tell_event(event)
+    assert words in " ".join(capsys.readouterr().out.split())
 
 
 def test_before_the_first_start(setting: Setting) -> None:
@@ -175,8 +299,78 @@ def test_a_reader_who_has_seen_enough(healthy: Setting, serve: Serve) -> None:
     process.stderr.close()
 
 
-def test_parked_and_follow_do_not_go_together(setting: Setting) -> None:
-    assert setting.fastagi("events", "--parked", "--follow").status == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [("--parked", "--follow"), ("--parked", "--retry", "all"), ("--follow", "--retry", "x-1")],
+)
+def test_what_does_not_go_together(setting: Setting, arguments: tuple[str, ...]) -> None:
+    result = setting.fastagi("events", *arguments)
+    assert result.status == 2
+    assert "do not go together" in result.err
+
+
+PARK = """
+INSERT INTO deliveries (sink, event, agent, due_at, attempts, error, parked_at, leased_until)
+SELECT 'user_event', seq, agent, 0, 12, 'Asterisk said \x1b[2J no', 1790000000, 0 FROM events
+"""
+
+
+def give_up(setting: Setting) -> None:
+    """As if Asterisk had refused to take every event."""
+    with closing(sqlite3.connect(setting.database)) as database, database:
+        database.execute(PARK)
+
+
+def owed(setting: Setting) -> int:
+    with closing(sqlite3.connect(setting.database)) as database:
+        (count,) = database.execute("SELECT count(*) FROM deliveries").fetchone()
+    return int(count)
+
+
+def eventually_delivered(setting: Setting) -> None:
+    deadline = time.monotonic() + 30
+    while owed(setting):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@asterisk_here
+def test_what_was_given_up_is_retried(healthy: Setting, serve: Serve) -> None:
+    running = serve(healthy)
+    for number in ("*314001", "*331", "*34"):
+        assert healthy.fastagi("dial", number, "--from", "1001").status == 0
+    eventually_delivered(healthy)
+    running.stop()
+    give_up(healthy)
+    ids = [json.loads(line)["id"] for line in healthy.fastagi("events", "--json").lines]
+    parked = healthy.fastagi("events", "--parked")
+    assert parked.status == 0
+    assert [line.split("  event ")[1].split()[0] for line in parked.lines] == ids
+    assert all("12 attempts: Asterisk said \\x1b[2J no" in line for line in parked.lines)
+
+    result = healthy.fastagi("events", "--retry", ids[1])
+    assert (result.status, result.out) == (0, "1 delivery is due again\n")
+    result = healthy.fastagi("events", "--retry", ids[1])
+    assert (result.status, result.out) == (1, "")
+    assert ids[1] in result.err
+    result = healthy.fastagi("events", "--retry", "' OR 1=1 --\x1b[2J")
+    assert result.status == 1
+    assert "\x1b" not in result.err
+    assert len(healthy.fastagi("events", "--parked").lines) == 2
+    # while the service runs, it sees to it by itself
+    serve(healthy)
+    result = healthy.fastagi("events", "--retry", "all", "--json")
+    assert (result.status, json.loads(result.out)) == (0, {"retried": 2})
+    assert healthy.fastagi("events", "--retry", "all").status == 1
+    assert healthy.fastagi("events", "--parked").out == ""
+    eventually_delivered(healthy)
+
+
+def test_retry_before_the_first_start(setting: Setting) -> None:
+    result = setting.fastagi("events", "--retry", "all")
+    assert result.status == 1
+    assert "the store" in result.err
+    assert not setting.database.exists()
 
 
 @asterisk_here

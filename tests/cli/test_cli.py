@@ -19,6 +19,7 @@ COMMANDS = {
     "check": (),
     "dialplan": (),
     "dial": ("*31", "--from", "1001"),
+    "reconcile": ("--dry-run",),
     "agents": (),
     "events": (),
 }
