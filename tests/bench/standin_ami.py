@@ -67,8 +67,9 @@ class Manager(asyncio.Protocol):
             tag = b"ActionID: " + action_id[1] + b"\r\n" if action_id else b""
             message = MESSAGES.get(action[1], b"done")
             answers.append(b"Response: Success\r\n" + tag + b"Message: " + message + b"\r\n\r\n")
-            if action[1] == b"QueueStatus":
-                answers.append(b"Event: QueueStatusComplete\r\n" + tag + b"ListItems: 0\r\n\r\n")
+            if action[1] in (b"QueueStatus", b"DBGetTree"):
+                complete = b"Event: " + action[1] + b"Complete\r\n"
+                answers.append(complete + tag + b"ListItems: 0\r\n\r\n")
             if told and action[1] in EVENTS:
                 events.append(event(EVENTS[action[1]], text))
         self.transport.write(b"".join(answers + events))
