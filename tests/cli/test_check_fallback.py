@@ -121,3 +121,17 @@ def test_a_clock_without_a_zone(
     told = check.configuration(config.load(setting.file), str(setting.file))
     warnings = [f for f in told if f.level is Level.WARNING and "time zone" in f.what]
     assert bool(warnings) == warned
+
+
+@pytest.mark.asterisk
+def test_a_dialplan_with_the_fallback_is_recognised(
+    healthy: Setting, asterisk: Asterisk, tmp_path: Path
+) -> None:
+    with_fallback(healthy, tmp_path)
+    _, told = findings(healthy)
+    (finding,) = (f for f in told if f["about"] == "dialplan" and f["level"] == "warning")
+    assert "is another" in finding["what"], "the loaded one has none yet"
+    asterisk.features = dialplan.render_dialplan(config.load(healthy.file))
+    asterisk.reload("dialplan")
+    _, told = findings(healthy)
+    assert not [f for f in told if f["about"] in ("dialplan", "fallback") and f["level"] != "ok"]

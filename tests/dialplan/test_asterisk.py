@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -311,3 +312,40 @@ async def test_asterisk_takes_the_queues(asterisk: Asterisk) -> None:
     assert "night shift" in shown
     assert "'leastrecent' strategy" in shown
     assert "W:0" in shown
+
+
+async def test_a_call_says_which_of_several_asterisks_it_comes_from(
+    asterisk: Asterisk, include: Callable[..., None], eventually: Eventually
+) -> None:
+    async with serving(Stub()) as stub:
+        several = Settings.model_validate(
+            {
+                "asterisks": [{"name": "lyon-2", "secret": "x"}],
+                "fastagi": {"listen": f"127.0.0.1:{stub.port}"},
+            }
+        )
+        include(render_dialplan(several, "lyon-2"))
+        await originate(asterisk, "*331")
+        await eventually(lambda: stub.calls == [("agent/pause?asterisk=lyon-2", "1")])
+        await eventually(lambda: idle(asterisk))
+
+
+async def test_the_fallback_gets_the_script_and_the_digits(
+    asterisk: Asterisk, include: Callable[..., None], eventually: Eventually, tmp_path: Path
+) -> None:
+    command, facts = tmp_path / "fallback", tmp_path / "facts.json"
+    command.write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/told\n'
+        'while read -r line && [ -n "$line" ]; do :; done\n'
+        "echo 'SET VARIABLE AGENT_STATUS \"PAUSED\"'\nread -r reply\n"
+    )
+    command.chmod(0o755)
+    told = tmp_path / "told"
+    told.touch()
+    mark = asterisk.mark()
+    chosen = {"command": str(command), "facts": str(facts)}
+    include(render_dialplan(settings(free_port(), fastagi={"fallback": chosen})))
+    await originate(asterisk, "*3312")
+    await eventually(lambda: told.read_text() == f"{facts} agent/pause 12\n")
+    await eventually(lambda: idle(asterisk))
+    assert asterisk.played(since=mark) == []

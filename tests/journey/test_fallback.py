@@ -275,3 +275,43 @@ async def test_a_queue_with_more_members_than_asterisk_lists(
     for code in ("*331", "*34", "*32"):
         assert (await agents[2].dial(code)).outcome == "NOT_LOGGED_IN"
     assert {note.interface for note in notes(asterisk)} == {"PJSIP/1001", "PJSIP/1003"}
+
+
+async def test_the_service_is_back(with_fallback: Any, desk: Any, asterisk: Asterisk) -> None:
+    """What was dialled without it is in its events as if it had been there."""
+    service = with_fallback()
+    phone, other = await desk("1001"), await desk("1003")
+    await phone.dial("*314001")
+    await other.dial("*314002")
+    before = len(service.events())
+    away(service)
+    for code in ("*331", "*34", "*32"):
+        await phone.dial(code)
+    await other.dial("*332")
+    left = notes(asterisk)
+    assert len(left) == 4
+    service.start()
+    await until(lambda: len(service.events()) >= before + 4)
+    await until(lambda: notes_left(asterisk) == [])
+    found = service.events()[before:]
+    assert [(event["type"], event["agent"], event["reason"]) for event in found] == [
+        ("agent-pause", "4001", "lunch"),
+        ("agent-unpause", "4001", "lunch"),
+        ("agent-logout", "4001", ""),
+        ("agent-pause", "4002", "break"),
+    ]
+    assert {event["source"] for event in found} == {"phone"}
+    told = [datetime.fromisoformat(event["occurred_at"]) for event in found]
+    assert [at.timestamp() for at in told] == pytest.approx(
+        [note.at.timestamp() for note in left], abs=0.001
+    )
+    assert [event["actor"]["channel"] for event in found] == [note.channel for note in left]
+    assert service.agents()["4001"]["status"] == "logged_off"
+    assert service.agents()["4002"]["status"] == "paused"
+    service.agrees()
+
+
+def notes_left(asterisk: Asterisk) -> list[str]:
+    """Keys of those that are not taken yet."""
+    shown = asterisk.cli("database show fastagi")
+    return re.findall(r"^/fastagi/(\S+)\s*: ?\S", shown, re.MULTILINE)
