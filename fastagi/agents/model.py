@@ -327,7 +327,7 @@ def _pause(state: AgentState, command: Pause, now: datetime) -> Decision:
     )
     return Change(
         command,
-        Outcome.PAUSE_REASON_CHANGED if state.pause else Outcome.PAUSED,
+        Outcome.PAUSE_REASON_CHANGED if state.pause and not same else Outcome.PAUSED,
         state,
         after,
         _pausing(state, after),

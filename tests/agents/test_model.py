@@ -13,6 +13,7 @@ from fastagi.agents import errors
 from fastagi.agents.commands import (
     COMMANDS,
     Actor,
+    Adopt,
     Command,
     JoinQueue,
     LeaveQueue,
@@ -20,6 +21,7 @@ from fastagi.agents.commands import (
     LogOff,
     Pause,
     PauseReason,
+    Seen,
     Unpause,
     WhenInCall,
 )
@@ -30,6 +32,7 @@ from fastagi.agents.model import (
     Change,
     LoginSession,
     Membership,
+    OwnPause,
     PauseSegment,
     Status,
     decide,
@@ -60,6 +63,24 @@ PAUSED = replace(IN, pause=PauseSegment("pause", LUNCH, SINCE))
 PAUSED_IN_NONE = joined(PAUSED)
 PAUSED_IN_SALES = joined(PAUSED, "sales")
 NO_QUEUES = replace(OFF, memberships=())
+PENALTIES = {"sales": 0, "support": 1, "billing": 2}
+
+
+def own(state: AgentState, queue: str, **its_own: Any) -> AgentState:
+    """Somebody changed this in the one queue."""
+    return replace(
+        state,
+        memberships=tuple(
+            replace(m, **its_own) if m.queue == queue else m for m in state.memberships
+        ),
+    )
+
+
+RINGING = OwnPause(True, "no answer")
+NOT_HERE = OwnPause(False)
+IN_OWN_PAUSE = own(IN, "support", own_pause=RINGING)
+PAUSED_BUT_IN_SALES = own(PAUSED, "sales", own_pause=NOT_HERE)
+IN_OWN_PENALTY = own(IN, "support", own_penalty=7)
 
 
 def command(kind: type[Command], **values: Any) -> Command:
@@ -68,6 +89,19 @@ def command(kind: type[Command], **values: Any) -> Command:
 
 LATER = command(LogOff, when_in_call=WhenInCall.AFTER_CALL, in_call=True)
 LEAVING_LATER = replace(IN, planned=LATER)  # type: ignore[arg-type]
+BREAK_LATER = command(Pause, reason=BREAK, when_in_call=WhenInCall.AFTER_CALL, in_call=True)
+PAUSING_LATER = replace(IN, planned=BREAK_LATER)  # type: ignore[arg-type]
+PAUSED_PAUSING_LATER = replace(PAUSED, planned=BREAK_LATER)  # type: ignore[arg-type]
+
+
+def in_asterisk(*members: Seen) -> Command:
+    return command(Adopt, members=members, device=device("1001"), reasons=(LUNCH, BREAK))
+
+
+def seen(queue: str, reason: str | None = None, penalty: int | None = None) -> Seen:
+    """As Asterisk reports it; ``reason=None``: not paused."""
+    its = PENALTIES[queue] if penalty is None else penalty
+    return Seen(queue, QUEUES[queue], its, reason is not None, reason or "")
 
 
 def log_in(at: str, move: bool = False) -> Command:
@@ -84,8 +118,8 @@ def remove(queue: str, at: str = "1001") -> RemoveMember:
     return RemoveMember(queue, f"PJSIP/{at}")
 
 
-def said(paused: bool, reason: str = "") -> PauseMember:
-    return PauseMember("PJSIP/1001", paused, reason)
+def said(paused: bool, reason: str = "", queue: str = "") -> PauseMember:
+    return PauseMember("PJSIP/1001", paused, reason, queue)
 
 
 @dataclass(frozen=True)
@@ -239,6 +273,76 @@ ROWS = [
         replace(LEAVING_LATER, pause=NOW_PAUSED),
     ),
     Row(
+        "pause in a call: later", IN, BREAK_LATER, Outcome.PAUSE_AFTER_CALL, after=PAUSING_LATER
+    ),
+    Row(
+        "another pause in a call: later", PAUSED, BREAK_LATER, Outcome.PAUSE_AFTER_CALL,
+        after=PAUSED_PAUSING_LATER,
+    ),
+    Row(
+        "the same pause in a call needs no waiting", PAUSED,
+        command(Pause, reason=LUNCH, when_in_call=WhenInCall.AFTER_CALL, in_call=True),
+        Outcome.ALREADY_PAUSED,
+    ),
+    Row(
+        "pause in a call: refused", IN,
+        command(Pause, reason=LUNCH, when_in_call=WhenInCall.REFUSE, in_call=True),
+        Outcome.IN_CALL, refused=errors.InCall,
+    ),
+    Row(
+        "pause in a call: at once", IN,
+        command(Pause, reason=LUNCH, when_in_call=WhenInCall.ALLOW, in_call=True), Outcome.PAUSED,
+        (said(True, "lunch"),), ((EventType.PAUSE, "lunch", "1001", BOTH),),
+        replace(IN, pause=NOW_PAUSED),
+    ),
+    Row(
+        "pause after the call, and there is none", IN,
+        command(Pause, reason=LUNCH, when_in_call=WhenInCall.AFTER_CALL), Outcome.PAUSED,
+        (said(True, "lunch"),), ((EventType.PAUSE, "lunch", "1001", BOTH),),
+        replace(IN, pause=NOW_PAUSED),
+    ),
+    Row(
+        "pause, the day's budget is used up", IN, command(Pause, reason=LUNCH, spent=True),
+        Outcome.PAUSE_SPENT, refused=errors.PauseSpent,
+    ),
+    Row(
+        "pause in a call, the budget is used up: said at once", IN,
+        command(Pause, reason=LUNCH, spent=True, when_in_call=WhenInCall.AFTER_CALL, in_call=True),
+        Outcome.PAUSE_SPENT, refused=errors.PauseSpent,
+    ),
+    Row(
+        "the budget is used up, but that pause is the one of now", PAUSED,
+        command(Pause, reason=LUNCH, spent=True), Outcome.ALREADY_PAUSED,
+    ),
+    Row(
+        "pause at once, though one was planned", PAUSING_LATER, command(Pause, reason=LUNCH),
+        Outcome.PAUSED,
+        (said(True, "lunch"),), ((EventType.PAUSE, "lunch", "1001", BOTH),),
+        replace(IN, pause=NOW_PAUSED),
+    ),
+    Row(
+        "paused already: what was planned is not wanted any more", PAUSED_PAUSING_LATER,
+        command(Pause, reason=LUNCH), Outcome.ALREADY_PAUSED, after=PAUSED,
+    ),
+    Row(
+        "pause where one queue had a pause of its own: each queue for itself",
+        IN_OWN_PAUSE, command(Pause, reason=LUNCH), Outcome.PAUSED,
+        (said(True, "lunch", "sales"), said(True, "lunch", "support")),
+        ((EventType.PAUSE, "lunch", "1001", BOTH),), replace(IN, pause=NOW_PAUSED),
+    ),
+    Row(
+        "pause again where somebody had ended it in one queue: the segment goes on",
+        PAUSED_BUT_IN_SALES, command(Pause, reason=LUNCH), Outcome.PAUSED,
+        (said(True, "lunch", "sales"), said(True, "lunch", "support")),
+        ((EventType.PAUSE, "lunch", "1001", BOTH),), PAUSED,
+    ),
+    Row(
+        "pause for another reason where somebody had ended it in one queue",
+        PAUSED_BUT_IN_SALES, command(Pause, reason=BREAK), Outcome.PAUSE_REASON_CHANGED,
+        (said(True, "break", "sales"), said(True, "break", "support")),
+        ((EventType.PAUSE, "break", "1001", BOTH),), replace(PAUSED, pause=ON_BREAK),
+    ),
+    Row(
         "pause, not logged in", OFF, command(Pause, reason=LUNCH), Outcome.NOT_LOGGED_IN,
         refused=errors.NotLoggedIn,
     ),
@@ -251,6 +355,25 @@ ROWS = [
         (), ((EventType.UNPAUSE, "lunch", "1001", ()),), IN_NONE,
     ),
     Row("unpause, not paused", IN, command(Unpause), Outcome.NOT_PAUSED),
+    Row(
+        "unpause takes back a planned pause", PAUSING_LATER, command(Unpause), Outcome.NOT_PAUSED,
+        after=IN,
+    ),
+    Row(
+        "unpause ends this pause and takes back the next", PAUSED_PAUSING_LATER, command(Unpause),
+        Outcome.UNPAUSED, (said(False),), ((EventType.UNPAUSE, "lunch", "1001", BOTH),), IN,
+    ),
+    Row("unpause keeps a planned log-off", LEAVING_LATER, command(Unpause), Outcome.NOT_PAUSED),
+    Row(
+        "unpause where only one queue was paused", IN_OWN_PAUSE, command(Unpause),
+        Outcome.UNPAUSED, (said(False, "", "sales"), said(False, "", "support")),
+        ((EventType.UNPAUSE, "no answer", "1001", ("support",)),), IN,
+    ),
+    Row(
+        "unpause where one queue was not paused any more", PAUSED_BUT_IN_SALES, command(Unpause),
+        Outcome.UNPAUSED, (said(False, "", "sales"), said(False, "", "support")),
+        ((EventType.UNPAUSE, "lunch", "1001", ("support",)),), IN,
+    ),
     Row(
         "unpause, not logged in", OFF, command(Unpause), Outcome.NOT_LOGGED_IN,
         refused=errors.NotLoggedIn,
@@ -304,6 +427,209 @@ ROWS = [
         "leave, not logged in", OFF, command(LeaveQueue, queue="sales"), Outcome.NOT_LOGGED_IN,
         refused=errors.NotLoggedIn,
     ),
+    Row(
+        "leave ends what was the queue's own", IN_OWN_PAUSE, command(LeaveQueue, queue="support"),
+        Outcome.QUEUE_LEFT,
+        (remove("support"),), ((EventType.QUEUE_LEAVE, "", "1001", ("support",)),), IN_SALES_ONLY,
+    ),
+    Row(
+        "log off ends what was the queue's own", IN_OWN_PENALTY, command(LogOff),
+        Outcome.LOGGED_OFF,
+        (remove("sales"), remove("support")), ((LOGOUT, "", "1001", BOTH),), OFF,
+    ),
+    Row(
+        "move takes along what is the queue's own",
+        own(PAUSED_BUT_IN_SALES, "support", own_penalty=7), log_in("1002", move=True),
+        Outcome.MOVED,
+        (
+            add("sales", "1002"),
+            replace(add("support", "1002", "lunch"), penalty=7),
+            remove("sales"),
+            remove("support"),
+        ),
+        ((LOGOUT, "moved", "1001", BOTH), (LOGIN, "moved", "1002", BOTH)),
+        replace(own(PAUSED_BUT_IN_SALES, "support", own_penalty=7), session=THERE),
+    ),
+    # -- what somebody did in Asterisk itself: nothing is left to be told to it
+    Row(
+        "put into all queues", OFF, in_asterisk(seen("sales"), seen("support")),
+        Outcome.LOGGED_IN, (), ((LOGIN, "", "1001", BOTH),), replace(IN, session=HERE),
+    ),
+    Row(
+        "put into one queue", OFF, in_asterisk(seen("sales")), Outcome.LOGGED_IN,
+        (), ((LOGIN, "", "1001", ("sales",)),), replace(IN_SALES_ONLY, session=HERE),
+    ),
+    Row(
+        "put in with another penalty", OFF, in_asterisk(seen("sales"), seen("support", penalty=7)),
+        Outcome.LOGGED_IN, (), ((LOGIN, "", "1001", BOTH),),
+        replace(IN_OWN_PENALTY, session=HERE),
+    ),
+    Row(
+        "put in paused", OFF, in_asterisk(seen("sales", "lunch"), seen("support", "lunch")),
+        Outcome.LOGGED_IN, (),
+        ((LOGIN, "", "1001", BOTH), (EventType.PAUSE, "lunch", "1001", BOTH)),
+        replace(IN, session=HERE, pause=NOW_PAUSED),
+    ),
+    Row(
+        "put in paused in one", OFF, in_asterisk(seen("sales"), seen("support", "no answer")),
+        Outcome.LOGGED_IN, (),
+        ((LOGIN, "", "1001", BOTH), (EventType.PAUSE, "no answer", "1001", ("support",))),
+        replace(IN_OWN_PAUSE, session=HERE),
+    ),
+    Row(
+        "put into a queue that is none of the agent's", OFF, in_asterisk(seen("billing")),
+        Outcome.LOGGED_IN, (), ((LOGIN, "", "1001", ("billing",)),),
+        replace(
+            OFF, session=HERE, memberships=(*OFF.memberships, Membership("billing", "703", 2, True))
+        ),
+    ),
+    Row("not there, and not logged in", OFF, in_asterisk(), Outcome.NOT_LOGGED_IN),
+    Row(
+        "nothing differs", IN, in_asterisk(seen("sales"), seen("support")), Outcome.LOGGED_IN
+    ),
+    Row(
+        "nothing differs, paused", PAUSED,
+        in_asterisk(seen("sales", "lunch"), seen("support", "lunch")), Outcome.LOGGED_IN,
+    ),
+    Row(
+        "nothing differs from what is the queue's own", PAUSED_BUT_IN_SALES,
+        in_asterisk(seen("sales"), seen("support", "lunch")), Outcome.LOGGED_IN,
+    ),
+    Row(
+        "added to one more", IN_SALES_ONLY, in_asterisk(seen("sales"), seen("support")),
+        Outcome.LOGGED_IN, (), ((EventType.QUEUE_JOIN, "", "1001", ("support",)),), IN,
+    ),
+    Row(
+        "added to one that is none of the agent's", IN,
+        in_asterisk(seen("sales"), seen("support"), seen("billing")), Outcome.LOGGED_IN,
+        (), ((EventType.QUEUE_JOIN, "", "1001", ("billing",)),),
+        replace(IN, memberships=(*IN.memberships, Membership("billing", "703", 2, True))),
+    ),
+    Row(
+        "taken out of that one again",
+        replace(IN, memberships=(*IN.memberships, Membership("billing", "703", 2, True))),
+        in_asterisk(seen("sales"), seen("support")), Outcome.LOGGED_IN,
+        (), ((EventType.QUEUE_LEAVE, "", "1001", ("billing",)),),
+        replace(IN, memberships=(*IN.memberships, Membership("billing", "703", 2))),
+    ),
+    Row(
+        "taken out of one", IN, in_asterisk(seen("sales")), Outcome.LOGGED_IN,
+        (), ((EventType.QUEUE_LEAVE, "", "1001", ("support",)),), IN_SALES_ONLY,
+    ),
+    Row(
+        "taken out of one with a pause of its own", IN_OWN_PAUSE, in_asterisk(seen("sales")),
+        Outcome.LOGGED_IN, (), ((EventType.QUEUE_LEAVE, "", "1001", ("support",)),), IN_SALES_ONLY,
+    ),
+    Row(
+        "taken out of the last: logged off", IN, in_asterisk(), Outcome.LOGGED_OFF,
+        (), ((LOGOUT, "removed", "1001", BOTH),), OFF,
+    ),
+    Row(
+        "taken out of the last, paused", PAUSED_BUT_IN_SALES, in_asterisk(), Outcome.LOGGED_OFF,
+        (), ((LOGOUT, "removed", "1001", BOTH),), OFF,
+    ),
+    Row(
+        "taken out of the last, which takes back what was planned", LEAVING_LATER, in_asterisk(),
+        Outcome.LOGGED_OFF, (), ((LOGOUT, "removed", "1001", BOTH),), OFF,
+    ),
+    Row("who had left all queues is still there", IN_NONE, in_asterisk(), Outcome.NOT_LOGGED_IN),
+    Row(
+        "paused everywhere", IN, in_asterisk(seen("sales", "lunch"), seen("support", "lunch")),
+        Outcome.LOGGED_IN, (), ((EventType.PAUSE, "lunch", "1001", BOTH),),
+        replace(IN, pause=NOW_PAUSED),
+    ),
+    Row(
+        "paused for a reason nobody knows", IN,
+        in_asterisk(seen("sales", "Mittag"), seen("support", "Mittag")), Outcome.LOGGED_IN,
+        (), ((EventType.PAUSE, "Mittag", "1001", BOTH),),
+        replace(IN, pause=PauseSegment("c", PauseReason("", "Mittag"), NOON)),
+    ),
+    Row(
+        "paused without a reason", IN, in_asterisk(seen("sales", ""), seen("support", "")),
+        Outcome.LOGGED_IN, (), ((EventType.PAUSE, "", "1001", BOTH),),
+        replace(IN, pause=PauseSegment("c", PauseReason("", ""), NOON)),
+    ),
+    Row(
+        "paused in one, as when nobody answers", IN,
+        in_asterisk(seen("sales"), seen("support", "no answer")), Outcome.LOGGED_IN,
+        (), ((EventType.PAUSE, "no answer", "1001", ("support",)),), IN_OWN_PAUSE,
+    ),
+    Row(
+        "and in the other for the same: paused", IN_OWN_PAUSE,
+        in_asterisk(seen("sales", "no answer"), seen("support", "no answer")), Outcome.LOGGED_IN,
+        (), ((EventType.PAUSE, "no answer", "1001", ("sales",)),),
+        replace(IN, pause=PauseSegment("c", PauseReason("", "no answer"), NOON)),
+    ),
+    Row(
+        "unpaused everywhere", PAUSED, in_asterisk(seen("sales"), seen("support")),
+        Outcome.LOGGED_IN, (), ((EventType.UNPAUSE, "lunch", "1001", BOTH),), IN,
+    ),
+    Row(
+        "unpaused in one", PAUSED, in_asterisk(seen("sales"), seen("support", "lunch")),
+        Outcome.LOGGED_IN, (), ((EventType.UNPAUSE, "lunch", "1001", ("sales",)),),
+        PAUSED_BUT_IN_SALES,
+    ),
+    Row(
+        "and in the other: not paused any more", PAUSED_BUT_IN_SALES,
+        in_asterisk(seen("sales"), seen("support")), Outcome.LOGGED_IN,
+        (), ((EventType.UNPAUSE, "lunch", "1001", ("support",)),), IN,
+    ),
+    Row(
+        "unpaused where only one was paused", IN_OWN_PAUSE,
+        in_asterisk(seen("sales"), seen("support")), Outcome.LOGGED_IN,
+        (), ((EventType.UNPAUSE, "no answer", "1001", ("support",)),), IN,
+    ),
+    Row(
+        "paused for another reason", PAUSED,
+        in_asterisk(seen("sales", "break"), seen("support", "break")), Outcome.LOGGED_IN,
+        (), ((EventType.PAUSE, "break", "1001", BOTH),), replace(PAUSED, pause=ON_BREAK),
+    ),
+    Row(
+        "paused for two reasons", PAUSED,
+        in_asterisk(seen("sales", "lunch"), seen("support", "no answer")), Outcome.LOGGED_IN,
+        (), ((EventType.PAUSE, "no answer", "1001", ("support",)),),
+        own(PAUSED, "support", own_pause=RINGING),
+    ),
+    Row(
+        "a paused agent is added unpaused", PAUSED_IN_SALES,
+        in_asterisk(seen("sales", "lunch"), seen("support")), Outcome.LOGGED_IN, (),
+        (
+            (EventType.QUEUE_JOIN, "", "1001", ("support",)),
+            (EventType.UNPAUSE, "lunch", "1001", ("support",)),
+        ),
+        own(PAUSED, "support", own_pause=NOT_HERE),
+    ),
+    Row(
+        "a paused agent is added paused", PAUSED_IN_SALES,
+        in_asterisk(seen("sales", "lunch"), seen("support", "lunch")), Outcome.LOGGED_IN,
+        (), ((EventType.QUEUE_JOIN, "", "1001", ("support",)),), PAUSED,
+    ),
+    Row(
+        "a pause leaves what was planned", LEAVING_LATER,
+        in_asterisk(seen("sales", "lunch"), seen("support", "lunch")), Outcome.LOGGED_IN,
+        (), ((EventType.PAUSE, "lunch", "1001", BOTH),), replace(LEAVING_LATER, pause=NOW_PAUSED),
+    ),
+    Row(
+        "another penalty", IN, in_asterisk(seen("sales"), seen("support", penalty=7)),
+        Outcome.LOGGED_IN, (), ((EventType.QUEUE_PENALTY, "7", "1001", ("support",)),),
+        IN_OWN_PENALTY,
+    ),
+    Row(
+        "the penalty of before", IN_OWN_PENALTY, in_asterisk(seen("sales"), seen("support")),
+        Outcome.LOGGED_IN, (), ((EventType.QUEUE_PENALTY, "1", "1001", ("support",)),), IN,
+    ),
+    Row(
+        "everything at once", PAUSED_IN_SALES,
+        in_asterisk(seen("support", "break", penalty=7)), Outcome.LOGGED_IN, (),
+        (
+            (EventType.QUEUE_JOIN, "", "1001", ("support",)),
+            (EventType.QUEUE_LEAVE, "", "1001", ("sales",)),
+            (EventType.PAUSE, "break", "1001", ("support",)),
+        ),
+        replace(
+            own(joined(PAUSED, "support"), "support", own_penalty=7), pause=ON_BREAK
+        ),
+    ),
 ]  # fmt: skip
 
 
@@ -325,7 +651,8 @@ def test_rules(row: Row) -> None:
 
 
 def test_every_state_and_command_has_a_row_in_the_rules() -> None:
-    assert set(TABLE) == {(status, kind) for status in Status for kind in COMMANDS.values()}
+    kinds = {*COMMANDS.values(), Adopt}
+    assert set(TABLE) == {(status, kind) for status in Status for kind in kinds}
     assert {(row.state.status, type(row.command)) for row in ROWS} == set(TABLE)
 
 
@@ -357,22 +684,43 @@ reasons = st.builds(PauseReason, st.sampled_from("123"), st.sampled_from(["lunch
 extensions = st.sampled_from(["1001", "1002", "1003"])
 
 
+own_pauses = (
+    st.none()
+    | st.just(OwnPause(False))
+    | st.builds(OwnPause, st.just(True), st.sampled_from(["", "lunch", "no answer"]))
+)
+
+
 @st.composite
 def states(draw: st.DrawFn) -> AgentState:
     session = draw(
         st.none() | st.builds(LoginSession, st.just("s"), extensions.map(device), st.just(SINCE))
     )
-    memberships = tuple(
-        Membership(
-            name, QUEUES[name], draw(st.integers(0, 9)), bool(session) and draw(st.booleans())
-        )
-        for name in draw(st.sets(st.sampled_from(sorted(QUEUES))).map(sorted))
-    )
     pause = None
     planned = None
     if session:
         pause = draw(st.none() | st.builds(PauseSegment, st.just("p"), reasons, st.just(SINCE)))
-        planned = draw(st.none() | st.just(LATER))
+        planned = draw(st.sampled_from([None, LATER, BREAK_LATER]))
+    in_general = (True, pause.reason.name) if pause else (False, "")
+
+    def membership(name: str) -> Membership:
+        m = Membership(
+            name, QUEUES[name], draw(st.integers(0, 9)), bool(session) and draw(st.booleans())
+        )
+        if not m.joined:
+            return m
+        own_pause = draw(own_pauses)
+        return replace(
+            m,
+            own_penalty=draw(st.none() | st.integers(10, 19)),
+            # What is as in general is none of its own.
+            own_pause=None
+            if own_pause is None or (own_pause.paused, own_pause.reason) == in_general
+            else own_pause,
+        )
+
+    names = draw(st.sets(st.sampled_from(sorted(QUEUES))).map(sorted))
+    memberships = tuple(membership(name) for name in names)
     return AgentState(
         1,
         "1001",
@@ -402,7 +750,14 @@ commands = st.one_of(
         in_call=st.booleans(),
         reason=st.sampled_from(["", "taken over"]),
     ),
-    st.builds(Pause, **common, reason=reasons),
+    st.builds(
+        Pause,
+        **common,
+        reason=reasons,
+        when_in_call=st.sampled_from(WhenInCall),
+        in_call=st.booleans(),
+        spent=st.booleans(),
+    ),
     st.builds(Unpause, **common),
     st.builds(JoinQueue, **common, queue=queues),
     st.builds(LeaveQueue, **common, queue=queues, last=st.booleans(), confirmed=st.booleans()),
@@ -421,11 +776,89 @@ def asterisk_as_meant(state: AgentState) -> dict[str, dict[str, Member]]:
                 state.member_name,
                 at,
                 at,
-                m.penalty,
-                state.pause is not None,
-                state.pause.reason.name if state.pause else "",
+                m.penalty_now,
+                *state.pause_in(m),
             )
     return found
+
+
+@st.composite
+def adoptions(draw: st.DrawFn) -> Adopt:
+    """Whatever Asterisk may report of an agent."""
+    names = draw(st.sets(st.sampled_from(sorted(QUEUES))).map(sorted))
+    members = []
+    for name in names:
+        paused = draw(st.booleans())
+        reason = draw(st.sampled_from(["", "lunch", "break", "no answer"])) if paused else ""
+        members.append(Seen(name, QUEUES[name], draw(st.integers(0, 9)), paused, reason))
+    values = {"members": tuple(members), "device": draw(extensions.map(device))}
+    return command(Adopt, **values, reasons=(LUNCH, BREAK))  # type: ignore[return-value]
+
+
+@given(states(), adoptions())
+def test_what_was_adopted_is_what_asterisk_has(state: AgentState, asked: Adopt) -> None:
+    change = decide(state, asked, NOON)
+    assert isinstance(change, Change)
+    assert change.steps == ()
+    after = change.after
+    reported = {m.queue: (m.penalty, m.paused, m.reason) for m in asked.members}
+    assert {m.queue: (m.penalty_now, *after.pause_in(m)) for m in after.joined} == reported
+    if asked.members:
+        assert after.session is not None
+        assert state.session in (None, after.session)
+    elif state.joined:
+        assert after.status is Status.LOGGED_OFF
+    else:
+        assert after == state
+    assert {m.queue for m in state.memberships} <= {m.queue for m in after.memberships}
+    # Nothing is its own that is as in general: a pause made everywhere is the agent's.
+    in_general = (True, after.pause.reason.name) if after.pause else (False, "")
+    for m in after.memberships:
+        assert m.own_penalty != m.penalty
+        assert m.own_pause is None or (m.own_pause.paused, m.own_pause.reason) != in_general
+        assert m.joined or (m.own_pause, m.own_penalty) == (None, None)
+
+
+@given(states(), adoptions())
+def test_what_was_adopted_is_adopted_once(state: AgentState, asked: Adopt) -> None:
+    change = decide(state, asked, NOON)
+    assert isinstance(change, Change)
+    again = decide(change.after, replace(asked, id="d"), NOON)
+    assert isinstance(again, Change)
+    assert not again.alters
+    assert again.events == ()
+
+
+@given(states(), adoptions())
+def test_the_events_of_an_adoption_tell_the_difference(state: AgentState, asked: Adopt) -> None:
+    """Told to somebody who knew the state of before, they give the state of now."""
+    change = decide(state, asked, NOON)
+    assert isinstance(change, Change)
+    assert [e.id for e in change.events] == [f"c-{n}" for n in range(1, len(change.events) + 1)]
+    known = {m.queue: (m.penalty_now, *state.pause_in(m)) for m in state.joined}
+    for event in change.events:
+        for queue in event.queues:
+            match event.type:
+                case EventType.LOGIN | EventType.QUEUE_JOIN:
+                    assert queue not in known
+                    # Of one that is new the penalty is not told.
+                    penalty = next(m.penalty_now for m in change.after.joined if m.queue == queue)
+                    paused = (True, state.pause.reason.name) if state.pause else (False, "")
+                    known[queue] = (penalty, *paused)
+                case EventType.QUEUE_LEAVE | EventType.LOGOUT:
+                    del known[queue]
+                case EventType.PAUSE:
+                    assert known[queue][1:] != (True, event.reason)
+                    known[queue] = (known[queue][0], True, event.reason)
+                case EventType.UNPAUSE:
+                    assert known[queue][1:] == (True, event.reason)
+                    known[queue] = (known[queue][0], False, "")
+                case EventType.QUEUE_PENALTY:
+                    known[queue] = (int(event.reason), *known[queue][1:])
+    assert known == {
+        m.queue: (m.penalty_now, *change.after.pause_in(m)) for m in change.after.joined
+    }
+    assert change.alters is (state != change.after)
 
 
 @given(states(), commands)
@@ -478,8 +911,9 @@ def test_a_paused_agent_is_never_joined_unpaused(state: AgentState, asked: Comma
     ):
         for operation in steps:
             if isinstance(operation, AddMember):
-                assert operation.paused is (who.pause is not None)
-                assert operation.reason == (who.pause.reason.name if who.pause else "")
+                of = {m.queue: m for m in who.memberships}
+                assert (operation.paused, operation.reason) == who.pause_in(of[operation.queue])
+                assert operation.penalty == of[operation.queue].penalty_now
 
 
 @given(states(), commands)
@@ -504,11 +938,20 @@ def test_nothing_but_what_the_command_is_about_changes(state: AgentState, asked:
     after = change.after
     if not isinstance(asked, LogIn | LogOff):
         assert after.session == state.session
-        assert after.planned == state.planned
+        if not isinstance(asked, Pause | Unpause) or (
+            isinstance(state.planned, LogOff) and change.outcome is not Outcome.PAUSE_AFTER_CALL
+        ):
+            assert after.planned == state.planned
     if not isinstance(asked, LogOff | Pause | Unpause):
         assert after.pause == state.pause
-    if isinstance(asked, Pause | Unpause) or change.outcome is Outcome.MOVED:
+    if change.outcome is Outcome.MOVED:
         assert after.memberships == state.memberships
+    if isinstance(asked, Pause | Unpause):
+        assert after.memberships == (
+            tuple(replace(m, own_pause=None) for m in state.memberships)
+            if change.steps
+            else state.memberships
+        )
     if after.session is None:
         assert after.pause is None
         assert after.planned is None

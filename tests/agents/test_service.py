@@ -256,8 +256,6 @@ async def test_a_link_lost_midway_is_settled_when_it_is_back(
         told = Outcome.UNAVAILABLE
         assert hall.state == before, "stored before Asterisk had answered"
         assert set(hall.store.intents) == {"1001"}
-        hall.asterisk.linked = True
-        await refused(errors.Unavailable, hall.service.execute(hall.pause(BREAK)))
     else:
         told = Outcome.LOGGED_IN
     await settle_until_done(hall)
@@ -267,6 +265,23 @@ async def test_a_link_lost_midway_is_settled_when_it_is_back(
     refusals = [e.reason for e in hall.events if e.type is REFUSED]
     expected = told is Outcome.UNAVAILABLE and isinstance(change, LogIn)
     assert refusals == (["UNAVAILABLE"] if expected else [])
+
+
+@pytest.mark.parametrize("name", ["log in", *CHANGES])
+async def test_the_next_command_settles_what_was_left_open(hall: Hall, name: str) -> None:
+    """The agent is told "try again", and does so before anybody else has looked at it."""
+    await hall.settle()
+    if name != "log in":
+        await hall.do(*first_state(hall))
+    hall.asterisk.answers_left = 0
+    await refused(errors.Unavailable, hall.service.execute(EVERY[name](hall)))
+    hall.asterisk.linked = True
+    again = EVERY[name](hall)
+    if name == "log off":  # it was finished
+        await refused(errors.NotLoggedIn, hall.service.execute(again))
+    else:
+        await hall.service.execute(again)
+    hall.all_well()
 
 
 async def test_a_link_lost_while_a_member_is_replaced_is_settled(hall: Hall) -> None:
@@ -922,10 +937,12 @@ async def test_a_restarted_asterisk_gets_its_members_back(two: Hall) -> None:
     )
     known = len(two.events)
     two.asterisk.restart("later")
-    two.service.reconnected()
+    two.reconnected()
     await two.settle()
     two.all_well()
-    assert len(two.events) == known, "a repair is no login"
+    (repair,) = two.events[known:]
+    assert (repair.type, repair.reason) == (EventType.REPAIR, "2 put back"), "a repair is no login"
+    assert (repair.source, repair.agent) == (Source.SYSTEM, "")
 
 
 async def test_a_lost_link_is_no_restart(hall: Hall) -> None:
@@ -944,7 +961,7 @@ async def test_a_link_lost_while_members_are_put_back(two: Hall, answers: int) -
     two.asterisk.restart("later")
     two.asterisk.answers_left = answers
     two.asterisk.executes_unanswered = False
-    two.service.reconnected()
+    two.reconnected()
     with pytest.raises(Exception, match=r"link|answer"):
         await two.settle()
     await settle_until_done(two)
@@ -970,8 +987,7 @@ async def test_a_second_restart_while_the_first_is_repaired(hall: Hall, point: s
     hall.all_well()
 
 
-@pytest.mark.parametrize("point", ["after store.logged_in", "after queues.members"])
-async def test_a_login_confirmed_while_members_are_put_back(hall: Hall, point: str) -> None:
+async def test_a_change_on_its_way_is_waited_for_before_members_are_put_back(hall: Hall) -> None:
     """Asterisk dies between the login's last answer and its confirmation."""
     await hall.settle()
     confirming = hall.faults.stop_at("before store.confirm")
@@ -979,16 +995,33 @@ async def test_a_login_confirmed_while_members_are_put_back(hall: Hall, point: s
     await confirming.wait()
     hall.asterisk.restart("later")
     hall.reconnected()
-    seen = hall.faults.stop_at(point)
     settling = asyncio.create_task(hall.settle())
-    await seen.wait()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert members(hall) == []
     hall.faults.go_on("before store.confirm")
-    await asyncio.sleep(0)
-    hall.faults.go_on(point)
     await login
     await settling
-    await hall.settle()
     hall.all_well()
+    assert members(hall) == ["PJSIP/1001"]
+    assert hall.told == [(LOGIN, ""), (EventType.REPAIR, "3 put back")]
+
+
+@pytest.mark.parametrize("point", ["after store.logged_in", "after queues.members"])
+async def test_a_login_while_others_are_put_back(two: Hall, point: str) -> None:
+    await two.settle()
+    await two.do(two.log_in("1002", agent="1002"))
+    two.asterisk.restart("later")
+    two.reconnected()
+    seen = two.faults.stop_at(point)
+    settling = asyncio.create_task(two.settle())
+    await seen.wait()
+    gate = two.faults.hold.pop(point)
+    await two.do(two.log_in())
+    gate.set()
+    await settling
+    two.all_well()
+    assert members(two) == ["PJSIP/1001", "PJSIP/1002"]
 
 
 # -- PINs
@@ -1043,7 +1076,7 @@ async def idle(hall: Hall) -> None:
     async with asyncio.timeout(20):
         while seen != len(hall.faults.trace):
             seen = len(hall.faults.trace)
-            await asyncio.sleep(2.2 if hall.service._planned else 0.1)
+            await asyncio.sleep(2.2 if hall.reconciler._planned else 0.1)
 
 
 class Running:
@@ -1067,7 +1100,7 @@ class Running:
 
 async def running(hall: Hall, condition: Callable[[], bool]) -> None:
     # Nothing is due in two seconds' time: only what was noticed is seen to.
-    hall.service._planned = any(agent.planned for agent in hall.store.agents.values())
+    hall.reconciler._planned = any(agent.planned for agent in hall.store.agents.values())
     async with Running(hall):
         await until(condition)
 
@@ -1079,7 +1112,7 @@ async def test_run_settles_what_failed_once_the_store_and_the_link_are_back(hall
         hall.store.down = {"confirm", "withdraw"}
         await refused(errors.Unavailable, hall.service.execute(hall.log_in()))
         hall.asterisk.linked = False
-        await until(lambda: not hall.service._attention.is_set())
+        await until(lambda: not hall.reconciler._attention.is_set())
         hall.store.down = {"*"}
         hall.asterisk.linked = True
         hall.reconnected()
@@ -1091,7 +1124,7 @@ async def test_run_settles_what_failed_once_the_store_and_the_link_are_back(hall
 
 
 async def test_run_sleeps_while_there_is_nothing_to_do(hall: Hall) -> None:
-    hall.service._planned = False
+    hall.reconciler._planned = False
     async with Running(hall):
         hall.reconnected()
         await until(lambda: "asterisk_started" in hall.store.remembered)
