@@ -218,11 +218,14 @@ class _Side:
         self.log = all_of_them.log
         self._bell = asyncio.Event()
         self._reconnected = False
+        self._connection = 0  # counts them
+        self._met = -1  # the one over which it was seen whether this Asterisk has restarted
         self._news: dict[str, list[MemberNews]] = {}  # by the agent's number, "" where unknown
         self._again: set[str] = set()  # agents who could not be judged
 
     def reconnected(self) -> None:
         self._reconnected = True
+        self._connection += 1
         self._bell.set()
 
     def noticed(self, item: MemberNews) -> None:
@@ -261,7 +264,8 @@ class _Side:
     async def catch_up(self) -> None:
         if self._reconnected:
             await self._meet_again()
-        await self._look_at_news()
+        if not self._reconnected:
+            await self._look_at_news()
 
     # -- after a (re)connect
 
@@ -272,8 +276,10 @@ class _Side:
                 if not alone:
                     # Another service is at it. What it leaves is seen by looking once more.
                     await asyncio.sleep(1)
-                    self.reconnected()
+                    self._reconnected = True
+                    self._bell.set()
                     return
+                connection = self._connection
                 note = f"{STARTED}:{self.asterisk}" if self.asterisk else STARTED
                 started = await self.queues.started_at(self.asterisk)
                 before = await self.store.note(note)
@@ -282,6 +288,7 @@ class _Side:
                 await self._take_notes()
                 if before is not None and before != started:
                     await self._restore(started)
+                self._met = connection
                 await self._take_out_owed()
                 await self.compare_all()
                 await self.store.set_note(note, started)
@@ -470,6 +477,9 @@ class _Side:
                 for member in await self._reported(states.values(), news)
                 if member.queue.lower() in queues
             ]
+            if not store_wins and self._met != self._connection:
+                # It may have restarted: what is missing was taken out by nobody.
+                raise QueuesUnavailable("the connection is a new one")
             found = differences(list(states.values()), reported, self.asterisk, queues)
             by_agent: dict[str, list[Difference]] = {}
             for difference in found:
