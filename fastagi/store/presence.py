@@ -75,11 +75,13 @@ class SharedPresence(Presence):
             return gone
         # Shared: two who ask at once do not take each other for the one they ask about.
         rows = asks.execute(
-            f"SELECT o FROM unnest(?::text[]) o WHERE pg_try_advisory_xact_lock_shared("
-            f"{_KEY.format('o')})",
-            (sorted(set(owners) - gone),),
+            f"SELECT o FROM unnest(?::text[]) o"
+            f" WHERE pg_try_advisory_xact_lock_shared({_KEY.format('o')})",
+            ([self.id, *sorted(set(owners) - gone)],),
         ).fetchall()
-        return gone | {row[0] for row in rows}
+        free = {row[0] for row in rows}
+        # Cut off ourselves and not aware of it yet: so may they be.
+        return gone if self.id in free else gone | free
 
     def close(self) -> None:
         if not self._closing:

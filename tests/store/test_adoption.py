@@ -1,4 +1,4 @@
-"""What somebody did in Asterisk itself is stored as it was decided, and lasts as long as it must."""
+"""What somebody did in Asterisk itself is stored as decided, and lasts as long as it must."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from fastagi.agents import errors
-from fastagi.agents.commands import Adopt, LogOff, Pause, PauseReason, Seen, Unpause, WhenInCall
+from fastagi.agents.commands import (
+    Adopt,
+    LeaveQueue,
+    LogOff,
+    Pause,
+    PauseReason,
+    Seen,
+    Unpause,
+    WhenInCall,
+)
 from fastagi.agents.devices import Device
 from fastagi.agents.model import Change, Membership, OwnPause
 from fastagi.contract import EventType, Outcome, Sink, Source
@@ -121,11 +130,13 @@ async def test_an_own_pause_that_says_not_paused(store: PeeweeStore) -> None:
     await done(store, pause())
     await seen_as(store, SALES, replace(SUPPORT, paused=True, reason="lunch"))
     state = await store.agent("1001")
-    assert state is not None and state.pause is not None
+    assert state is not None
+    assert state.pause is not None
     assert state.memberships[0].own_pause == OwnPause(False)
     off = await done(store, Unpause(id="u", agent="1001", source=Source.PHONE))
     assert await fresh(store) == off.after
-    assert off.after.pause is None and off.after.memberships[0].own_pause is None
+    assert off.after.pause is None
+    assert off.after.memberships[0].own_pause is None
 
 
 async def test_a_pause_that_ends_without_an_event_of_its_own(store: PeeweeStore, url: str) -> None:
@@ -146,9 +157,7 @@ async def test_a_pause_that_ends_without_an_event_of_its_own(store: PeeweeStore,
     views.close()
 
 
-def leave(queue: str) -> Any:
-    from fastagi.agents.commands import LeaveQueue
-
+def leave(queue: str) -> LeaveQueue:
     return LeaveQueue(id=f"leave-{queue}", agent="1001", source=Source.PHONE, queue=queue)
 
 
@@ -164,7 +173,8 @@ async def test_put_into_a_queue_that_is_none_of_the_agents(store: PeeweeStore) -
     # The configuration takes nobody out whom it did not put in …
     assert await store.left_over() == ([], [])
     difference = store.bring_in(with_billing())
-    assert not difference and difference.to_leave == []
+    assert not difference
+    assert difference.to_leave == []
     assert (await store.agent("1001")) == await fresh(store)
     # … and a log-off is one from there too.
     off = await store.begin(log_off(), LATER)
@@ -230,7 +240,9 @@ async def test_put_into_queues_without_a_login(store: PeeweeStore) -> None:
     assert [e.type for e in change.events] == [EventType.LOGIN]
     assert change.events[0].asterisk == "two"
     state = await store.agent_at("two|pjsip/2002")
-    assert state is not None and state.session is not None and state.session.device == seat
+    assert state is not None
+    assert state.session is not None
+    assert state.session.device == seat
     assert await store.agent_at("pjsip/2002") is None
     owed = await store.deliveries.due(LATER, 10, Sink.LAMP)
     assert [d.event for d in owed] == list(change.events)
@@ -271,11 +283,13 @@ async def test_of_what_is_applied_already_only_the_store_learns_and_once(
     await done(store, log_in())
     noted: Any = Pause(id="note-1", agent="1001", source=Source.PHONE, reason=LUNCH)
     change = await store.begin(noted, NOW, applied=True)
-    assert change.steps == () and change.after.pause is not None
+    assert change.steps == ()
+    assert change.after.pause is not None
     assert await fresh(store) == change.after
     assert await store.unsettled() == []
     again = await store.begin(noted, NOW, applied=True)
-    assert not again.alters and again.outcome is Outcome.ALREADY_PAUSED
+    assert not again.alters
+    assert again.outcome is Outcome.ALREADY_PAUSED
     gone: Any = LogOff(id="note-2", agent="1001", source=Source.PHONE)
     await store.begin(gone, NOW, applied=True)
     assert await store.agent_at("pjsip/1001") is None

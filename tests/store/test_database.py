@@ -1,7 +1,9 @@
 """URLs, files, migrations."""
 
 import asyncio
+import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -12,11 +14,16 @@ from typing import Any
 
 import pytest
 
+from fastagi.agents.commands import PauseReason, WhenInCall, to_dict
+from fastagi.agents.model import Membership
 from fastagi.agents.service import StoreUnavailable
+from fastagi.contract import Sink
 from fastagi.store import BadDatabaseUrl, PeeweeStore, SchemaTooNew, open_store
 from fastagi.store.database import parse
 from fastagi.store.migrations import FOLDER, migrate
 from fastagi.store.tables import TABLES
+
+from .conftest import NOW, device, done, log_in, log_off
 
 Opened = Callable[..., PeeweeStore]
 
@@ -165,3 +172,68 @@ def test_the_event_numbers_of_sqlite_are_never_given_twice(sqlite_url: str) -> N
         ).fetchone()
     connection.close()
     assert "AUTOINCREMENT" in sql.upper()
+
+
+# As version 0001 wrote it: an agent who is logged in, paused, and about to go; a delivery; a login
+# on its way.
+BEFORE_0002 = """
+INSERT INTO agents (id, number, name, language, origin) VALUES (1, '1001', 'Ann', 'en', 'yaml'),
+    (2, '1002', 'Ben', 'en', 'api');
+INSERT INTO queues (id, number, name, origin) VALUES (1, '701', 'sales', 'yaml');
+INSERT INTO memberships (agent_id, queue_id, penalty, joined) VALUES (1, 1, 3, {true}),
+    (2, 1, 0, {false});
+INSERT INTO pause_reasons (code, name, description, productive, max_duration, when_exceeded, origin)
+    VALUES ('1', 'lunch', '', {false}, 2700.0, 'unpause', 'yaml');
+INSERT INTO devices_in_use (interface, agent_id) VALUES ('pjsip/1001', 1), ('pjsip/1002', 2);
+INSERT INTO login_sessions (id, agent_id, extension, context, interface, state_interface, type,
+    since, source, planned) VALUES ('s', 1, '1001', 'phones', 'PJSIP/1001', 'PJSIP/1001', 'local',
+    1700000000.5, 'phone', '{planned}');
+INSERT INTO pause_segments (id, agent_id, code, name, since, source)
+    VALUES ('p', 1, '1', 'lunch', 1700000100.0, 'phone');
+INSERT INTO events (id, type, agent, extension, context, queues, reason, source, actor,
+    occurred_at, session_seconds) VALUES ('e-1', 'agent-login', '1001', '1001', 'phones',
+    '["sales"]', '', 'phone', '{{}}', 1700000000.5, 0);
+INSERT INTO deliveries (sink, event, agent) SELECT 'lamp', seq, agent FROM events;
+INSERT INTO intents (agent_id, command_id, command, decided_at)
+    VALUES (2, 'left', '{intent}', 1700000200.0);
+"""
+
+
+async def test_what_version_1_wrote_is_kept(url: str, tmp_path: Path, opened: Opened) -> None:
+    (tmp_path / "steps").mkdir()
+    shutil.copy(FOLDER / "0001_tables.py", tmp_path / "steps")
+    planned = to_dict(log_off(id="off", when_in_call=WhenInCall.AFTER_CALL, in_call=True))
+    intent = to_dict(log_in("1002", "1002", id="left"))
+    del intent["device"]["asterisk"]  # type: ignore[attr-defined]
+    for command in (planned, intent):
+        command["actor"] = {}
+    text = BEFORE_0002.format(
+        planned=json.dumps(planned), intent=json.dumps(intent), true="TRUE", false="FALSE"
+    )
+    database: Any = parse(url).database()
+    with database.connection_context():
+        assert migrate(database, tmp_path / "steps") == ["0001_tables"]
+        for statement in text.split(";")[:-1]:
+            database.execute_sql(statement.replace("%", "%%"))
+    if hasattr(database, "close_all"):
+        database.close_all()
+    store = opened(url)
+    state = await store.agent("1001")
+    assert state is not None
+    assert state.memberships == (Membership("sales", "701", 3, True),)
+    assert state.session is not None
+    assert (state.session.device, state.session.since.timestamp()) == (device(), 1700000000.5)
+    assert state.pause is not None
+    assert state.pause.reason == PauseReason("1", "lunch")
+    assert [command.id for command in await store.planned()] == ["off"]
+    assert [d.event.id for d in await store.deliveries.due(NOW, 9, Sink.LAMP)] == ["e-1"]
+    assert (await store.limits())["1"].daily_budget is None
+    (change,) = await store.unsettled()
+    assert (change.command.id, change.after.number) == ("left", "1002")
+    await store.withdraw(change, None)
+    await done(store, log_off())
+    assert await store.logged_in() == []
+    origins = await store.run(
+        lambda c: c.execute("SELECT origin FROM memberships ORDER BY agent_id").fetchall()
+    )
+    assert [origin for (origin,) in origins] == ["yaml", "api"]

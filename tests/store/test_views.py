@@ -1,21 +1,23 @@
 """Views, also from another process while the service writes."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from fastagi.agents.commands import WhenInCall
+from fastagi.agents.commands import Adopt, Seen, WhenInCall
 from fastagi.agents.model import Status
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
-from fastagi.store import PeeweeStore, Views
+from fastagi.store import PeeweeStore, Views, retry_parked
 
-from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
+from .conftest import ACTOR, LATER, NOW, device, done, log_in, log_off, pause, settings
 
 
 async def test_agents(store: PeeweeStore, url: str) -> None:
@@ -102,6 +104,68 @@ async def test_parked(store: PeeweeStore, url: str) -> None:
         1,
     )
     assert (parked.error, parked.parked_at) == ("no such queue", LATER)
+    views.close()
+
+
+async def test_what_was_given_up_is_tried_again(store: PeeweeStore, url: str) -> None:
+    """As from the command line: by the event's id, or all."""
+    for number in ("1001", "1002", "1003"):
+        await done(store, log_in(number, number, id=f"in-{number}"))
+    for sink in (Sink.QUEUE_LOG, Sink.LAMP):
+        for delivery in await store.deliveries.due(NOW, 10, sink):
+            await store.deliveries.park(delivery.id, "refused", LATER)
+    assert await asyncio.to_thread(retry_parked, url, "in-1002-1") == 2
+    assert await asyncio.to_thread(retry_parked, url, "in-1002-1") == 0
+    assert await asyncio.to_thread(retry_parked, url, "nothing' OR 1=1") == 0
+    (due,) = await store.deliveries.due(NOW, 10, Sink.LAMP)
+    assert (due.event.id, due.attempts) == ("in-1002-1", 0)
+    assert await asyncio.to_thread(retry_parked, url) == 4
+    assert len(await store.deliveries.due(NOW, 10, Sink.LAMP)) == 3
+    assert await store.deliveries.parked() == []
+
+
+def test_nothing_is_tried_again_where_there_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="no such file"):
+        retry_parked(f"sqlite:///{tmp_path}/none.db")
+    assert not (tmp_path / "none.db").exists()
+
+
+async def test_what_is_compared_with_asterisk(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    assert views.logged_in_states() == []
+    seat = replace(device("1001"), asterisk="two")
+    await done(store, replace(log_in("1001"), device=seat))
+    await done(store, log_in("1002", "1002"))
+    await done(store, log_in("1003", "1003"))
+    await done(store, pause("1003"))
+    await store.begin(
+        Adopt(
+            id="seen",
+            agent="1001",
+            source=Source.ASTERISK,
+            members=(
+                Seen("sales", "701", 0, True, "Auto-Pause"),
+                Seen("support", "702", 2, False, ""),
+            ),
+        ),
+        LATER,
+    )
+    assert views.logged_in_states() == await store.logged_in()
+    assert len(views.logged_in_states()) == 3
+    store.bring_in(settings(2))
+    numbers = ["1001", "1003", "9999", "1002'"]
+    assert views.states(numbers) == await store.states(numbers)
+    assert views.states(numbers).keys() == {"1001", "1003"}  # archived, and still logged in
+    assert views.states([]) == {}
+    assert views.queue_names() == await store.queue_names()
+    assert views.queue_names() == {"sales": ("sales", "701"), "support": ("support", "702")}
+    assert views.note("started") is None
+    await store.set_note("started", "today")
+    assert views.note("started") == "today"
+    first, second, third = views.agents()
+    assert (first.asterisk, first.paused_in, first.planned) == ("two", ("sales",), "")
+    assert (second.asterisk, second.paused_in) == ("", ())
+    assert third.paused_in == ()  # paused in general
     views.close()
 
 

@@ -1,0 +1,524 @@
+"""Two services on one PostgreSQL, either of which may die; and one on a SQLite file."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from fastagi.agents import errors
+from fastagi.agents.events import Event
+from fastagi.agents.model import Change
+from fastagi.agents.service import StoreUnavailable
+from fastagi.contract import EventType, Sink, Source
+from fastagi.store import PeeweeStore, presence
+from fastagi.store.connection import Connection
+from fastagi.store.presence import SharedPresence
+
+from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
+
+Opened = Callable[..., PeeweeStore]
+
+
+async def eventually(condition: Callable[[], Any]) -> Any:
+    while True:
+        found = condition()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def another(url: str, what: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another service, in a process of its own, that does ``what`` with its ``store``, says
+    ``done`` and stays."""
+    program = textwrap.dedent(
+        """
+        import asyncio
+        from datetime import timedelta
+        from tests.store.conftest import *
+        from fastagi.contract import Sink
+        async def main():
+            store = open_store({url!r})
+        {what}
+            print("done", flush=True)
+            await asyncio.sleep(600)
+        asyncio.run(main())
+        """
+    ).format(url=url, what=textwrap.indent(textwrap.dedent(what), "    "))
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert child.stdout is not None
+        while (line := await child.stdout.readline()) != b"done\n":
+            assert line, "the other service has failed"
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
+
+def cut(url: str, where: str = "true") -> None:
+    """Connections of ours are cut by the server."""
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+            f" current_database() AND pid <> pg_backend_pid() AND {where}"
+        )
+
+
+PRESENCE = "query LIKE '%pg_advisory_lock(%service:%'"
+
+
+@pytest.fixture
+def pair(postgres_url: str, opened: Opened) -> tuple[PeeweeStore, PeeweeStore]:
+    first, second = opened(postgres_url), opened(postgres_url)
+    first.bring_in(settings(20))
+    return first, second
+
+
+Pair = tuple[PeeweeStore, PeeweeStore]
+
+# -- intents
+
+
+@pytest.mark.postgres
+async def test_an_open_change_of_a_living_service_is_left_to_it(pair: Pair) -> None:
+    first, second = pair
+    change = await first.begin(log_in(), NOW)
+    with pytest.raises(errors.InProgress) as other:
+        await second.begin(log_off(), NOW)
+    assert not other.value.settle
+    with pytest.raises(errors.InProgress) as own:
+        await first.begin(log_off(), NOW)
+    assert own.value.settle
+    assert await second.unsettled() == []
+    assert await first.unsettled() == [change]
+    await first.confirm(change)
+    await done(second, log_off())
+
+
+@pytest.mark.postgres
+async def test_what_a_killed_service_left_open_is_everybodys_at_once(
+    postgres_url: str, pair: Pair
+) -> None:
+    first, second = pair
+    async with another(postgres_url, "await store.begin(log_in(id='left'), NOW)") as child:
+        with pytest.raises(errors.InProgress) as living:
+            await first.begin(log_off(), NOW)
+        assert not living.value.settle
+        assert await first.unsettled() == []
+        child.send_signal(signal.SIGKILL)
+        await child.wait()
+
+        async def free() -> bool:
+            with pytest.raises(errors.InProgress) as dead:
+                await first.begin(log_off(), NOW)
+            return dead.value.settle
+
+        await eventually(free)
+    both = await asyncio.gather(first.unsettled(), second.unsettled())
+    # One of them settles it, not both.
+    assert sorted(len(found) for found in both) == [0, 1]
+    owner, other = (first, second) if both[0] else (second, first)
+    (change,) = await owner.unsettled()
+    assert change.command.id == "left"
+    with pytest.raises(errors.InProgress) as taken:
+        await other.begin(log_off(), NOW)
+    assert not taken.value.settle
+    await owner.withdraw(change, None)
+    await done(other, log_in())
+
+
+@pytest.mark.postgres
+async def test_a_change_that_was_taken_over_cannot_be_confirmed_behind_its_back(
+    pair: Pair,
+) -> None:
+    """Who was taken for dead and is not must not write what the other takes back."""
+    first, second = pair
+    change = await first.begin(log_in(), NOW)
+
+    def steal(connection: Connection) -> None:
+        connection.execute("UPDATE intents SET owner = ?", (second.id,))
+
+    await first.run(steal)
+    with pytest.raises(StoreUnavailable, match="meanwhile"):
+        await first.confirm(change)
+    await first.withdraw(change, None)
+    (found,) = await second.unsettled()
+    await second.confirm(found)
+    await first.confirm(change)  # it is as it was meant to be
+    assert await first.agent("1001") == change.after
+
+
+@pytest.mark.postgres
+async def test_a_stopped_service_leaves_nothing_behind(
+    postgres_url: str, opened: Opened, pair: Pair
+) -> None:
+    third = opened(postgres_url)
+    await pair[0].record(event("e"))
+    assert len(await third.deliveries.due(NOW, 10, Sink.LAMP)) == 1
+    assert await pair[0].deliveries.due(NOW, 10, Sink.LAMP) == []
+    await third.begin(log_in(), NOW)
+    await third.close()
+    assert len(await pair[0].deliveries.due(NOW, 10, Sink.LAMP)) == 1
+    assert len(await pair[1].unsettled()) == 1
+
+
+@pytest.mark.postgres
+async def test_cut_off_for_a_moment_a_service_is_not_taken_for_dead(
+    postgres_url: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    change = await first.begin(log_in(), NOW)
+    cut(postgres_url)  # both of them, as when PostgreSQL restarts
+    assert await second.unsettled() == []
+    with pytest.raises(errors.InProgress) as other:
+        await second.begin(log_off(), NOW)
+    assert not other.value.settle
+    await first.confirm(change)
+    # Both are seen again, and believe what they see.
+    monkeypatch.setattr(presence, "GRACE", 0.0)
+    cut(postgres_url)
+
+    async def sure() -> bool:
+        return await second.run(
+            lambda c: c.presence.dead(c, {first.id, "gone"}) == {"gone"}, writes=False
+        )
+
+    await eventually(sure)
+
+
+@pytest.mark.postgres
+async def test_an_intent_of_a_version_that_knew_no_owners(pair: Pair) -> None:
+    first, second = pair
+    change = await first.begin(log_in(), NOW)
+    await first.run(lambda c: c.execute("UPDATE intents SET owner = ''") and None)
+    with pytest.raises(errors.InProgress) as nobody:
+        await second.begin(log_off(), NOW)
+    assert nobody.value.settle
+    assert await second.unsettled() == [change]
+
+
+@pytest.mark.postgres
+async def test_a_thousand_logins_of_one_agent_race(pair: Pair) -> None:
+    """From two services, on two phones: one wins; the others hear why not."""
+
+    async def log_in_at(store: PeeweeStore, n: int) -> Any:
+        command = log_in(extension=str(2001 + n % 2), id=f"race-{n}")
+        while True:
+            try:
+                change = await store.begin(command, NOW)
+            except errors.InProgress:
+                await asyncio.sleep(0.02)
+                continue
+            except errors.Refused as refusal:
+                return refusal
+            await store.confirm(change)
+            return change
+
+    results = await asyncio.gather(*(log_in_at(pair[n % 2], n) for n in range(1000)))
+    changes = [r for r in results if isinstance(r, Change)]
+    winners = [change for change in changes if change.alters]
+    assert len(winners) == 1
+    assert {type(r) for r in results if not isinstance(r, Change)} == {errors.LoggedInElsewhere}
+    assert len(changes) - 1 + sum(not isinstance(r, Change) for r in results) == 999
+    owed = await pair[0].deliveries.due(LATER, 10, Sink.LAMP)
+    assert [d.event.id for d in owed] == [f"{winners[0].command.id}-1"]
+    assert [a.number for a in await pair[1].logged_in()] == ["1001"]
+
+
+# -- holding
+
+
+async def test_who_is_held_is_read_afresh(store: PeeweeStore) -> None:
+    await done(store, log_in())
+    open_change = await store.begin(log_in("1002", "1002"), NOW)
+    async with store.hold(["1001", "1002", "1003", "9999"]) as states:
+        assert states.keys() == {"1001", "1003"}  # not one with an open change
+        assert states["1001"].session is not None
+        change = await store.begin(pause(), NOW, held=True)
+        await store.confirm(change)
+    async with store.hold(["1001"]) as states:
+        assert states["1001"] == change.after
+    await store.confirm(open_change)
+    async with store.hold([]) as states:
+        assert states == {}
+
+
+@pytest.mark.postgres
+async def test_who_is_held_is_changed_by_nobody_else(pair: Pair) -> None:
+    first, second = pair
+    numbers = [str(1001 + n) for n in range(10)]
+    async with first.hold(numbers):
+        for store in pair:
+            with pytest.raises(errors.InProgress) as held:
+                await store.begin(log_in("1003", "1003"), NOW)
+            assert not held.value.settle
+        await done(second, log_in("1015", "1015"))  # not held
+        other = second.hold(["1010", "1011"])
+        taking = asyncio.create_task(other.__aenter__())
+        await asyncio.sleep(0.2)
+        assert not taking.done()
+        change = await first.begin(log_in("1003", "1003"), NOW, held=True)
+        await first.confirm(change)
+    assert (await taking).keys() == {"1010", "1011"}
+    with pytest.raises(errors.InProgress):
+        await first.begin(log_in("1011", "1011"), NOW)
+    await other.__aexit__(None, None, None)
+    await done(first, log_in("1011", "1011"))
+    await done(second, log_off("1003"))
+
+
+@pytest.mark.postgres
+async def test_many_hold_at_once_and_nobody_waits_for_ever(pair: Pair) -> None:
+    numbers = [str(1001 + n) for n in range(20)]
+    order: list[list[str]] = [numbers, numbers[::-1], numbers[::2], numbers[5:15][::-1]]
+
+    async def hold(n: int) -> int:
+        async with pair[n % 2].hold(order[n % 4]) as states:
+            await asyncio.sleep(0.01)
+            return len(states)
+
+    held = await asyncio.gather(*(hold(n) for n in range(40)))
+    assert held == [len(order[n % 4]) for n in range(40)]
+
+
+@pytest.mark.postgres
+async def test_calls_go_on_while_many_wait_for_one_who_is_held(pair: Pair) -> None:
+    first, second = pair
+    async with first.hold(["1001"]):
+        waiting = [asyncio.create_task(second.begin(log_in(), NOW)) for _ in range(50)]
+        await done(second, log_in("1002", "1002"))  # would time out if they took the threads
+        refused = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(r) for r in refused} == {errors.InProgress}
+
+
+@pytest.mark.postgres
+async def test_a_killed_service_holds_nobody(postgres_url: str, pair: Pair) -> None:
+    what = "held = store.hold(['1001', '1002'])\nawait held.__aenter__()"
+    async with another(postgres_url, what) as child:
+        with pytest.raises(errors.InProgress):
+            await pair[0].begin(log_in(), NOW)
+        child.kill()
+        await child.wait()
+        async with pair[1].hold(["1001", "1002"]) as states:
+            assert len(states) == 2
+    await done(pair[0], log_in())
+
+
+@pytest.mark.postgres
+async def test_a_hold_whose_connection_is_cut(postgres_url: str, pair: Pair) -> None:
+    first, second = pair
+    async with first.hold(["1001"]):
+        cut(postgres_url, "state = 'idle in transaction'")
+        async with second.hold(["1001"]):
+            pass
+    async with first.hold(["1001"]) as states:
+        assert states.keys() == {"1001"}
+
+
+@pytest.mark.postgres
+async def test_who_gives_up_waiting_for_a_hold_holds_nothing(pair: Pair) -> None:
+    first, second = pair
+    async with first.hold(["1001"]):
+        taking = asyncio.create_task(second.hold(["1001", "1002"]).__aenter__())
+        await asyncio.sleep(0.2)
+        taking.cancel()
+    await asyncio.wait({taking})
+
+    async def free() -> bool:
+        try:
+            return bool(await first.begin(log_in(), NOW))
+        except errors.InProgress:
+            return False
+
+    await eventually(free)
+
+
+async def test_alone(store: PeeweeStore) -> None:
+    async with store.alone("reconcile:a") as alone:
+        assert alone
+        async with store.alone("reconcile:b") as other:
+            assert other
+        async with store.alone("reconcile:a") as again:
+            assert not again
+    async with store.alone("reconcile:a") as alone:
+        assert alone
+
+
+@pytest.mark.postgres
+async def test_alone_among_services(postgres_url: str, pair: Pair) -> None:
+    first, second = pair
+    async with first.alone("reconcile:"):
+        async with second.alone("reconcile:") as alone:
+            assert not alone
+        async with second.alone("reconcile:other") as alone:
+            assert alone
+    async with second.alone("reconcile:") as alone:
+        assert alone
+    what = "at = store.alone('reconcile:')\nassert await at.__aenter__()"
+    async with another(postgres_url, what) as child:
+        async with first.alone("reconcile:") as alone:
+            assert not alone
+        child.kill()
+        await child.wait()
+
+        async def free() -> bool:
+            async with first.alone("reconcile:") as alone:
+                return alone
+
+        await eventually(free)
+
+
+# -- deliveries
+
+
+def event(id: str, agent: str = "1001") -> Event:
+    return Event(id, EventType.LOGIN, agent, "1001", ("sales",), "", Source.PHONE, ACTOR, NOW)
+
+
+@pytest.mark.postgres
+async def test_what_a_killed_service_was_delivering_is_delivered_at_once(
+    postgres_url: str, pair: Pair
+) -> None:
+    first, _ = pair
+    for n in range(10):
+        await first.record(event(f"e{n}", str(n % 3)))
+    what = "assert len(await store.deliveries.due(NOW, 5, Sink.LAMP)) == 5"
+    async with another(postgres_url, what) as child:
+        assert await first.deliveries.due(NOW, 100, Sink.LAMP) == []
+        assert len(await first.deliveries.due(NOW, 100, Sink.USER_EVENT)) == 10
+        child.kill()
+        await child.wait()
+
+        async def free() -> list[str]:
+            return [d.event.id for d in await first.deliveries.due(NOW, 100, Sink.LAMP)]
+
+        assert await eventually(free) == [f"e{n}" for n in range(10)]
+
+
+@pytest.mark.postgres
+async def test_what_is_being_claimed_is_skipped_with_all_that_follows_of_its_agent(
+    postgres_url: str, pair: Pair
+) -> None:
+    first, second = pair
+    for n in range(9):
+        await first.record(event(f"e{n}", str(n % 3)))
+    with psycopg.connect(postgres_url) as claiming:
+        claiming.execute(
+            "SELECT 1 FROM deliveries WHERE sink = 'lamp' AND agent = '1'"
+            " ORDER BY event LIMIT 1 FOR UPDATE"
+        )
+        got = await second.deliveries.due(NOW, 100, Sink.LAMP)
+        assert [d.event.id for d in got] == ["e0", "e2", "e3", "e5", "e6", "e8"]
+    got = await second.deliveries.due(NOW, 100, Sink.LAMP)
+    assert [d.event.id for d in got] == [f"e{n}" for n in range(9)]
+
+
+@pytest.mark.postgres
+async def test_two_services_tell_everything_once_and_in_order(pair: Pair) -> None:
+    told: list[tuple[str, str]] = []
+    agents, each = 12, 25
+    writing = True
+
+    async def write(store: PeeweeStore, agent: int) -> None:
+        for n in range(each):
+            await store.record(event(f"{agent}-{n}", str(agent)))
+
+    async def deliver(store: PeeweeStore) -> None:
+        while True:
+            more = writing
+            due = await store.deliveries.due(LATER, 7, Sink.LAMP)
+            for delivery in due:
+                told.append((delivery.event.agent, delivery.event.id))
+                await asyncio.sleep(0)
+            await store.deliveries.delivered([d.id for d in due])
+            if not due:
+                if not more and (await store.deliveries.backlog()).count == left:
+                    return
+                await asyncio.sleep(0.01)
+
+    left = agents * each * 2  # the other two sinks' share
+    delivering = [asyncio.create_task(deliver(store)) for store in pair]
+    await asyncio.gather(*(write(pair[agent % 2], agent) for agent in range(agents)))
+    writing = False
+    await asyncio.gather(*delivering)
+    assert len(told) == agents * each
+    for agent in range(agents):
+        assert [id for number, id in told if number == str(agent)] == [
+            f"{agent}-{n}" for n in range(each)
+        ]
+
+
+@pytest.mark.postgres
+async def test_what_the_other_has_not_told_is_looked_for_again(pair: Pair) -> None:
+    first, second = pair
+    woken = asyncio.Event()
+    second.on_commit(woken.set)
+    await first.record(event("e0"))
+    await first.deliveries.due(NOW, 10, Sink.LAMP)
+    await second.record(event("e1"))
+    woken.clear()
+    assert await second.deliveries.due(NOW, 10, Sink.LAMP) == []
+    await woken.wait()
+
+
+# -- one service per SQLite file
+
+
+async def test_a_second_service_on_one_file_is_refused(sqlite_url: str, opened: Opened) -> None:
+    first = opened(sqlite_url, serve=True)
+    with pytest.raises(StoreUnavailable, match="another service uses this file"):
+        opened(sqlite_url, serve=True)
+    beside = opened(sqlite_url)  # not as a service
+    await first.set_note("a", "1")
+    assert await beside.note("a") == "1"
+    await first.close()
+    opened(sqlite_url, serve=True)
+
+
+async def test_a_killed_service_leaves_its_file_free(sqlite_url: str, opened: Opened) -> None:
+    program = (
+        "import os, signal; from fastagi.store import open_store\n"
+        f"open_store({sqlite_url!r}, serve=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    child = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.returncode == -signal.SIGKILL
+    opened(sqlite_url, serve=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    from fastagi.store import open_store
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailable, match="file"):
+        open_store(f"sqlite:///{tmp_path}/file/store.db", serve=True)
+
+
+def test_without_postgresql_there_is_no_presence() -> None:
+    from fastagi.store.database import parse
+
+    with pytest.raises(StoreUnavailable):
+        SharedPresence(parse("postgresql://127.0.0.1:1/none").database())
