@@ -422,6 +422,113 @@ async def test_a_full_disk(sqlite_url: str, opened: Opened) -> None:
     await same_everywhere(store, change)
 
 
+async def test_a_disk_that_is_full_at_any_call(sqlite_url: str, opened: Opened) -> None:
+    """Whatever is called: refused, nothing of it stored, and done when there is room again."""
+    store = opened(sqlite_url)
+    store.bring_in(settings(40))
+    for n in range(5):
+        await done(store, log_in(str(1001 + n), str(1001 + n)))
+
+    def limit(more: int) -> Callable[[Connection], None]:
+        def job(connection: Connection) -> None:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {pages + more}").fetchall()
+
+        return job
+
+    async def everything() -> list[str]:
+        def job(connection: Connection) -> list[str]:
+            tables = (
+                "events",
+                "deliveries",
+                "login_sessions",
+                "intents",
+                "devices_in_use",
+                "notes",
+            )
+            return [
+                repr(connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall())
+                for table in tables
+            ]
+
+        return await store.run(job, writes=False)
+
+    full = 0
+    for n in range(40):
+        # Each time, as SQLite ends the transaction by itself and the connection is replaced.
+        await store.run(limit(n % 3), writes=False)
+        number = str(1001 + n)
+        long = replace(device(number), context="phones" + "x" * 3000)
+        try:
+            change = await store.begin(replace(log_in(number), device=long, move=True), LATER)
+        except StoreUnavailable:
+            full += 1
+            continue
+        before = await everything()
+        try:
+            await store.confirm(change)
+        except StoreUnavailable:
+            full += 1
+            assert await everything() == before
+            assert change in await store.unsettled()
+            await store.run(limit(0), writes=False)
+            with pytest.raises(StoreUnavailable):
+                await store.record(replace(change.events[0], context="x" * 1_000_000))
+            assert await everything() == before
+    assert full > 10
+    await store.run(limit(100_000), writes=False)
+    for change in await store.unsettled():
+        await store.confirm(change)
+    for n in range(40):
+        number = str(1001 + n)
+        await done(store, replace(log_in(number, number), move=True))
+        assert await fresh(store, number) == await store.agent(number)
+    assert len(await store.logged_in()) == 40
+    assert await store.unsettled() == []
+
+
+async def test_a_file_system_that_takes_no_more(sqlite_url: str, opened: Opened) -> None:
+    """The kernel refuses to let the files grow, in another process; then it lets them again."""
+    opened(sqlite_url).bring_in(settings())
+    program = textwrap.dedent(
+        f"""
+        import asyncio, glob, os, resource
+        from tests.store.conftest import *
+        from fastagi.agents.service import StoreUnavailable
+        async def main():
+            store = open_store({sqlite_url!r})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16384, resource.RLIM_INFINITY))
+            failed = 0
+            for n in range(20):
+                try:
+                    await done(store, log_in(id=f"in-{{n}}"))
+                    await done(store, log_off(id=f"off-{{n}}"))
+                except StoreUnavailable:
+                    failed += 1
+            assert failed, "there was room"
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            for change in await store.unsettled():
+                await store.withdraw(change, None)
+            state = await store.agent("1001")
+            if state.session is not None:
+                await done(store, log_off())
+            await done(store, log_in(id="in-the-end"))
+            print((await store.agent("1001")).session.id)
+            await store.close()
+        asyncio.run(main())
+        """
+    )
+    child = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.splitlines()[-1] == "in-the-end"
+
+
 async def test_a_locked_file_is_waited_for_and_given_up(sqlite_url: str, opened: Opened) -> None:
     store = opened(sqlite_url, deadline=2.0)
     store.bring_in(settings())
