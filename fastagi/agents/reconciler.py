@@ -222,6 +222,7 @@ class _Side:
         self._met = -1  # the one over which it was seen whether this Asterisk has restarted
         self._news: dict[str, list[MemberNews]] = {}  # by the agent's number, "" where unknown
         self._again: set[str] = set()  # agents who could not be judged
+        self._not_put_back: set[str] = set()  # agents with a change that was open meanwhile
 
     def reconnected(self) -> None:
         self._reconnected = True
@@ -298,6 +299,7 @@ class _Side:
 
     async def _restore(self, started: str) -> None:
         """Asterisk has restarted, so its members are what the store says."""
+        self._not_put_back.clear()
         found = await compare(self.service, self.asterisk)
         if found:
             self.log.warning("Asterisk has restarted: members are put back", members=len(found))
@@ -306,7 +308,8 @@ class _Side:
             kinds.setdefault(difference.agent, set()).add(difference.kind)
         # A change on its way may have been applied to the Asterisk of before.
         for change in await self.store.unsettled():
-            kinds.setdefault(change.command.agent, set()).add(Kind.MISSING)
+            if any(step.do.asterisk == self.asterisk for step in change.steps):
+                kinds.setdefault(change.command.agent, set()).add(Kind.MISSING)
         plain = [number for number, its in kinds.items() if its == {Kind.MISSING}]
         chunks = iter([plain[i : i + CHUNK] for i in range(0, len(plain), CHUNK)])
         done: Counter[str] = Counter()
@@ -325,12 +328,14 @@ class _Side:
         for i in range(0, len(others), CHUNK * FEW):
             done += await self._look(others[i : i + CHUNK * FEW], store_wins=True)
         await self._tell(done, f"repair-{self.asterisk}-{started}".replace(" ", "T"))
+        if self._not_put_back:  # the store wins for them too, once their changes are settled
+            raise QueuesUnavailable("not everybody could be put back yet")
         if self.all.restored is not None:
             await self.all.restored(self.asterisk, await self.store.logged_in())
 
     async def _put_back(self, numbers: Sequence[str]) -> Counter[str]:
         async with self.service.holding(numbers) as states:
-            self._again |= set(numbers) - set(states)
+            self._not_put_back |= set(numbers) - set(states)
             # An add of a member that is there after all is answered "Already there".
             adds = [add for state in states.values() for add in restored(state, self.asterisk)]
             return await self._apply([(add, PUT_BACK) for add in adds])
@@ -419,7 +424,7 @@ class _Side:
         again, self._again = self._again, set()
         try:
             suspects = await self._suspects(news)
-            for number in again:
+            for number in await self.store.states(sorted(again)) if again else ():
                 suspects.setdefault(number, [])
             if suspects:
                 await self._take_notes()
@@ -462,7 +467,7 @@ class _Side:
     ) -> Counter[str]:
         """Compares these agents once more, with nobody changing them, and mends what differs."""
         async with self.service.holding(numbers) as states:
-            self._again |= set(numbers) - set(states)
+            (self._not_put_back if store_wins else self._again).update(set(numbers) - set(states))
             if news is not None:  # a change that was on its way is there by now
                 states = {
                     number: state
