@@ -100,7 +100,7 @@ async def look(views: Views, asterisk: AsteriskSettings) -> list[Drift]:
         queues = Queues(client, asterisk.name)
         try:
             started = await queues.started_at()
-            if not (first := await _compare(views, queues)):
+            if not (first := set(await _compare(views, queues))):
                 return []
             await asyncio.sleep(ON_ITS_WAY)
             again = await _compare(views, queues)

@@ -122,6 +122,23 @@ def test_a_member_from_where_the_agent_is_not(
 
 
 @asterisk_here
+@pytest.mark.postgres
+def test_a_store_in_postgresql(
+    healthy: Setting, serve: Serve, asterisk: Asterisk, postgres_url: str
+) -> None:
+    healthy.change(f"sqlite:///{healthy.database}", postgres_url)
+    known(healthy, serve)
+    asterisk.cli("queue add member PJSIP/1001 to sales penalty 0 as Agent/4001")
+    result = healthy.fastagi("reconcile", "--dry-run", "--json")
+    assert result.status == 1
+    assert [(d["agent"], d["queue"], d["repair"]) for d in told(result)] == [
+        ("4001", "sales", "adopted")
+    ]
+    result = healthy.fastagi("events", "--retry", "all")
+    assert (result.status, result.err) == (1, "no delivery was given up\n")
+
+
+@asterisk_here
 def test_asterisk_away(setting: Setting, serve: Serve) -> None:
     known(setting, serve, linked=False)
     for arguments in ((), ("--json",)):
