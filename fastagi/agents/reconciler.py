@@ -51,6 +51,8 @@ FEW = 8  # so many agents are asked for one by one; for more the whole of the qu
 CHUNK = 20  # agents put back at a time: what a phone code may have to wait for
 AT_ONCE = 3  # chunks on their way, so that Asterisk is never idle
 AGAIN = 0.25  # seconds until what could not be judged is looked at again
+# The fallback leaves its note first: so long it may take to do what the note says.
+FRESH = timedelta(seconds=2)
 
 PUT_BACK, TAKEN_OUT, ADOPTED, CORRECTED = "put back", "taken out", "adopted", "corrected"
 _REPAIRED_AS = {
@@ -194,6 +196,12 @@ class Reconciler:
         for side in self._sides.values():
             done += await side.compare_all()
         return done
+
+
+def _is_of(note: Note, state: AgentState, key: str) -> bool:
+    """Whether it was this agent who sat there then."""
+    session = state.session
+    return session is not None and session.device.key == key and session.since <= note.at
 
 
 async def compare(service: AgentService, asterisk: str) -> list[Difference]:
@@ -363,28 +371,45 @@ class _Side:
 
     # -- notes of the fallback
 
-    async def _take_notes(self) -> None:
-        """What phones did while no service was there becomes known as theirs, at its time."""
+    async def _take_notes(self) -> set[str]:
+        """What phones did while no service was there becomes known as theirs, at its time.
+
+        Gives the agents who are not to be judged before a later look has taken their notes.
+        """
         notes = await self.queues.notes(self.asterisk)
-        taken = [n for n in sorted(notes, key=lambda note: note.key) if await self._take(n)]
+        taken: list[Note] = []
+        later: dict[str, str] = {}  # agents, by device: all that follows waits too
+        for note in sorted(notes, key=lambda note: note.key):
+            key = device_key(self.asterisk, note.interface)
+            number = later.get(key) or await self._take(note, key)
+            if number:
+                later[key] = number
+            else:
+                taken.append(note)
         if taken:
             await self.queues.forget(self.asterisk, taken)
+        self._again |= set(later.values())
+        return set(later.values())
 
-    async def _take(self, note: Note) -> bool:
-        """False: later, as another change of the agent is open."""
-        key = device_key(self.asterisk, note.interface)
+    async def _take(self, note: Note, key: str) -> str:
+        """The agent's number when it is to be taken later, else ""."""
         state = await self.store.agent_at(key)
-        if state is None or state.session is None or state.session.since > note.at:
+        if state is None or not _is_of(note, state, key):
             self.log.info("a note of the fallback is of nobody", interface=note.interface)
-            return True
+            return ""
+        if abs(self.service.now() - note.at) < FRESH:
+            return state.number
         async with self.service.holding([state.number]) as states:
-            if state.number not in states:
-                self._again.add(state.number)
-                return False
+            held = states.get(state.number)
+            if held is None:  # another change of the agent is open
+                return state.number
+            if not _is_of(note, held, key):  # the agent has moved meanwhile
+                return ""
+            state = held
             command = await self._noted(state, note)
             if command is None:
                 self.log.warning("a note of the fallback names no pause reason", reason=note.reason)
-                return True
+                return ""
             with suppress(errors.NotLoggedIn):
                 change = await self.store.begin(command, note.at, applied=True, held=True)
                 self.service.tell(change)
@@ -394,7 +419,7 @@ class _Side:
                     command=type(command).__name__,
                     at=note.at.isoformat(timespec="milliseconds"),
                 )
-        return True
+        return ""
 
     async def _noted(self, state: AgentState, note: Note) -> Command | None:
         actor = Actor(channel=note.channel, caller_id=note.caller_id, unique_id=note.unique_id)
@@ -414,9 +439,9 @@ class _Side:
 
     async def compare_all(self) -> Counter[str]:
         """Everything: what differs is looked at again under the agents' locks, then mended."""
-        await self._take_notes()
+        later = await self._take_notes()
         found = await compare(self.service, self.asterisk)
-        numbers = sorted({difference.agent for difference in found})
+        numbers = sorted({difference.agent for difference in found} - later)
         return await self._look(numbers) if numbers else Counter()
 
     async def _look_at_news(self) -> None:
@@ -427,8 +452,9 @@ class _Side:
             for number in await self.store.states(sorted(again)) if again else ():
                 suspects.setdefault(number, [])
             if suspects:
-                await self._take_notes()
-                await self._look(sorted(suspects), news=suspects)
+                later = await self._take_notes()
+                if numbers := sorted(suspects.keys() - later):
+                    await self._look(numbers, news=suspects)
         except BaseException:
             self._again |= again
             for number, items in news.items():
