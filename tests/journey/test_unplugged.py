@@ -109,11 +109,11 @@ async def test_the_time_goes_on_while_the_service_is_away(
     await bob.dial("*314002")
     await anna.phone.unplug()
     await bob.phone.unplug()
-    await until(lambda: len(facts(service, "4001")) + len(facts(service, "4002")) == 4)
+    await until(lambda: all(len(facts(service, agent)) > 1 for agent in ("4001", "4002")))
     service.kill()
     await bob.phone.plug()
     service.start()
-    await until(lambda: len(facts(service, "4001")) + len(facts(service, "4002")) == 6)
+    await until(lambda: all(len(facts(service, agent)) > 2 for agent in ("4001", "4002")))
     assert facts(service, "4001") == [IN, LOST, OFF]
     assert facts(service, "4002") == [IN, LOST, BACK]
     service.agrees()
@@ -155,3 +155,41 @@ async def test_switched_off(make_service: Any, desk: Any, asterisk: Asterisk) ->
     service.write(settings)
     await until(lambda: len(facts(service, "4001")) == 2)
     assert facts(service, "4001") == [IN, LOST]
+
+
+async def test_two_services_do_it_once(
+    make_service: Any, desk: Any, asterisk: Asterisk, postgres_url: str
+) -> None:
+    """Both see the phones, both have the clock."""
+    same: dict[str, Any] = {
+        "database": postgres_url,
+        "unplugged": {"pause_after": "1s", "logoff_after": "6s"},
+        "pause_reasons": [
+            {"code": 1, "name": "lunch", "max_duration": "2s", "when_exceeded": "unpause"},
+            {"code": 2, "name": "break", "max_duration": "2s", "when_exceeded": "warn"},
+        ],
+    }
+    make_service(name="second", **same)
+    service: Service = make_service(**same)
+    agents = {"4001": "1001", "4002": "1003", "4004": "1004", "4005": "1005"}
+    desks = {agent: await desk(extension) for agent, extension in agents.items()}
+    for agent, at in desks.items():
+        assert (await at.dial(f"*31{agent}")).outcome == "LOGGED_IN"
+    await desks["4004"].dial("*331")
+    await desks["4005"].dial("*332")
+    await desks["4001"].phone.unplug()
+    await desks["4002"].phone.unplug()
+    await until(lambda: len(facts(service, "4002")) == 2)
+    await desks["4002"].phone.plug()
+    for agent in agents:
+        await until(lambda agent=agent: len(facts(service, agent)) == 3, what=agent)
+    by_limit = ("system", "pause limit")
+    assert facts(service, "4001") == [IN, LOST, OFF]
+    assert facts(service, "4002") == [IN, LOST, BACK]
+    assert facts(service, "4004")[2] == ("agent-unpause", "lunch", *by_limit)
+    assert facts(service, "4005")[2] == ("pause-exceeded", "break", *by_limit)
+    # A look of either later it is still so.
+    assert (await desks["4002"].dial("*331")).outcome == "PAUSED"
+    await until(lambda: len(facts(service, "4002")) == 5)
+    assert [len(facts(service, agent)) for agent in agents] == [3, 5, 3, 3]
+    service.agrees()
