@@ -146,11 +146,15 @@ class Reconciler:
             self._attention.clear()
             if not self.service.linked:
                 continue  # the reconnect brings us back here
-            try:
-                await self.service.settle()
-                await self._carry_out_planned()
-            except _AWAY as error:
-                self.log.warning("not everything could be settled yet", error=str(error))
+            away: Exception | None = None
+            # Whatever is away keeps nobody from what can be done: it may be another Asterisk.
+            for what in (self.service.settle, self._carry_out_planned):
+                try:
+                    await what()
+                except _AWAY as error:
+                    away = error
+            if away is not None:
+                self.log.warning("not everything could be settled yet", error=str(away))
                 await asyncio.sleep(1)
                 self._attention.set()
 
@@ -162,15 +166,18 @@ class Reconciler:
         except BaseException:
             self._planned = True
             raise
+        away: QueuesUnavailable | errors.Unavailable | None = None
         for planned in waiting:
             try:
                 await self._carry_out_one(planned)
-            except errors.Unavailable:
-                raise
+            except (QueuesUnavailable, errors.Unavailable) as error:
+                away = error
             except errors.Refused as refusal:
                 self.log.warning(
                     "what was planned was refused", agent=planned.agent, why=str(refusal)
                 )
+        if away is not None:
+            raise away
 
     async def _carry_out_one(self, planned: LogOff | Pause) -> None:
         state = await self.service.store.agent(planned.agent)
@@ -472,7 +479,8 @@ class _Side:
             state = states.get(number)
             if state is None:
                 strange += items
-            elif not all(agrees(state, item) for item in items):
+            # What agrees with the state of before may not agree with the one of a moment later.
+            elif self.service.changing(number) or not all(agrees(state, item) for item in items):
                 suspects[number] = items
                 strange += items  # it may be on somebody else's device
         if strange:
@@ -480,7 +488,9 @@ class _Side:
             sitting = await self.store.agents_at(sorted(set(keys)))
             for key, item in zip(keys, strange, strict=True):
                 state = sitting.get(key)
-                if state is not None and not agrees(state, item):
+                if state is not None and (
+                    self.service.changing(state.number) or not agrees(state, item)
+                ):
                     suspects.setdefault(state.number, []).append(item)
         return suspects
 

@@ -383,6 +383,11 @@ class AgentService:
             lock = self._locks[key] = asyncio.Lock()
         return lock
 
+    def changing(self, number: str) -> bool:
+        """Whether a change of this agent is on its way here."""
+        lock = self._locks.get("agent:" + number)
+        return lock is not None and lock.locked()
+
     @property
     def linked(self) -> bool:
         """Whether any Asterisk can be told anything."""
