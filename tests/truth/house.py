@@ -19,11 +19,16 @@ from typing import Any
 import yaml
 
 from fastagi import config
-from fastagi.config import Settings
-from fastagi.contract import Variable
+from fastagi.contract import NOTES_FAMILY, Variable
+from fastagi.demo import fallback
 from fastagi.demo.asterisk import Asterisk, dies_with_us, free_port
 from fastagi.dial import Channel, ServiceAway, dial, dialled, headers
-from fastagi.dialplan import AFTER_CONTEXT, render_dialplan, render_manager
+from fastagi.dialplan import (
+    AFTER_CONTEXT,
+    render_dialplan,
+    render_fallback_facts,
+    render_manager,
+)
 from tests.truth.manager import Headers, Link, Manager, ManagerGone, Trap, first
 from tests.truth.program import (
     AGENTS,
@@ -63,6 +68,8 @@ def settings(port: int, ami_port: int, asterisk: Asterisk, database: str) -> dic
             "extension_from": "caller_id",
             "lockout": {"failures": 1000, "within": "1s", "for": "1s"},
         },
+        "unplugged": None,  # nobody has plugged in a phone here
+        "reconcile": {"every": "2s"},  # often, to come in between
         "devices": [{"match": "10XX", "context": "phones", "interface": "PJSIP/{extension}"}],
         "pause_reasons": [
             {"code": "1", "name": "lunch"},
@@ -80,9 +87,7 @@ def settings(port: int, ami_port: int, asterisk: Asterisk, database: str) -> dic
             for number in AGENTS
         ],
     }
-    # No phone is plugged in here; and repairs come often, to come in between.
-    often = {"unplugged": None, "reconcile": {"every": "2s"}}
-    return made | {name: often[name] for name in often if name in Settings.model_fields}
+    return made
 
 
 @dataclass(slots=True)
@@ -252,11 +257,13 @@ class House:
 
     def _configure(self) -> None:
         made = settings(self.port, self.link.port, self.asterisk, f"sqlite:///{self.database}")
+        made["fastagi"]["fallback"] = fallback.settings(self.folder)
         for key, value in self.changes.items():
             merge = isinstance(value, dict) and isinstance(made.get(key), dict)
             made[key] = {**made[key], **value} if merge else value
         self.service.config.write_text(yaml.safe_dump(made, sort_keys=False))
         self.settings = config.load(self.service.config)
+        fallback.install(self.folder, render_fallback_facts(self.settings))
         self.asterisk.features = render_dialplan(self.settings) + AFTER
         self.asterisk.manager_sections = render_manager(self.settings).replace(
             "secret = ", f"secret = {self.asterisk.ami_secret} ;"
@@ -274,6 +281,7 @@ class House:
             await self.manager.console(
                 f"queue remove member {member['Location']} from {member['Queue']}"
             )
+        await self.manager.console(f"database deltree {NOTES_FAMILY}")
         for lamp in await self.lamps():
             await self.manager.console(f"devstate change {lamp} NOT_INUSE")
         await self._all_up()
@@ -437,6 +445,7 @@ class House:
         match deed.kind:
             case "LogIn":
                 asked |= {"extension": deed.at, "move": deed.sure}
+                asked["take_over"] = deed.detail == "take over"
             case "Pause":
                 asked["reason"] = deed.detail
             case "JoinQueue":

@@ -1,5 +1,6 @@
 """What must be true when everything has settled. Pure: what was done, what is stored, what is."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -238,11 +239,16 @@ def is_login(operation: Operation) -> bool:
 
 
 def answers(
-    operations: Iterable[Operation], events: Sequence[Event], *, store_failed: bool
+    operations: Iterable[Operation],
+    events: Sequence[Event],
+    *,
+    store_failed: bool = False,
+    asterisk_died: bool = False,
 ) -> list[str]:
     """What people were told is what is written down, under their name.
 
     ``store_failed``: there was a time when nothing could be written; then a refusal may be missing.
+    ``asterisk_died``: what the fallback did, and its note, may have died with it.
     """
     wrong: list[str] = []
     of: dict[str, list[Event]] = {}
@@ -258,6 +264,8 @@ def answers(
             for event in its
             if event.source.value != operation.source
         ]
+        if isinstance(operation.do, Ask) and operation.do.detail == "take over":
+            its = [event for event in its if event.reason != "taken over"]
         types = [event.type for event in its]
         allowed = EXACTLY.get(operation.outcome)
         if operation.outcome in OPEN:
@@ -271,6 +279,8 @@ def answers(
                 toggled = isinstance(operation.do, Dial) and operation.do.code.startswith("*30")
                 if store_failed or toggled or (elsewhere and isinstance(operation.do, Ask)):
                     allowed = [[REFUSED], []]
+        elif asterisk_died and isinstance(operation.do, Dial) and operation.do.real:
+            allowed = [*allowed, []]
         if types not in allowed:
             wrong.append(
                 f"answer: {operation.id} {operation.do} was told {operation.outcome!r}, "
@@ -344,11 +354,33 @@ def doubles(events: Sequence[Event]) -> list[str]:
     wrong: list[str] = []
     seen: set[tuple[object, ...]] = set()
     for event in events:
-        command = event.id.rpartition("-")[0]
+        command = event.id.rpartition("-")[0] or event.id
         fact = (command, event.type, event.agent, event.queues, event.reason)
         if fact in seen:
             wrong.append(f"double: {brief(event)}")
         seen.add(fact)
+    return wrong
+
+
+def delivered(
+    events: Sequence[Event], told: Sequence[tuple[str, str]], *, faults: bool, lost: bool
+) -> list[str]:
+    """Every event was told to who listens, each agent's in order; and once, unless there were
+    ``faults``. ``told``: id and agent. ``lost``: nobody listened for a while."""
+    wrong = []
+    heard = Counter(id for id, _ in told)
+    for event in events:
+        if heard[event.id] == 0 and not lost:
+            wrong.append(f"divergence: never told to others: {brief(event)}")
+        if heard[event.id] > 1 and not faults:
+            wrong.append(f"double: told {heard[event.id]} times: {brief(event)}")
+    known = {event.id for event in events}
+    wrong += [f"divergence: told, and not so: {id}" for id in heard if id not in known]
+    for agent in {event.agent for event in events}:
+        order = [event.id for event in events if event.agent == agent and heard[event.id]]
+        first = list(dict.fromkeys(id for id, whose in told if whose == agent and id in known))
+        if first != order:
+            wrong.append(f"divergence: told out of order: {agent}: {first}, happened {order}")
     return wrong
 
 

@@ -151,11 +151,17 @@ class Link:
         self.delay = 0.0  # seconds for whatever comes at once
         self.traps: list[Trap] = []
         self._swallow = False
+        self._logged_in: set[asyncio.StreamReader] = set()
         self.port = 0
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def stands(self) -> bool:
+        """The service has a connection on which it has logged in."""
+        return bool(self._logged_in)
 
     async def close(self) -> None:
         if self._server is not None:
@@ -250,9 +256,15 @@ class Link:
     async def _back(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, answered: asyncio.Event
     ) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await source.read(65536):
                 if self._swallow and b"Response: " in data:
                     answered.set()
                 if not self._swallow:
                     await self._pass(data, source, sink)
+                if b"Message: Authentication accepted" in data:
+                    self._logged_in.add(source)
+        except OSError:
+            pass
+        finally:
+            self._logged_in.discard(source)

@@ -43,7 +43,7 @@ class Ask:
     kind: str
     agent: str
     at: str = ""  # the extension of a LogIn
-    detail: str = ""  # code of the reason, name of the queue
+    detail: str = ""  # code of the reason, name of the queue; "take over" on a LogIn
     sure: bool = False  # LogIn: move; LeaveQueue: though the last one
 
 
@@ -158,7 +158,8 @@ def asks(draw: st.DrawFn) -> Ask:
     agent = draw(agents)
     if kind == "LogIn":
         at = draw(st.sampled_from((home_of(agent), draw(phones))))
-        return Ask(kind, agent, at=at, sure=draw(st.booleans()))
+        detail = draw(st.sampled_from(("", "", "take over")))
+        return Ask(kind, agent, at=at, detail=detail, sure=draw(st.booleans()))
     if kind == "Pause":
         return Ask(kind, agent, detail=draw(reasons))
     if kind in ("JoinQueue", "LeaveQueue"):

@@ -125,6 +125,8 @@ class Trial:
         house = self.house
         if not house.service.running:
             return "divergence: the service has ended"
+        if not house.link.stands:
+            return "divergence: the service is not connected to Asterisk"
         owed = house.read("SELECT command FROM intents")
         if owed:
             return f"divergence: intents are open: {owed}"
@@ -150,11 +152,18 @@ class Trial:
         named = {o.do.agent for o in consoles}
         used = {o.interface.removeprefix("PJSIP/") for o in consoles}
         disk = any(fault.kind.startswith("disk") for _, fault in happened.faults)
+        died = any(fault.kind == "kill asterisk" for _, fault in happened.faults)
         return [
             *(f"{o.wrong} ({o.id})" for o in consoles if o.wrong),
             *judge.history(events, self._states()),
             *judge.doubles(events),
-            *judge.answers(happened.operations, events, store_failed=disk),
+            *judge.answers(happened.operations, events, store_failed=disk, asterisk_died=died),
+            *judge.delivered(
+                events,
+                [(told["EventId"], told["Agent"]) for told in happened.told],
+                faults=bool(happened.faults),
+                lost=died,
+            ),
             *judge.others(
                 events,
                 lambda event: event.agent in named or event.extension in used,
@@ -165,7 +174,7 @@ class Trial:
     async def _calmly(self, command: str) -> str:
         """At the console, when all is up and settled: what comes of it, and only that."""
         house = self.house
-        said = await house.until(self._unsettled)
+        said = await house.until(self._unsettled, pause=0.05)
         if said:
             return said
         states, after = self._states(), house.last_event()
@@ -186,7 +195,7 @@ class Trial:
         said = await house.until(missing, pause=0.02)
         if wanted:
             self.counted.latencies.append(time.monotonic() - began)
-        said = said or await house.until(self._unsettled)
+        said = said or await house.until(self._unsettled, pause=0.05)
         events = told()
         if Counter(judge.as_told(events)) != Counter(wanted or []):
             return (
