@@ -362,8 +362,9 @@ class _Side:
             key = note.removeprefix(prefix)
             async with self.service.holding([number]) as states:
                 state = states.get(number)
-                if state is None:
-                    state = await self.store.agent(number)
+                if state is None and await self.store.states([number]):
+                    self._again.add(number)  # a change is open; it may bring the agent back
+                    continue
                 if state is None or state.session is None or state.session.device.key != key:
                     members = await self.queues.members(self.asterisk)
                     removals: list[Operation] = [
@@ -456,8 +457,10 @@ class _Side:
         again, self._again = self._again, set()
         try:
             suspects = await self._suspects(news)
-            for number in await self.store.states(sorted(again)) if again else ():
-                suspects.setdefault(number, [])
+            if again:
+                await self._take_out_owed()
+                for number in await self.store.states(sorted(again)):
+                    suspects.setdefault(number, [])
             if suspects:
                 later = await self._take_notes()
                 if numbers := sorted(suspects.keys() - later):
@@ -533,6 +536,11 @@ class _Side:
                     here = its[number].here if number in its else ()
                     if await self._adopt(states[number], here, queues):
                         done[ADOPTED] += 1
+                        if not here and any(d.kind is Kind.ELSEWHERE for d in differs):
+                            # Taken out here and put in there: moved. Logged off by now, the agent
+                            # is logged in there by the next look.
+                            self._again.add(number)
+                            continue
                     else:
                         differs = [replace(d, kind=Kind.ELSEWHERE) for d in differs]
                 repairs += [
