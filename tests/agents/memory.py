@@ -5,10 +5,12 @@ the process, cancel the caller, lose the link, fail the store or just look.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 
 import structlog
 
@@ -59,8 +61,9 @@ class Killed(BaseException):
     """kill -9: nothing after this runs."""
 
 
-def device(extension: str) -> Device:
-    return Device(extension, "phones", f"PJSIP/{extension}", f"PJSIP/{extension}")
+def device(extension: str, asterisk: str = "") -> Device:
+    interface = f"PJSIP/{extension}"
+    return Device(extension, "phones", interface, interface, "local", asterisk)
 
 
 def an_agent(number: str, *queues: str, pin: str | None = None, language: str = "en") -> AgentState:
@@ -112,6 +115,7 @@ class MemoryStore:
 
     def __init__(self, *agents: AgentState, faults: Faults) -> None:
         self.agents = {agent.number: agent for agent in agents}
+        self.own_queues = {a.number: {m.queue for m in a.memberships} for a in agents}
         self.intents: dict[str, tuple[dict[str, object], datetime]] = {}
         self.devices: dict[str, str] = {}  # interface in small letters -> agent
         self.events: dict[str, Event] = {}
@@ -259,7 +263,12 @@ class MemoryStore:
     def _write(self, change: Change) -> None:
         before, after = change.before, change.after
         assert self.agents[before.number] == before, "written over somebody else's change"
-        self.agents[before.number] = after
+        own = self.own_queues.get(before.number, {m.queue for m in before.memberships})
+        self.agents[before.number] = replace(
+            after,
+            # One that is none of the agent's is forgotten with the leaving of it.
+            memberships=tuple(m for m in after.memberships if m.joined or m.queue in own),
+        )
         left, now = before.session, after.session
         if left and (now is None or now.device != left.device):
             self.devices.pop(left.device.key, None)
@@ -438,7 +447,13 @@ class MemoryAsterisk:
     on_news: Callable[[list[MemberNews]], None] = lambda _: None
     unreachable: set[str] = field(default_factory=set)  # interfaces
     last_call: dict[str, float] = field(default_factory=dict)  # by interface
-    names: tuple[str, ...] = ("",)
+    name: str = ""
+    wait_for_news: bool = False  # those of now come later, by ``tell_waiting``
+    waiting: list[MemberNews] = field(default_factory=list)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
 
     def connected(self, asterisk: str) -> bool:
         return self.linked
@@ -469,6 +484,13 @@ class MemoryAsterisk:
                 for name, members in self.queues.items()
                 if key in members and queue in ("", name)
             ]
+        if self.wait_for_news:
+            self.waiting += news
+        else:
+            self.on_news(news)
+
+    def tell_waiting(self) -> None:
+        news, self.waiting = self.waiting, []
         self.on_news(news)
 
     last_name: str = ""  # of the member an operation is about
@@ -492,6 +514,7 @@ class MemoryAsterisk:
             m.dynamic,
             key in self.unreachable,
             self.last_call.get(key, 0.0),
+            self.name,
         )
 
     async def apply(self, operations: Sequence[Operation]) -> list[Result]:
@@ -559,9 +582,53 @@ class MemoryAsterisk:
         self.started = started
         self.linked = True
         self.answers_left = None
+        self.waiting.clear()
         for members in self.queues.values():
             for key in [key for key, member in members.items() if member.dynamic]:
                 del members[key]
+
+
+class MemoryAsterisks:
+    """Several of them, each question to the right one (see ``fastagi.ami.asterisks``)."""
+
+    def __init__(self, asterisks: Mapping[str, MemoryAsterisk]) -> None:
+        self.of = asterisks
+        self.names = tuple(asterisks)
+
+    def connected(self, asterisk: str) -> bool:
+        return self.of[asterisk].linked
+
+    async def apply(self, operations: Sequence[Operation]) -> list[Result]:
+        groups: dict[str, list[int]] = {}
+        for place, operation in enumerate(operations):
+            groups.setdefault(operation.asterisk, []).append(place)
+        for name in groups:
+            self.of[name]._linked()
+        results: dict[int, Result] = {}
+        for name, places in groups.items():
+            asked = [operations[place] for place in places]
+            try:
+                answers = await self.of[name].apply(asked)
+            except QueuesUnavailable as error:
+                if not results:
+                    raise
+                answers = [Result(operation, Answer.REFUSED, str(error)) for operation in asked]
+            results.update(zip(places, answers, strict=True))
+        return [results[place] for place in range(len(operations))]
+
+    async def members(
+        self, asterisk: str, queue: str | None = None, interface: str | None = None
+    ) -> list[ReportedMember]:
+        return await self.of[asterisk].members(asterisk, queue, interface)
+
+    async def started_at(self, asterisk: str) -> str:
+        return await self.of[asterisk].started_at(asterisk)
+
+    async def notes(self, asterisk: str) -> list[Note]:
+        return await self.of[asterisk].notes(asterisk)
+
+    async def forget(self, asterisk: str, notes: Sequence[Note]) -> None:
+        await self.of[asterisk].forget(asterisk, notes)
 
 
 class MemoryPins:
@@ -583,14 +650,66 @@ class Clock:
         self.now += timedelta(**units)
 
 
-class Hall:
-    """A service on a store and an Asterisk in memory."""
+class _History:
+    """An agent, as the events tell. Pauses by their reasons; None: not paused."""
 
-    def __init__(self, *agents: AgentState) -> None:
+    def __init__(self) -> None:
+        self.where = ""
+        self.pause: str | None = None
+        self.queues: dict[str, str | None] = {}
+        self.seen: set[str] = set()
+
+    def take(self, id: str, events: list[Event]) -> None:
+        """All events of one command."""
+        moved: dict[str, str | None] = {}
+        for event in events:
+            self.seen.add(id)
+            queues = event.queues
+            match event.type:
+                case EventType.LOGIN:
+                    assert self.where == "", "logged in twice"
+                    self.where = event.extension
+                    self.queues = {queue: moved.get(queue, self.pause) for queue in queues}
+                case EventType.LOGOUT:
+                    assert self.where == event.extension, "logged off where the agent was not"
+                    assert set(queues) == set(self.queues)
+                    moved, self.queues, self.where = self.queues, {}, ""
+                    self.pause = self.pause if event.reason == "moved" else None
+                case EventType.PAUSE:
+                    assert not queues or any(self.queues[q] != event.reason for q in queues)
+                    self.queues.update(dict.fromkeys(queues, event.reason))
+                case EventType.UNPAUSE:
+                    assert all(self.queues[queue] is not None for queue in queues)
+                    self.queues.update(dict.fromkeys(queues))
+                case EventType.QUEUE_JOIN:
+                    assert not self.queues.keys() & set(queues)
+                    self.queues.update(dict.fromkeys(queues, self.pause))
+                case EventType.QUEUE_LEAVE:
+                    for queue in queues:
+                        del self.queues[queue]
+        last = events[-1] if events else None
+        if last and last.type in (EventType.PAUSE, EventType.UNPAUSE) and not self.queues:
+            self.pause = last.reason if last.type is EventType.PAUSE else None
+        elif last and (
+            last.type in (EventType.PAUSE, EventType.UNPAUSE) or last.source is Source.ASTERISK
+        ):
+            now = set(self.queues.values())  # the same everywhere: so it is with the agent
+            if len(now) == 1:
+                (self.pause,) = now
+
+
+class Hall:
+    """A service on a store and an Asterisk in memory, or several; ``asterisk`` is the first."""
+
+    def __init__(self, *agents: AgentState, asterisks: Sequence[str] = ("",)) -> None:
         self.faults = Faults()
         self.store = MemoryStore(*(agents or (an_agent("1001"),)), faults=self.faults)
-        self.asterisk = MemoryAsterisk(self.faults)
+        self.asterisks = {name: MemoryAsterisk(self.faults, name=name) for name in asterisks}
+        self.asterisk = next(iter(self.asterisks.values()))
         self.clock = Clock()
+        self.every: timedelta | None = None
+        self.counted: Counter[tuple[str, str]] = Counter()
+        self.lamps_set: list[tuple[str, list[str]]] = []
         self._ids = 0
         self.start()
 
@@ -598,7 +717,7 @@ class Hall:
         """A new process: what the old one held in memory is gone."""
         self.service = AgentService(
             self.store,
-            self.asterisk,
+            MemoryAsterisks(self.asterisks) if len(self.asterisks) > 1 else self.asterisk,
             MemoryPins(),
             Policy(LOCKOUT),
             structlog.get_logger(),
@@ -609,12 +728,25 @@ class Hall:
             self.service,
             structlog.get_logger(),
             rules=lambda: (DeviceRule(Pattern.parse("XXXX"), "phones", "PJSIP/{extension}"),),
+            every=lambda: self.every,
+            restored=self._set_lamps,
+            counted=self._count,
         )
-        self.asterisk.on_news = self.reconciler.noticed
+        for asterisk in self.asterisks.values():
+            asterisk.on_news = self.reconciler.noticed
+            asterisk.waiting.clear()  # they were for the old one
         self.reconnected()
 
+    async def _set_lamps(self, asterisk: str, agents: list[AgentState]) -> None:
+        self.lamps_set.append((asterisk, [agent.number for agent in agents]))
+
+    def _count(self, asterisk: str, kind: str, count: int) -> None:
+        self.counted[asterisk, kind] += count
+
     def reconnected(self) -> None:
-        self.reconciler.reconnected("")
+        for name, asterisk in self.asterisks.items():
+            if asterisk.linked:
+                self.reconciler.reconnected(name)
 
     async def settle(self) -> None:
         """What is open is looked after, once."""
@@ -638,9 +770,12 @@ class Hall:
         return [(event.type, event.reason) for event in self.events]
 
     def all_well(self) -> None:
-        """Nothing is open, and Asterisk's queues are what the store means."""
+        """Nothing is open, and the Asterisks' queues are what the store means."""
         assert self.store.intents == {}
-        meant: dict[str, dict[str, Member]] = {name: {} for name in self.asterisk.queues}
+        meant: dict[str, dict[str, dict[str, Member]]] = {
+            name: {queue: {} for queue in asterisk.queues}
+            for name, asterisk in self.asterisks.items()
+        }
         devices: dict[str, str] = {}
         for agent in self.store.agents.values():
             if agent.session is None:
@@ -651,44 +786,32 @@ class Hall:
             at = agent.session.device
             devices[at.key] = agent.number
             for membership in agent.joined:
-                meant[membership.queue][at.interface.lower()] = Member(
+                meant[at.asterisk][membership.queue][at.interface.lower()] = Member(
                     f"Agent/{agent.number}",
                     at.interface,
                     at.state_interface,
                     membership.penalty_now,
                     *agent.pause_in(membership),
                 )
-        assert self.asterisk.queues == meant
+        assert {name: asterisk.queues for name, asterisk in self.asterisks.items()} == meant
         assert self.store.devices == devices
         self.history_is_true()
 
     def history_is_true(self) -> None:
         """The events, read in order, tell how each agent came to be as it is."""
         for agent in self.store.agents.values():
-            where, paused, queues = "", "", set[str]()
-            for event in self.events:
-                if event.agent != agent.number:
-                    continue
-                match event.type:
-                    case EventType.LOGIN:
-                        assert where == "", "logged in twice"
-                        where, queues = event.extension, set(event.queues)
-                    case EventType.LOGOUT:
-                        assert where == event.extension, "logged off where the agent was not"
-                        moved = event.reason == "moved"
-                        where, paused, queues = "", paused if moved else "", set()
-                    case EventType.PAUSE:
-                        paused = event.reason
-                    case EventType.UNPAUSE:
-                        assert paused == event.reason
-                        paused = ""
-                    case EventType.QUEUE_JOIN:
-                        queues |= set(event.queues)
-                    case EventType.QUEUE_LEAVE:
-                        queues -= set(event.queues)
-            assert where == (agent.session.device.extension if agent.session else "")
-            assert paused == (agent.pause.reason.name if agent.pause else "")
-            assert queues == {m.queue for m in agent.joined}
+            known = _History()
+            for id, events in groupby(self.events, key=lambda event: event.id.rpartition("-")[0]):
+                own = [event for event in events if event.agent == agent.number]
+                assert not own or id not in known.seen, "told twice"
+                known.take(id, own)
+            assert known.where == (agent.session.device.extension if agent.session else "")
+            assert known.pause == (agent.pause.reason.name if agent.pause else None)
+            assert known.queues == {
+                m.queue: reason if paused else None
+                for m in agent.joined
+                for paused, reason in [agent.pause_in(m)]
+            }
 
     # -- commands, in short
 
@@ -700,14 +823,17 @@ class Hall:
             "actor": Actor(channel="PJSIP/1001-00000001", caller_id="1001", unique_id="1.1"),
         }
 
-    def log_in(self, at: str = "1001", agent: str = "1001", move: bool = False) -> LogIn:
-        return LogIn(**self._values(agent), device=device(at), move=move)  # type: ignore[arg-type]
+    def log_in(
+        self, at: str = "1001", agent: str = "1001", move: bool = False, asterisk: str = ""
+    ) -> LogIn:
+        where = device(at, asterisk)
+        return LogIn(**self._values(agent), device=where, move=move)  # type: ignore[arg-type]
 
     def log_off(self, agent: str = "1001", **more: object) -> LogOff:
         return LogOff(**self._values(agent), **more)  # type: ignore[arg-type]
 
-    def pause(self, reason: PauseReason = LUNCH, agent: str = "1001") -> Pause:
-        return Pause(**self._values(agent), reason=reason)  # type: ignore[arg-type]
+    def pause(self, reason: PauseReason = LUNCH, agent: str = "1001", **more: object) -> Pause:
+        return Pause(**self._values(agent), reason=reason, **more)  # type: ignore[arg-type]
 
     def unpause(self, agent: str = "1001") -> Unpause:
         return Unpause(**self._values(agent))  # type: ignore[arg-type]
