@@ -424,6 +424,43 @@ def spoken(phrase: Phrase) -> list[str]:
     return sounds
 
 
+# -- a call without a phone -------------------------------------------------------------------
+
+
+class Line:
+    """A FastAGI call as Asterisk makes it: connected, it waits for the instant to begin."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def to(cls, port: int) -> Self:
+        """Raises OSError when nobody listens there."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def call(
+        self, script: str, digits: str, extension: str, *, asterisk: str = "", press: str = ""
+    ) -> str:
+        """The outcome; "" when the service was gone before it told one. ``press``: a key, pressed
+        whenever one may be."""
+        query = f"?asterisk={asterisk}" if asterisk else ""
+        self._writer.write(
+            f"agi_network: yes\nagi_network_script: agent/{script}{query}\n"
+            f"agi_channel: PJSIP/{extension}-00000001\nagi_language: en\n"
+            f"agi_callerid: {extension}\nagi_uniqueid: 1.1\nagi_arg_1: {digits}\n\n".encode()
+        )
+        outcome = ""
+        with contextlib.suppress(OSError):
+            while line := await self._reader.readline():
+                told = re.search(rb'AGENT_STATUS"? "?([A-Z_]+)', line.replace(b"=", b" "))
+                outcome = told[1].decode() if told else outcome
+                key = press and line.startswith(b"STREAM FILE") and b'""' not in line
+                self._writer.write(f"200 result={ord(press) if key else 0} endpos=0\n".encode())
+        self._writer.close()
+        return outcome
+
+
 # -- the way between the service and Asterisk's manager port ----------------------------------
 
 

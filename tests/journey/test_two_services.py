@@ -1,0 +1,270 @@
+"""Two services, one PostgreSQL: whichever answers, and whichever dies, it is one house."""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+
+from fastagi.demo.asterisk import Asterisk
+from tests.journey.parts import Line, Peer, Service, Wire, shown, until
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # pyst2's use of threading
+    pytest.mark.postgres,
+    pytest.mark.asterisk,
+]
+
+AT_ONCE = 24
+QUEUES = ("sales", "support")
+Event = dict[str, Any]
+
+
+def crew(count: int, first: int = 5000) -> list[dict[str, Any]]:
+    """Agents from 5000 on."""
+    return [
+        {"number": str(first + n), "name": f"Agent {n}", "queues": list(QUEUES)}
+        for n in range(count)
+    ]
+
+
+class Pair:
+    """Two services, each with its own way to Asterisk."""
+
+    def __init__(self, services: Sequence[Service], wires: Sequence[Wire]) -> None:
+        self.one, self.two = services
+        self.services = services
+        self.wires = wires
+
+    def events(self, *types: str) -> list[Event]:
+        """All there are, the oldest first."""
+        return everything(self.two, *types)
+
+    async def call(self, service: Service, script: str, digits: str, extension: str) -> str:
+        """As the dialplan does: where one does not answer, or dies in the call, the other one is
+        asked."""
+        for asked in (service, self.two if service is self.one else self.one):
+            with contextlib.suppress(OSError):
+                if outcome := await (await Line.to(asked.port)).call(script, digits, extension):
+                    return outcome
+        return ""
+
+    async def agrees(self) -> None:
+        """In the end the store, both services' word for it and Asterisk are of one mind; and it
+        stays so."""
+        await until(lambda: self.two.members() == self.two.meant(), within=60)
+        for queue in self.two.asterisk.queues.values():
+            there = shown(self.two.asterisk.cli(f"queue show {queue}"))
+            assert len(there) == len(set(there)), "no double member"
+
+
+def everything(service: Service, *types: str) -> list[Event]:
+    import json
+
+    out = service.fastagi("events", "--json", "--last", "100000")
+    found = [json.loads(line) for line in out.splitlines()]
+    return [event for event in found if not types or event["type"] in types]
+
+
+@pytest.fixture
+def make_pair(
+    make_service: Callable[..., Service], asterisk: Asterisk, postgres_url: str
+) -> Iterator[Callable[..., Pair]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(**changes: Any) -> Pair:
+            settings = {
+                "database": postgres_url,
+                "devices": [
+                    {"match": "XXXX", "context": "phones", "interface": "PJSIP/{extension}"}
+                ],
+                "unplugged": None,
+                "login": {"already_elsewhere": "refuse"},
+                "reconcile": {"every": "3s"},
+                **changes,
+            }
+            wires = [stack.enter_context(Wire(asterisk.ami_port)) for _ in range(2)]
+            services = [
+                make_service(name=name, wire=wire, **settings)
+                for name, wire in zip(("one", "two"), wires, strict=True)
+            ]
+            return Pair(services, wires)
+
+        yield make
+
+
+async def each(jobs: Sequence[Callable[[], Awaitable[None]]], at_once: int = AT_ONCE) -> None:
+    """All of them, so many at a time."""
+    free = asyncio.Semaphore(at_once)
+
+    async def one(job: Callable[[], Awaitable[None]]) -> None:
+        async with free:
+            await job()
+
+    async with asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(one(job))
+
+
+async def race(*entries: tuple[Service, str, str]) -> list[str]:
+    """Logins (service, agent, extension) that begin in one instant; their outcomes."""
+    lines = [await Line.to(service.port) for service, _, _ in entries]
+    return await asyncio.gather(
+        *(
+            line.call("login", agent, extension)
+            for line, (_, agent, extension) in zip(lines, entries, strict=True)
+        )
+    )
+
+
+def by_agent(events: Sequence[Event]) -> dict[str, list[Event]]:
+    found: dict[str, list[Event]] = {}
+    for event in events:
+        found.setdefault(event["agent"], []).append(event)
+    return found
+
+
+async def heard_all(peer: Peer, events: Sequence[Event]) -> Counter[str]:
+    """How often the peer heard each event, once it has heard all; each agent's in their order."""
+    ids = {event["id"] for event in events}
+    await until(lambda: ids <= {fact["EventId"] for fact in peer.facts()}, within=60)
+    await asyncio.sleep(0.5)  # a second time would come by now
+    facts = peer.facts()
+    order: dict[str, list[str]] = {}
+    for fact in facts:
+        its = order.setdefault(fact["Agent"], [])
+        if fact["EventId"] not in its:
+            its.append(fact["EventId"])
+    for agent, its in by_agent(events).items():
+        assert order[agent] == [event["id"] for event in its], agent
+    return Counter(fact["EventId"] for fact in facts if fact["EventId"] in ids)
+
+
+# -- races ------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(400)
+async def test_one_agent_on_two_phones_at_the_same_instant(
+    make_pair: Callable[..., Pair], peer: Peer
+) -> None:
+    """A thousand times: one is in, the other one is told where the agent is."""
+    agents = [str(5000 + n) for n in range(1000)]
+    pair = make_pair(agents=crew(1000))
+    outcomes: Counter[tuple[str, ...]] = Counter()
+    winner: dict[str, str] = {}
+
+    async def one(agent: str) -> None:
+        phones = (agent, f"8{agent[1:]}")
+        entries = list(zip(pair.services, (agent, agent), phones, strict=True))
+        if random.random() < 0.5:
+            entries.reverse()
+        told = await race(*entries)
+        outcomes[tuple(sorted(told))] += 1
+        winner[agent] = entries[told.index("LOGGED_IN")][2] if "LOGGED_IN" in told else ""
+
+    await each([lambda agent=agent: one(agent) for agent in agents])
+    print("one agent, two phones:", dict(outcomes))
+    assert outcomes == {("LOGGED_IN", "LOGGED_IN_ELSEWHERE"): 1000}
+    events = pair.events()
+    assert Counter(e["type"] for e in events) == {"agent-login": 1000, "login-refused": 1000}
+    assert len({event["id"] for event in events}) == 2000
+    assert {e["agent"]: e["extension"] for e in events if e["type"] == "agent-login"} == winner
+    assert {e["source"] for e in events} == {"phone"}
+    await pair.agrees()
+    assert [len(pair.two.members()[queue]) for queue in QUEUES] == [1000, 1000]
+    assert set((await heard_all(peer, events)).values()) == {1}, "each once"
+
+
+@pytest.mark.timeout(400)
+async def test_two_agents_at_one_phone_at_the_same_instant(
+    make_pair: Callable[..., Pair], peer: Peer
+) -> None:
+    """And, by turns, everybody off again: on the phone itself, through the other service."""
+    pair = make_pair(agents=crew(200))
+    phones = [str(6000 + n) for n in range(100)]
+    outcomes: Counter[tuple[str, ...]] = Counter()
+    rounds = 10
+
+    async def one(n: int, round: int) -> None:
+        pairs = [str(5000 + 2 * n), str(5001 + 2 * n)]
+        random.shuffle(pairs)
+        told = await race(
+            *((s, agent, phones[n]) for s, agent in zip(pair.services, pairs, strict=True))
+        )
+        outcomes[tuple(sorted(told))] += 1
+        if round < rounds - 1:
+            loser = pair.services[1 - told.index("LOGGED_IN")]
+            off = await (await Line.to(loser.port)).call("logoff", "", phones[n])
+            assert off == "LOGGED_OFF"
+
+    for round in range(rounds):
+        await each([lambda n=n, round=round: one(n, round) for n in range(100)])
+    print("two agents, one phone:", dict(outcomes))
+    assert outcomes == {("EXTENSION_IN_USE", "LOGGED_IN"): 1000}
+    events = pair.events()
+    assert Counter(e["type"] for e in events) == {
+        "agent-login": 1000,
+        "login-refused": 1000,
+        "agent-logout": 900,
+    }
+    assert len({event["id"] for event in events}) == 2900
+    await pair.agrees()
+    assert [len(pair.two.members()[queue]) for queue in QUEUES] == [100, 100]
+    assert set((await heard_all(peer, events)).values()) == {1}, "each once"
+
+
+# -- one of them dies ---------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(400)
+async def test_one_is_killed_in_the_middle(make_pair: Callable[..., Pair], peer: Peer) -> None:
+    """A thousand agents log in and pause through both; one service is gone at once, and nobody
+    has to wait for what it was at."""
+    pair = make_pair(agents=crew(1000))
+    outcomes: Counter[tuple[str, str]] = Counter()
+    told: dict[str, list[str]] = {}
+
+    async def one(n: int) -> None:
+        agent = str(5000 + n)
+        if n == 500:
+            pair.one.kill()
+        for script, digits in (("login", agent), ("pause", "1")):
+            service = random.choice(pair.services)
+            outcome = await pair.call(service, script, digits, agent)
+            outcomes[script, outcome] += 1
+            told.setdefault(agent, []).append(outcome)
+
+    await each([lambda n=n: one(n) for n in range(1000)])
+    print("killed in the middle:", dict(outcomes))
+    settled = pair.two.logged("an unconfirmed change was settled")
+    print("settled by the survivor:", Counter((s["command"], s["how"]) for s in settled))
+    assert set(outcomes) <= {
+        ("login", "LOGGED_IN"),
+        ("login", "ALREADY_LOGGED_IN"),  # asked the other one, as the answer was lost
+        ("pause", "PAUSED"),
+        ("pause", "ALREADY_PAUSED"),
+    }
+    await pair.agrees()
+    agents = pair.two.agents()
+    assert {(a["status"], a["pause_reason"]) for a in agents.values()} == {("paused", "lunch")}
+    events = pair.events()
+    assert len({event["id"] for event in events}) == len(events)
+    for agent, its in by_agent(events).items():
+        facts = [(e["type"], e["source"]) for e in its if e["type"] != "login-refused"]
+        assert facts == [("agent-login", "phone"), ("agent-pause", "phone")], agent
+    refused = [e for e in events if e["type"] == "login-refused"]
+    assert {e["reason"] for e in refused} <= {"UNAVAILABLE"}
+    assert len(refused) <= sum(s["how"] == "taken back" for s in settled)
+    counts = await heard_all(peer, events)
+    print("heard:", Counter(counts.values()), "of", len(events))
+    twice = {id for id, count in counts.items() if count > 1}
+    assert max(counts.values()) <= 2
+    # Only what was on its way in that instant: a batch for the one sink.
+    assert len(twice) <= 500
+    with psycopg.connect(pair.two.settings()["database"]) as store:
+        assert store.execute("SELECT count(*) FROM intents").fetchone() == (0,)
+        assert store.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
