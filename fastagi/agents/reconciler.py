@@ -23,7 +23,7 @@ from fastagi.agents.commands import (
 )
 from fastagi.agents.devices import DeviceRule, device_key, device_of
 from fastagi.agents.events import Event
-from fastagi.agents.model import AgentState
+from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     Answer,
@@ -418,15 +418,20 @@ class _Side:
             if command is None:
                 self.log.warning("a note of the fallback names no pause reason", reason=note.reason)
                 return ""
-            with suppress(errors.NotLoggedIn):
+            try:
                 change = await self.store.begin(command, note.at, applied=True, held=True)
-                self.service.tell(change)
-                self.log.info(
-                    "done on the phone while the service was away",
-                    agent=state.number,
-                    command=type(command).__name__,
-                    at=note.at.isoformat(timespec="milliseconds"),
-                )
+            except errors.Unavailable:
+                return state.number
+            except errors.Refused as refusal:
+                self.log.warning("a note of the fallback was refused", why=str(refusal))
+                return ""
+            self.service.tell(change)
+            self.log.info(
+                "done on the phone while the service was away",
+                agent=state.number,
+                command=type(command).__name__,
+                at=note.at.isoformat(timespec="milliseconds"),
+            )
         return ""
 
     async def _noted(self, state: AgentState, note: Note) -> Command | None:
@@ -531,23 +536,31 @@ class _Side:
             its = owned(states.values(), reported)
             done: Counter[str] = Counter()
             repairs: list[tuple[Operation, str]] = []
+            to_adopt = {
+                number: differs
+                for number, differs in by_agent.items()
+                if not store_wins and any(d.kind is not Kind.ELSEWHERE for d in differs)
+            }
+            removed: set[str] = set()
+            refused: set[str] = set()
+            for number in to_adopt:
+                here = its[number].here if number in its else ()
+                change = await self._adopt(states[number], here, queues)
+                if change is None:
+                    refused.add(number)
+                    continue
+                done[ADOPTED] += 1
+                if change.after.session is None:
+                    removed.add(number)
             for number, differs in by_agent.items():
-                if not store_wins and any(d.kind is not Kind.ELSEWHERE for d in differs):
-                    here = its[number].here if number in its else ()
-                    if await self._adopt(states[number], here, queues):
-                        done[ADOPTED] += 1
-                        if not here and any(d.kind is Kind.ELSEWHERE for d in differs):
-                            # Taken out here and put in there: moved. Logged off by now, the agent
-                            # is logged in there by the next look.
-                            self._again.add(number)
-                            continue
-                    else:
-                        differs = [replace(d, kind=Kind.ELSEWHERE) for d in differs]
-                repairs += [
-                    (d.repair, _REPAIRED_AS[d.kind])
-                    for d in differs
-                    if store_wins or d.kind is Kind.ELSEWHERE
-                ]
+                everything = store_wins or number in refused
+                mended = [d for d in differs if everything or d.kind is Kind.ELSEWHERE]
+                if mended and removed and (number in removed or not states[number].session):
+                    # Put in at another place, or at the place of somebody who is off now: seen as
+                    # a login by the next look.
+                    self._again.add(number)
+                    continue
+                repairs += [(d.repair, _REPAIRED_AS[d.kind]) for d in mended]
             repaired = await self._apply(repairs)
         if not store_wins:
             await self._tell(repaired, adopted=done[ADOPTED])
@@ -578,8 +591,8 @@ class _Side:
         state: AgentState,
         here: Sequence[ReportedMember],
         queues: dict[str, tuple[str, str]],
-    ) -> bool:
-        """False: it cannot be so, as another agent has that device."""
+    ) -> Change | None:
+        """None: it cannot be so, as another agent has that device."""
         device = None
         if state.session is None and here:
             one = here[0]
@@ -595,11 +608,11 @@ class _Side:
         )
         try:
             change = await self.store.begin(command, self.service.now(), held=True)
-        except errors.ExtensionInUse:
-            return False
-        except errors.InProgress:
-            self._again.add(state.number)
-            return True
+        except errors.Unavailable:
+            raise
+        except errors.Refused as refusal:
+            self.log.warning("cannot be adopted", agent=state.number, why=str(refusal))
+            return None
         for event in change.events:
             self.log.info(
                 "changed in Asterisk itself",
@@ -609,7 +622,7 @@ class _Side:
                 reason=event.reason,
             )
         self.service.tell(change)
-        return True
+        return change
 
     async def _apply(self, repairs: Sequence[tuple[Operation, str]]) -> Counter[str]:
         """Raises QueuesUnavailable unless every operation was answered."""
