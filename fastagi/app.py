@@ -159,15 +159,14 @@ class App:
             lambda members: self.reconciler.noticed(members),
             lambda members: self.timers.reachable(members),
             lambda interface, asterisk: self.reconciler.call_ended(interface, asterisk),
-            on_missed=lambda: self.reconciler.reconnected(name),
+            on_missed=lambda: self._look_again(name),
         )
         self._news.append(news)
 
         def connected() -> None:
             log.info("connected to Asterisk's manager interface", **named(name))
             news.forget()
-            self.reconciler.reconnected(name)
-            self.timers.reconnected(name)
+            self._look_again(name)
             self.dispatcher.wake()
 
         return Client(
@@ -181,6 +180,10 @@ class App:
             on_raw=news.take,
             on_ready=connected,
         )
+
+    def _look_again(self, asterisk: str) -> None:
+        self.reconciler.reconnected(asterisk)
+        self.timers.reconnected(asterisk)
 
     async def _serve(self, server: Server, difference: Difference) -> None:
         async with asyncio.TaskGroup() as group:

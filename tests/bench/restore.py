@@ -182,10 +182,12 @@ def start(path: Path, log: Path) -> tuple["subprocess.Popen[bytes]", int]:
 async def ours(folder: Path, path: Path, asterisk: Asterisk, agents: int) -> tuple[float, str, str]:
     """Seconds; the codes before, and during."""
     log = folder / "service.log"
+    log.touch()
+    start_mark = len(log.read_text())
     service, port = start(path, log)
     codes = Codes(port, agents)
     try:
-        await wait(lambda: members(asterisk) >= agents * len(QUEUES), 300)
+        await wait(lambda: logged(log, start_mark, REPAIRED), 600)
         await asyncio.sleep(3)
         calling = asyncio.create_task(codes.run())
         await asyncio.sleep(8)
@@ -196,7 +198,7 @@ async def ours(folder: Path, path: Path, asterisk: Asterisk, agents: int) -> tup
         asterisk.start()
         await wait(lambda: logged(log, mark, CONNECTED), 60)
         calling = asyncio.create_task(codes.run())
-        await wait(lambda: logged(log, mark, REPAIRED), 300)
+        await wait(lambda: logged(log, mark, REPAIRED), 600)
         during = codes.told()
         calling.cancel()
         began, done = logged(log, mark, CONNECTED), logged(log, mark, REPAIRED)
