@@ -268,3 +268,127 @@ async def test_one_is_killed_in_the_middle(make_pair: Callable[..., Pair], peer:
     with psycopg.connect(pair.two.settings()["database"]) as store:
         assert store.execute("SELECT count(*) FROM intents").fetchone() == (0,)
         assert store.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("script", ["login", "pause"])
+async def test_killed_with_many_changes_open(
+    make_pair: Callable[..., Pair], peer: Peer, script: str
+) -> None:
+    """Asterisk has done them, and nobody has confirmed them. The callers ask the other service."""
+    pair = make_pair(agents=crew(40))
+    agents = [str(5000 + n) for n in range(40)]
+    digits = {agent: agent if script == "login" else "1" for agent in agents}
+    if script == "pause":
+        for agent in agents:
+            assert await pair.call(pair.two, "login", agent, agent) == "LOGGED_IN"
+    pair.wires[0].hold_answers("QueueAdd" if script == "login" else "QueuePause")
+    calls = [
+        asyncio.create_task(pair.call(pair.one, script, digits[agent], agent)) for agent in agents
+    ]
+    await until(lambda: pair.wires[0].holds)
+    with psycopg.connect(pair.two.settings()["database"], autocommit=True) as store:
+        await until(lambda: store.execute("SELECT count(*) FROM intents").fetchone() == (40,))
+    pair.one.kill()
+    pair.wires[0].release()
+    outcomes = Counter(await asyncio.gather(*calls))
+    settled = pair.two.logged("an unconfirmed change was settled")
+    print("open at the kill:", dict(outcomes), "settled:", Counter(s["how"] for s in settled))
+    events = pair.events()
+    if script == "login":
+        # Taken back, and carried out for who asked again.
+        assert outcomes == {"LOGGED_IN": 40}
+        assert len(settled) == 40
+        types = ["login-refused", "agent-login"]
+    else:
+        assert set(outcomes) <= {"PAUSED", "ALREADY_PAUSED"}
+        types = ["agent-login", "agent-pause"]
+    for agent, its in by_agent(events).items():
+        assert [e["type"] for e in its] == types, agent
+    await pair.agrees()
+    assert {e["source"] for e in events} == {"phone"}
+    assert set((await heard_all(peer, events)).values()) == {1}
+
+
+def sequel(types: Sequence[str]) -> bool:
+    """Whether one agent's events can follow each other so."""
+    logged_in = paused = False
+    for type in types:
+        if type == "agent-login":
+            ok, logged_in, paused = not logged_in, True, False
+        elif type == "agent-logout":
+            ok, logged_in, paused = logged_in, False, False
+        elif type == "agent-pause":
+            ok, paused = logged_in, True
+        elif type == "agent-unpause":
+            ok, paused = logged_in and paused, False
+        else:
+            ok = True
+        if not ok:
+            return False
+    return True
+
+
+@pytest.mark.timeout(400)
+async def test_either_is_killed_again_and_again(
+    make_pair: Callable[..., Pair], peer: Peer, asterisk: Asterisk
+) -> None:
+    """While calls go on: nothing is done twice, lost, or put down to somebody else."""
+    pair = make_pair(agents=crew(60))
+    over = asyncio.Event()
+    outcomes: Counter[tuple[str, str]] = Counter()
+    done: dict[str, list[str]] = {}
+    TYPES = {
+        "LOGGED_IN": "agent-login",
+        "PAUSED": "agent-pause",
+        "UNPAUSED": "agent-unpause",
+        "LOGGED_OFF": "agent-logout",
+    }
+
+    async def one(agent: str) -> None:
+        its = done.setdefault(agent, [])
+        while not over.is_set():
+            for script, digits in (
+                ("login", agent),
+                ("pause", "1"),
+                ("unpause", ""),
+                ("logoff", ""),
+            ):
+                outcome = await pair.call(random.choice(pair.services), script, digits, agent)
+                outcomes[script, outcome] += 1
+                its += [TYPES[outcome]] if outcome in TYPES else []
+                await asyncio.sleep(random.random() * 0.3)
+
+    async def killer() -> None:
+        for turn in range(10):
+            service = pair.services[turn % 2]
+            await asyncio.sleep(random.uniform(0.5, 2))
+            service.kill()
+            await asyncio.sleep(random.uniform(0.2, 1))
+            began = service.spawn()
+            await until(
+                lambda service=service, began=began: (  # type: ignore[misc]
+                    b'"listening"' in service.log.read_bytes()[began:]
+                ),
+                within=60,
+            )
+        over.set()
+
+    async with asyncio.TaskGroup() as group:
+        for n in range(60):
+            group.create_task(one(str(5000 + n)))
+        group.create_task(killer())
+    print("killed ten times:", dict(sorted(outcomes.items())))
+    await pair.agrees()
+    events = pair.events()
+    assert len({event["id"] for event in events}) == len(events)
+    assert {event["source"] for event in events} <= {"phone"}
+    for agent, its in by_agent(events).items():
+        types = [event["type"] for event in its if event["type"] != "login-refused"]
+        assert sequel(types), (agent, types)
+        # What a caller was told did happen, in that order.
+        rest = iter(types)
+        assert all(type in rest for type in done[agent]), (agent, types, done[agent])
+    counts = await heard_all(peer, events)
+    print("heard:", Counter(counts.values()), "of", len(events))
+    for service in pair.services:
+        assert service.stop() == 0
