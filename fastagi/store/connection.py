@@ -6,6 +6,7 @@ runs at every call is therefore SQL text here; everything else uses Peewee's que
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -54,7 +55,7 @@ def moment(seconds: float) -> datetime:
 class Loaded:
     """An agent's state with what only the store knows of it."""
 
-    __slots__ = ("archived", "decided_at", "intent", "intent_id", "owner", "state", "whole")
+    __slots__ = ("archived", "decided_at", "intent", "intent_id", "state", "whole")
 
     def __init__(
         self,
@@ -64,14 +65,12 @@ class Loaded:
         intent: str | None = None,
         decided_at: float | None = None,
         whole: bool = True,
-        owner: str = "",
     ) -> None:
         self.state = state
         self.archived = archived
         self.intent_id = intent_id
         self.intent = intent
         self.decided_at = decided_at
-        self.owner = owner  # the service that is at the intent
         # Every membership in the tables is in the state, and stays there when left.
         self.whole = whole
 
@@ -82,7 +81,7 @@ SELECT a.id, a.number, a.name, a.language, a.pin_hash, a.archived_at,
        s.id, s.extension, s.context, s.interface, s.state_interface, s.type, s.since, s.planned,
        p.id, p.code, p.name, p.since,
        q.name, q.number, m.penalty, m.joined, m.archived_at, q.archived_at,
-       s.asterisk, i.owner, m.own_penalty, m.own_paused, m.own_reason
+       s.asterisk, m.own_penalty, m.own_paused, m.own_reason
 FROM agents a
 LEFT JOIN intents i ON i.agent_id = a.id
 LEFT JOIN login_sessions s ON s.agent_id = a.id AND s.ended_at IS NULL
@@ -114,12 +113,12 @@ def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list
         if name is not None:
             gone = row[25] is not None or row[26] is not None
             if row[24] or all_memberships or not gone:
-                if row[29] is None and row[30] is None:
+                if row[28] is None and row[29] is None:
                     memberships.append(Membership(name, row[22], row[23], bool(row[24])))
                 else:
-                    own = None if row[30] is None else OwnPause(bool(row[30]), row[31] or "")
+                    own = None if row[29] is None else OwnPause(bool(row[29]), row[30] or "")
                     memberships.append(
-                        Membership(name, row[22], row[23], bool(row[24]), row[29], own)
+                        Membership(name, row[22], row[23], bool(row[24]), row[28], own)
                     )
             whole = whole and not gone
     if last is not None:
@@ -146,7 +145,6 @@ def _one(row: Sequence[Any], memberships: tuple[Membership, ...], whole: bool) -
         row[7],
         row[8],
         whole,
-        row[28] or "",
     )
 
 
@@ -354,10 +352,10 @@ class Connection(Transactor):
     def write_intent(self, found: Loaded, command: Command, now: datetime) -> None:
         state = found.state
         text, at = dumped(command), now.timestamp()
-        owner = self.presence.id
-        self.execute(_INTEND, (state.id, command.id, text, at, owner))
+        values = (state.id, command.id, text, at, self.presence.id, time.time())
+        self.execute(_INTEND, values)
         self._states[state.number] = Loaded(
-            state, found.archived, command.id, text, at, found.whole, owner
+            state, found.archived, command.id, text, at, found.whole
         )
 
     def drop_intent(self, change: Change) -> bool:
@@ -573,7 +571,8 @@ _ADOPT_QUEUE = (
     " own_reason = excluded.own_reason"
 )
 _INTEND = (
-    "INSERT INTO intents (agent_id, command_id, command, decided_at, owner) VALUES (?, ?, ?, ?, ?)"
+    "INSERT INTO intents (agent_id, command_id, command, decided_at, owner, owned_at)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
 )
 _DROP_INTENT = "DELETE FROM intents WHERE agent_id = ? AND command_id = ? AND owner = ?"
 _START_SESSION = (

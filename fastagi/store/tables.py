@@ -176,7 +176,8 @@ class Intent(Table):
     command_id = TextField()
     command = TextField()  # JSON
     decided_at = DoubleField()
-    owner = TextField(default="")  # the service that is at it
+    owner = TextField(default="")  # the service that is at it …
+    owned_at = DoubleField(default=0)  # … since then
 
     class Meta:
         table_name = "intents"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -47,6 +48,9 @@ DEADLINE = 10.0  # seconds a call may wait for its turn
 POSTGRESQL_THREADS = 8
 HOLDS = 8  # connections, each with the agents of one repair
 LONERS = 64
+# Seconds: no change takes so long. Whoever is still at it has lost its Asterisk, and another
+# service may reach it.
+STALE = 60.0
 RELEASE = 2.0  # seconds
 WARM_AT_ONCE = 200
 NEVER = "never"  # agents.logoff_at of those who stay after the end of the shift
@@ -575,9 +579,7 @@ def _begin(
         raise errors.NoSuchAgent(command.agent)
     if found.intent_id is not None:
         if found.intent_id != command.id:
-            owner, me = found.owner, connection.presence
-            mine = owner == me.id or bool(me.dead(connection, {owner}))
-            raise errors.InProgress(command.agent, settle=mine)
+            raise errors.InProgress(command.agent, settle=_is_ours(connection, found.state.id))
         # The same call again, after the answer to its commit was lost.
         assert found.decided_at is not None
         return _accepted(decide(found.state, command, moment(found.decided_at)))
@@ -617,7 +619,7 @@ def _claim(
 ) -> Change | Refused:
     """The device for this agent and nobody else; or the refusal, knowing who has it."""
     if isinstance(decision, Change):
-        if decision.after.session in (state.session, None):
+        if decision.after.session is None or decision.after.session is state.session:
             return decision  # nobody moves
         claimed = connection.execute(
             "INSERT INTO devices_in_use (interface, agent_id) VALUES (?, ?)"
@@ -673,16 +675,33 @@ def _withdraw(connection: Connection, change: Change, event: Event | None) -> No
         connection.write_event(event)
 
 
+def _is_ours(connection: Connection, agent: int) -> bool:
+    """Whether it is for this service to settle the agent's intent."""
+    row = connection.execute(
+        "SELECT owner, owned_at FROM intents WHERE agent_id = ?", (agent,)
+    ).fetchone()
+    if row is None or row[0] == connection.presence.id:
+        return True
+    dead = connection.presence.dead(connection, {row[0]})
+    return bool(dead) or row[1] < time.time() - STALE
+
+
 def _unsettled(connection: Connection) -> list[Change]:
     changes: list[Change] = []
-    me = connection.presence.id
+    me, now = connection.presence.id, time.time()
+    # Ours from now on: of two services that find it one settles it, and the other does not come
+    # after, when the agent has gone on.
     rows = connection.execute("SELECT DISTINCT owner FROM intents").fetchall()
-    dead = connection.presence.dead(connection, {row[0] for row in rows} - {me})
-    for owner in sorted(dead):
-        # Ours now: of two services that find it one settles it, and a third that finds it settled
-        # does not come after.
-        connection.execute("UPDATE intents SET owner = ? WHERE owner = ?", (me, owner))
+    for owner in sorted(connection.presence.dead(connection, {row[0] for row in rows} - {me})):
+        connection.execute(
+            "UPDATE intents SET owner = ?, owned_at = ? WHERE owner = ?", (me, now, owner)
+        )
         connection.forget()
+    if not connection.sqlite:
+        connection.execute(
+            "UPDATE intents SET owner = ?, owned_at = ? WHERE owner <> ? AND owned_at < ?",
+            (me, now, me, now - STALE),
+        )
     # Memberships taken away since then count: Asterisk may have been told.
     waiting = connection.loaded_where(
         "a.id IN (SELECT agent_id FROM intents WHERE owner = ?)", (me,), all_memberships=True

@@ -22,6 +22,7 @@ from fastagi.contract import EventType, Sink, Source
 from fastagi.store import PeeweeStore, presence
 from fastagi.store.connection import Connection
 from fastagi.store.presence import SharedPresence
+from fastagi.store.transactions import STALE
 
 from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
 
@@ -214,6 +215,27 @@ async def test_an_intent_of_a_version_that_knew_no_owners(pair: Pair) -> None:
         await second.begin(log_off(), NOW)
     assert nobody.value.settle
     assert await second.unsettled() == [change]
+
+
+@pytest.mark.postgres
+async def test_a_change_that_its_service_cannot_settle_is_anothers_after_a_while(
+    pair: Pair,
+) -> None:
+    first, second = pair
+    change = await first.begin(log_in(), NOW)
+    await first.run(
+        lambda c: c.execute("UPDATE intents SET owned_at = owned_at - ?", (STALE + 1,)) and None
+    )
+    with pytest.raises(errors.InProgress) as stale:
+        await second.begin(log_off(), NOW)
+    assert stale.value.settle
+    assert await second.unsettled() == [change]
+    assert await first.unsettled() == []
+    with pytest.raises(errors.InProgress) as taken:
+        await first.begin(log_off(), NOW)
+    assert not taken.value.settle
+    await second.withdraw(change, None)
+    await done(first, log_in())
 
 
 @pytest.mark.postgres
@@ -522,3 +544,100 @@ def test_without_postgresql_there_is_no_presence() -> None:
 
     with pytest.raises(StoreUnavailable):
         SharedPresence(parse("postgresql://127.0.0.1:1/none").database())
+
+
+# -- all of it at once
+
+AT_IT = """
+async def come_and_go(number):
+    n = 0
+    while True:
+        n += 1
+        for command in (log_in(number, number, id=f"child-in-{number}-{n}"),
+                        log_off(number, id=f"child-off-{number}-{n}")):
+            try:
+                await done(store, command)
+            except errors.Refused:
+                await asyncio.sleep(0.005)
+from fastagi.agents import errors
+tasks = [asyncio.create_task(come_and_go(str(1001 + n))) for n in range(20)]
+"""
+
+
+@pytest.mark.postgres
+async def test_one_of_two_is_killed_in_the_middle_of_everything(
+    postgres_url: str, pair: Pair
+) -> None:
+    first, second = pair
+    numbers = [str(1001 + n) for n in range(20)]
+    stop = False
+
+    async def come_and_go(number: str) -> None:
+        n = 0
+        while not stop:
+            n += 1
+            for command in (
+                log_in(number, number, id=f"own-in-{number}-{n}"),
+                log_off(number, id=f"own-off-{number}-{n}"),
+            ):
+                try:
+                    await done(first, command)
+                except errors.InProgress as other:
+                    if other.settle:
+                        for change in await first.unsettled():
+                            if change.command.id.startswith("child-"):
+                                await first.confirm(change)
+                    await asyncio.sleep(0.005)
+                except errors.Refused:
+                    await asyncio.sleep(0.005)
+
+    async def written(kind: str) -> int:
+        def job(connection: Connection) -> int:
+            return int(
+                connection.execute(
+                    "SELECT count(*) FROM events WHERE id LIKE ?", (f"{kind}-%",)
+                ).fetchone()[0]
+            )
+
+        return await second.run(job, writes=False)
+
+    async with another(postgres_url, AT_IT) as child:
+        going = [asyncio.create_task(come_and_go(number)) for number in numbers]
+        await eventually(lambda: _more(written, "child", 100))
+        child.send_signal(signal.SIGKILL)
+        await child.wait()
+        ours = await written("own")
+        await eventually(lambda: _more(written, "own", ours + 100))
+        stop = True
+        await asyncio.gather(*going)
+
+    def no_intents(connection: Connection) -> bool:
+        return bool(connection.execute("SELECT count(*) FROM intents").fetchone()[0] == 0)
+
+    async def nothing_open() -> bool:
+        for change in await first.unsettled():
+            await first.confirm(change)
+        return await first.run(no_intents)
+
+    await eventually(nothing_open)
+    there = {state.number: state for state in await second.logged_in()}
+    for number in numbers:
+        told = [
+            type
+            for (type,) in await second.run(
+                lambda c, number=number: c.execute(
+                    "SELECT type FROM events WHERE agent = ? ORDER BY seq", (number,)
+                ).fetchall()
+            )
+        ]
+        # In and out by turns, whoever did it, and the last is how it is.
+        assert told == ["agent-login", "agent-logout"] * (len(told) // 2) + (
+            ["agent-login"] if number in there else []
+        )
+    held = await first.run(lambda c: c.execute("SELECT interface FROM devices_in_use").fetchall())
+    sessions = [state.session.device.key for state in there.values() if state.session]
+    assert sorted(key for (key,) in held) == sorted(sessions)
+
+
+async def _more(written: Callable[[str], Any], kind: str, than: int) -> bool:
+    return bool(await written(kind) >= than)

@@ -15,6 +15,7 @@ COLUMNS = (
     ("agents", "logoff_at", "TEXT"),
     ("events", "asterisk", "TEXT NOT NULL DEFAULT ''"),
     ("intents", "owner", "TEXT NOT NULL DEFAULT ''"),
+    ("intents", "owned_at", "DOUBLE PRECISION NOT NULL DEFAULT 0"),
 )
 
 
