@@ -248,6 +248,7 @@ def _asterisk(settings: Settings, equipment: Equipment, folder: Path) -> Asteris
         ],
         queues={queue.number: queue.name for queue in settings.queues},
         features=render_dialplan(settings),
+        qualify=2,  # an unplugged phone is noticed
         queue_sections=render_queues(settings),
         manager_sections=re.sub(
             r"^secret = .*$", f"secret = {secret}", render_manager(settings), flags=re.MULTILINE
