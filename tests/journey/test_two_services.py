@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
@@ -392,3 +393,161 @@ async def test_either_is_killed_again_and_again(
     print("heard:", Counter(counts.values()), "of", len(events))
     for service in pair.services:
         assert service.stop() == 0
+
+
+async def test_one_is_stopped_and_frees_everything(
+    make_pair: Callable[..., Pair], peer: Peer, asterisk: Asterisk
+) -> None:
+    """SIGTERM in mid-traffic: its calls end well, the other one goes on, and in the store nothing
+    is kept for the one that is gone."""
+    pair = make_pair(agents=crew(120))
+    outcomes: Counter[tuple[str, str]] = Counter()
+
+    def held() -> set[str]:
+        """Who has locks or leases in the database, by its connections' processes."""
+        with psycopg.connect(pair.two.settings()["database"]) as store:
+            rows = store.execute(
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND database ="
+                " (SELECT oid FROM pg_database WHERE datname = current_database())"
+            ).fetchall()
+            leases = store.execute(
+                "SELECT DISTINCT leased_by FROM deliveries WHERE leased_until > 0"
+            ).fetchall()
+            owners = store.execute("SELECT DISTINCT owner FROM intents").fetchall()
+            others = store.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid()"
+            ).fetchall()
+            return {
+                f"{what} {row[0]}"
+                for what, found in (
+                    ("lock of", rows),
+                    ("lease of", leases),
+                    ("intent of", owners),
+                    ("connection", others),
+                )
+                for row in found
+            }
+
+    async def one(n: int) -> None:
+        agent = str(5000 + n)
+        if n == 60:
+            pair.one.signal(signal.SIGTERM)
+        for script, digits in (("login", agent), ("pause", "1")):
+            outcomes[script, await pair.call(pair.services[n % 2], script, digits, agent)] += 1
+
+    await each([lambda n=n: one(n) for n in range(120)])
+    assert outcomes == {("login", "LOGGED_IN"): 120, ("pause", "PAUSED"): 120}
+    assert pair.one.stop() == 0
+    assert pair.two.logged("an unconfirmed change was settled") == []
+    await pair.agrees()
+    events = pair.events()
+    assert len(events) == 240
+    assert set((await heard_all(peer, events)).values()) == {1}
+    assert pair.two.stop() == 0
+    assert held() == set()
+
+
+# -- Asterisk -----------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(400)
+async def test_asterisk_is_killed_and_comes_back(
+    make_pair: Callable[..., Pair], asterisk: Asterisk
+) -> None:
+    """Its members are put back once, whoever does it; meanwhile agents come and go through both.
+    The second time one of the services hears of it later than the other."""
+    pair = make_pair(agents=crew(150))
+    stay = [str(5000 + n) for n in range(100)]
+    for n, agent in enumerate(stay):
+        assert await pair.call(pair.services[n % 2], "login", agent, agent) == "LOGGED_IN"
+    for agent in stay[:20]:
+        assert await pair.call(pair.two, "pause", "1", agent) == "PAUSED"
+    over = asyncio.Event()
+    outcomes: Counter[tuple[str, str]] = Counter()
+
+    async def comes_and_goes(agent: str) -> None:
+        while not over.is_set():
+            for script, digits in (("login", agent), ("logoff", "")):
+                outcome = await pair.call(random.choice(pair.services), script, digits, agent)
+                outcomes[script, outcome] += 1
+                await asyncio.sleep(0.05 + random.random() * 0.2)
+
+
+
+    async def restarts() -> None:
+        for turn in range(3):
+            await asyncio.sleep(1)
+            repairs = len(pair.events("repair"))
+            late = pair.wires[turn - 1] if turn else None
+            if late is not None:
+                late.cut()
+            asterisk.kill()
+            await asyncio.sleep(random.random())
+            asterisk.start()
+
+            await until(lambda repairs=repairs: len(pair.events("repair")) > repairs, within=60)
+            await asyncio.sleep(2)
+            if late is not None:
+                late.mend()
+            await asyncio.sleep(2)
+        over.set()
+
+    async with asyncio.TaskGroup() as group:
+        for n in range(100, 150):
+            group.create_task(comes_and_goes(str(5000 + n)))
+        group.create_task(restarts())
+    print("Asterisk killed three times:", dict(sorted(outcomes.items())))
+    await pair.agrees()
+    events = pair.events()
+    repairs = [event["reason"] for event in events if event["type"] == "repair"]
+    print("repairs:", repairs)
+    assert len(repairs) == 3
+    assert {event["source"] for event in events if event["type"] != "repair"} == {"phone"}
+    its = by_agent(events)
+    for n, agent in enumerate(stay):
+        expected = ["agent-login"] + (["agent-pause"] if n < 20 else [])
+        assert [event["type"] for event in its[agent]] == expected
+    for agent in its:
+        assert not agent or sequel([event["type"] for event in its[agent]]), agent
+    agents = pair.two.agents()
+    assert all(agents[agent]["interface"] for agent in stay)
+
+
+async def test_what_is_done_at_the_console_is_adopted_once(
+    make_pair: Callable[..., Pair], peer: Peer, asterisk: Asterisk
+) -> None:
+    pair = make_pair(agents=crew(20))
+    agents = [str(5000 + n) for n in range(20)]
+    for n, agent in enumerate(agents):
+        assert await pair.call(pair.services[n % 2], "login", agent, agent) == "LOGGED_IN"
+
+    def told(number: int) -> bool:
+        return len(pair.events()) >= number
+
+    steps = [
+        ("queue pause member PJSIP/{} queue sales reason coffee", "agent-pause", ["sales"]),
+        ("queue unpause member PJSIP/{} queue sales", "agent-unpause", ["sales"]),
+        ("queue set penalty 3 on PJSIP/{} in support", "queue-penalty", ["support"]),
+        ("queue remove member PJSIP/{} from sales", "queue-leave", ["sales"]),
+        ("queue add member PJSIP/{0} to sales penalty 0 as Agent/{0}", "queue-join", ["sales"]),
+        ("queue remove member PJSIP/{} from support", "queue-leave", ["support"]),
+        ("queue remove member PJSIP/{} from sales", "agent-logout", ["sales"]),
+        ("queue add member PJSIP/{0} to support penalty 0 as Agent/{0}", "agent-login", None),
+    ]
+    for count, (command, _, _) in enumerate(steps, 2):
+        for agent in agents:
+            await asterisk.ask(command.format(agent))
+        await until(lambda count=count: told(20 * count), what=command)
+    await pair.agrees()
+    await asyncio.sleep(4)  # both compare all once more
+    events = pair.events()
+    for agent, its in by_agent(events).items():
+        assert [(e["type"], e["source"]) for e in its] == [
+            ("agent-login", "phone"),
+            *((type, "asterisk") for _, type, _ in steps),
+        ], agent
+        for event, (_, _, queues) in zip(its[1:], steps, strict=True):
+            assert event["queues"] == (queues or ["support"])
+    assert len(events) == 20 * (len(steps) + 1)
+    assert set((await heard_all(peer, events)).values()) == {1}
