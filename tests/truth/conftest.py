@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy
 from fastagi.demo.asterisk import Asterisk, clipped
 from fastagi.demo.equipment import Equipment
 from tests.truth.house import House
-from tests.truth.program import Program
+from tests.truth.program import Program, Step
 from tests.truth.trial import Counted, Trial
 
 # How many operations a file's test makes at least, and the first seed of its programs.
@@ -22,6 +22,7 @@ SEED = int(os.environ.get("TRUTH_SEED", "1"))
 SHARES = 4  # among how many tests the operations are divided
 
 Trials = Callable[..., Counted]
+Story = Callable[..., Counted]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,24 @@ def trials(
             finally:
                 record_property("truth", counted.line())
                 print(f"\n{counted.line()}\n{counted.details()}")
+                runner.run(house.close())
+        return counted
+
+    return run
+
+
+@pytest.fixture
+def story(own_asterisk: Asterisk, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """``story(step, step, …, changes={…})``: one program in a house of its own, judged."""
+
+    def run(*program: Step, changes: dict[str, Any] | None = None) -> Counted:
+        counted = Counted()
+        house = House(tmp_path_factory.mktemp("house"), own_asterisk, changes=changes or {})
+        with asyncio.Runner() as runner:
+            runner.run(house.open())
+            try:
+                runner.run(Trial(house, counted)(program))
+            finally:
                 runner.run(house.close())
         return counted
 

@@ -1,0 +1,47 @@
+"""What the property tests have found, each as the shortest program that showed it."""
+
+import pytest
+
+from tests.truth.conftest import Story
+from tests.truth.program import Dial, Fault, Rest, Step
+
+not_mended = pytest.mark.xfail(strict=True, reason="not mended yet")
+
+
+@not_mended
+def test_the_lamp_of_who_logged_off_just_before_asterisk_died(story: Story) -> None:
+    """Asterisk writes its database once a second: a killed one comes back with a lamp of before,
+    also of agents who are not logged in any more."""
+    story(
+        Step(Dial("1001", "*314001")),
+        Step(Rest()),
+        Step(Dial("1001", "*32"), after=300),
+        Step(Fault("kill asterisk", lasts=30), after=200),
+    )
+
+
+@not_mended
+def test_an_unpause_that_the_service_began_and_the_fallback_finished(story: Story) -> None:
+    """Killed before Asterisk was told; the dialplan goes on with the fallback, which unpauses and
+    says so. The intent of the service was then taken back in Asterisk, the note written down, and
+    the pause of the settlement adopted as if from the console."""
+    story(
+        Step(Dial("1001", "*314001")),
+        Step(Dial("1001", "*331"), after=200),
+        Step(Rest()),
+        Step(Fault("kill service", lasts=1500, at="QueuePause"), after=100),
+        Step(Dial("1001", "*34", real=True), after=100),
+    )
+
+
+@not_mended
+def test_a_toggle_that_the_service_began_is_not_toggled_back_by_the_fallback(
+    story: Story,
+) -> None:
+    """Killed after Asterisk had paused the agent: the fallback saw the pause, and ended it."""
+    story(
+        Step(Dial("1001", "*314001")),
+        Step(Rest()),
+        Step(Fault("kill service", lasts=1500, at="QueuePause", answered=True), after=100),
+        Step(Dial("1001", "*391", real=True), after=100),
+    )
