@@ -14,7 +14,7 @@ from fastagi.store.connection import Connection, moment
 
 T = TypeVar("T")
 
-LOOK_AGAIN = 0.25  # seconds, while another service is delivering
+LOOK_AGAIN = 0.5  # seconds, while another service is delivering
 LEASE = 60.0  # seconds; a service that died frees its deliveries at once, a stuck one after it
 
 _SINKS = tuple(Sink)
@@ -90,25 +90,37 @@ _LESSEES = (
     "SELECT DISTINCT leased_by FROM deliveries"
     " WHERE sink = ? AND leased_until > 0 AND leased_until > ? AND leased_by <> ?"
 )
-_NOT_LEASED = """
-  AND NOT EXISTS (
-    SELECT 1 FROM deliveries l
+# The first rows in order; a few pages of an index, however long the backlog is. ``{more}`` are
+# scalar subqueries: EXISTS would be made a join over the whole table.
+_FIRST = """
+SELECT d.event, d.attempts, d.agent, d.place FROM (
+  SELECT event, attempts, agent, sink, ctid::text AS place FROM deliveries
+  WHERE sink = ? AND parked_at IS NULL AND due_at <= ? ORDER BY event LIMIT ?) d
+WHERE true {more}
+ORDER BY d.event LIMIT ?
+"""
+_FIRST_NOT_HELD = """
+  AND (SELECT 1 FROM deliveries h
+    WHERE h.sink = d.sink AND h.agent = d.agent AND h.event < d.event
+      AND h.due_at > 0 AND h.due_at > ? AND h.parked_at IS NULL LIMIT 1) IS NULL
+"""
+_FIRST_NOT_LEASED = """
+  AND (SELECT 1 FROM deliveries l
     WHERE l.sink = d.sink AND l.agent = d.agent AND l.event <= d.event
-      AND l.leased_until > ? AND l.leased_by = ANY(?) AND l.parked_at IS NULL)
+      AND l.leased_until > 0 AND l.leased_until > ? AND l.leased_by = ANY(?)
+      AND l.parked_at IS NULL LIMIT 1) IS NULL
 """
-# What another service is asking for in this instant is skipped. So is, after it, every later event
-# of the same agent: ``free`` says which rows are ours to take, in the order of ``due``. A lease
-# that was written since the beginning of this statement is seen by the lock, not by ``due``.
+WINDOW = 10_000  # rows: so far is looked for what neither waits nor is another's
+# What another service is asking for in this instant is skipped, and what it has got since the rows
+# were found. By their places, as without statistics the planner would look through all there are;
+# a row that has moved from its place was touched by another.
 _CLAIM = """
-WITH due AS MATERIALIZED ({due}),
-free AS MATERIALIZED (
-  SELECT c.event FROM deliveries c
-  WHERE c.sink = ? AND c.event IN (SELECT event FROM due) AND c.parked_at IS NULL
-    AND (c.leased_until <= ? OR c.leased_by = ? OR c.leased_by = ANY(?))
-  FOR UPDATE SKIP LOCKED)
-SELECT due.event, due.attempts, due.agent, free.event
-FROM due LEFT JOIN free ON free.event = due.event ORDER BY due.event
+SELECT event, ctid::text FROM deliveries
+WHERE ctid = ANY(?::tid[]) AND sink = ? AND parked_at IS NULL
+  AND (leased_until <= ? OR leased_by = ? OR leased_by = ANY(?))
+FOR UPDATE SKIP LOCKED
 """
+_LEASE = "UPDATE deliveries SET leased_until = ?, leased_by = ? WHERE ctid = ANY(?::tid[])"
 
 
 def _claimed(
@@ -121,27 +133,31 @@ def _claimed(
     }
     dead = connection.presence.dead(connection, lessees)
     alive = sorted(lessees - dead)
-    query = _DUE + _NOT_HELD
-    values: list[object] = [sink.value, at, at]
+    more = ""
+    values: list[object] = []
+    if connection.execute(_ANY_HELD, (sink.value,)).fetchone() is not None:
+        more, values = _FIRST_NOT_HELD, [at]
     if alive:
-        query, values = query + _NOT_LEASED, [*values, at, alive]
+        more, values = more + _FIRST_NOT_LEASED, [*values, at, alive]
     rows = connection.execute(
-        _CLAIM.format(due=query + _ORDER),
-        (*values, limit, sink.value, at, me, sorted(dead)),
+        _FIRST.format(more=more), (sink.value, at, WINDOW, *values, limit)
     ).fetchall()
+    if not rows:
+        return [], bool(alive)
+    free = dict(
+        connection.execute(
+            _CLAIM, ([row[3] for row in rows], sink.value, at, me, sorted(dead))
+        ).fetchall()
+    )
     mine: list[Sequence[Any]] = []
     others: set[str] = set()  # agents, from an event on that another service has
     for row in rows:
-        if row[3] is None:
+        if row[0] not in free:
             others.add(row[2])
         elif row[2] not in others:
             mine.append(row)
     if mine:
-        connection.execute(
-            "UPDATE deliveries SET leased_until = ?, leased_by = ?"
-            " WHERE sink = ? AND event = ANY(?)",
-            (at + LEASE, me, sink.value, [row[0] for row in mine]),
-        )
+        connection.execute(_LEASE, (at + LEASE, me, [free[row[0]] for row in mine]))
     return mine, bool(alive or others)
 
 
@@ -159,12 +175,16 @@ def _events(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Even
     missing = [number for number in numbers if number not in connection.events]
     if not missing:
         return connection.events
-    found = {number: connection.events[number] for number in numbers if number not in missing}
+    found = {n: connection.events[n] for n in numbers if n in connection.events}
     for begin in range(0, len(missing), 500):
         some = missing[begin : begin + 500]
-        marks = ", ".join("?" * len(some))
+        values: list[Any]
+        if connection.sqlite:
+            where, values = f"IN ({', '.join('?' * len(some))})", some
+        else:
+            where, values = "= ANY(?)", [some]
         rows = connection.execute(
-            f"SELECT {EVENT_COLUMNS}, e.seq FROM events e WHERE e.seq IN ({marks})", some
+            f"SELECT {EVENT_COLUMNS}, e.seq FROM events e WHERE e.seq {where}", values
         ).fetchall()
         found.update((row[12], event_from(row)) for row in rows)
     return found

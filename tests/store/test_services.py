@@ -19,7 +19,7 @@ from fastagi.agents.events import Event
 from fastagi.agents.model import Change
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
-from fastagi.store import PeeweeStore, presence
+from fastagi.store import PeeweeStore, Views, presence
 from fastagi.store.connection import Connection
 from fastagi.store.presence import SharedPresence
 from fastagi.store.transactions import STALE
@@ -621,19 +621,14 @@ async def test_one_of_two_is_killed_in_the_middle_of_everything(
 
     await eventually(nothing_open)
     there = {state.number: state for state in await second.logged_in()}
+    views = Views(postgres_url)
     for number in numbers:
-        told = [
-            type
-            for (type,) in await second.run(
-                lambda c, number=number: c.execute(
-                    "SELECT type FROM events WHERE agent = ? ORDER BY seq", (number,)
-                ).fetchall()
-            )
-        ]
+        told = [event.event.type for event in views.events(limit=100_000, agent=number)]
         # In and out by turns, whoever did it, and the last is how it is.
-        assert told == ["agent-login", "agent-logout"] * (len(told) // 2) + (
-            ["agent-login"] if number in there else []
+        assert told == [EventType.LOGIN, EventType.LOGOUT] * (len(told) // 2) + (
+            [EventType.LOGIN] if number in there else []
         )
+    views.close()
     held = await first.run(lambda c: c.execute("SELECT interface FROM devices_in_use").fetchall())
     sessions = [state.session.device.key for state in there.values() if state.session]
     assert sorted(key for (key,) in held) == sorted(sessions)

@@ -35,5 +35,5 @@ def up(migrator, db):  # type: ignore[no-untyped-def]
     if not isinstance(db, pw.SqliteDatabase):
         # On SQLite nothing is ever leased.
         db.execute_sql(
-            "CREATE INDEX deliveries_leased ON deliveries (sink, leased_by) WHERE leased_until > 0"
+            "CREATE INDEX deliveries_leased ON deliveries (sink, agent) WHERE leased_until > 0"
         )
