@@ -636,3 +636,37 @@ async def test_one_of_two_is_killed_in_the_middle_of_everything(
 
 async def _more(written: Callable[[str], Any], kind: str, than: int) -> bool:
     return bool(await written(kind) >= than)
+
+
+@pytest.mark.postgres
+async def test_the_backlog_of_an_hour_is_worked_off_by_both(pair: Pair) -> None:
+    """As many events as wait when Asterisk was away; one of them is refused, and holds up nobody
+    but its agent."""
+    first, second = pair
+
+    def fill(connection: Connection) -> None:
+        connection.execute(
+            "INSERT INTO events (id, type, agent, extension, context, queues, reason, source,"
+            " actor, occurred_at, session_seconds) SELECT 'e' || n, 'agent-login',"
+            " (n % 500)::text, '1', 'phones', '[]', '', 'phone', '{}', 1.0, 0"
+            " FROM generate_series(1, 50000) n"
+        )
+        connection.execute(
+            "INSERT INTO deliveries (sink, event, agent) SELECT 'lamp', seq, agent FROM events"
+        )
+
+    await first.run(fill)
+    (poison,) = await first.deliveries.due(NOW, 1, Sink.LAMP)
+    await first.deliveries.postpone(poison.id, LATER, "refused")
+    seen: dict[str, int] = {poison.event.agent: 10**9}
+    for _ in range(5):
+        for store in pair:
+            due = await store.deliveries.due(NOW, 500, Sink.LAMP)
+            assert len(due) == 500
+            for delivery in due:
+                number = int(delivery.event.id[1:])
+                assert seen.get(delivery.event.agent, 0) < number
+                seen[delivery.event.agent] = number
+            await store.deliveries.delivered([d.id for d in due])
+    assert (await first.deliveries.backlog()).count == 50_000 - 5000
+    assert await second.deliveries.due(LATER, 1, Sink.LAMP) != []
