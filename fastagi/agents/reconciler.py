@@ -51,6 +51,7 @@ FEW = 8  # so many agents are asked for one by one; for more the whole of the qu
 CHUNK = 20  # agents put back at a time: what a phone code may have to wait for
 AT_ONCE = 3  # chunks on their way, so that Asterisk is never idle
 AGAIN = 0.25  # seconds until what could not be judged is looked at again
+ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is still at it
 # The fallback leaves its note first: so long it may take to do what the note says.
 FRESH = timedelta(seconds=2)
 
@@ -291,7 +292,7 @@ class _Side:
             async with self.store.alone(f"reconcile:{self.asterisk}") as alone:
                 if not alone:
                     # Another service is at it. What it leaves is seen by looking once more.
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(ALONE_AGAIN)
                     self._reconnected = True
                     self._bell.set()
                     return
@@ -413,6 +414,8 @@ class _Side:
                 return state.number
             if not _is_of(note, held, key):  # the agent has moved meanwhile
                 return ""
+            if note.script is Script.UNPAUSE and held.pause and held.pause.since > note.at:
+                return ""  # read once more, as Asterisk kept it: it ended no pause then
             state = held
             command = await self._noted(state, note)
             if command is None:

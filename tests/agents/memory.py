@@ -126,6 +126,7 @@ class MemoryStore:
         self.known_limits: dict[str, PauseLimit] = {}
         self.own_shift_ends: dict[str, str] = {}  # by agent
         self.ended_pauses: list[tuple[str, str, datetime, datetime]] = []
+        self.others_are_at: set[str] = set()  # what another service is at
         self.down: set[str] = set()  # names of calls that fail; "*" is all
         self.late: set[str] = set()  # names of calls that are said to fail, yet were written
         self.faults = faults
@@ -294,7 +295,7 @@ class MemoryStore:
     @asynccontextmanager
     async def alone(self, what: str) -> AsyncIterator[bool]:
         await self._transaction("alone")
-        yield True
+        yield what not in self.others_are_at
 
     # -- limits
 
@@ -424,6 +425,8 @@ def apply(queues: dict[str, dict[str, Member]], operation: Operation) -> tuple[A
         del members[key]
         return Answer.DONE, "Removed interface from queue"
     assert isinstance(operation, SetPenalty)
+    if key not in members:
+        return Answer.REFUSED, "Invalid interface, queuename or penalty"
     members[key].penalty = operation.penalty
     return Answer.DONE, "Interface penalty set successfully"
 

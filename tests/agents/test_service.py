@@ -788,6 +788,9 @@ async def test_everything_at_once_while_everything_breaks(seed: int) -> None:
         hall.asterisk.calls.clear()
         await settle_until_done(hall)
         hall.all_well()
+        for event in hall.events:
+            if event.type is not EventType.REPAIR:
+                assert event.source is Source.PHONE, f"nobody else was there: {event}"
 
 
 # -- calls
