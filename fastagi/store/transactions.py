@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+import psycopg
 import structlog
 from peewee import Database, PeeweeException
 from playhouse.pool import PooledDatabase
@@ -51,6 +52,7 @@ LONERS = 64
 # Seconds: no change takes so long. Whoever is still at it has lost its Asterisk, and another
 # service may reach it.
 STALE = 60.0
+BRING_IN_ATTEMPTS = 5
 RELEASE = 2.0  # seconds
 WARM_AT_ONCE = 200
 NEVER = "never"  # agents.logoff_at of those who stay after the end of the shift
@@ -151,8 +153,16 @@ class PeeweeStore:
     def bring_in(self, declared: Declared) -> Difference:
         """Brings the store in line with the settings. Raises DirectoryConflict, StoreUnavailable;
         then nothing was changed."""
-        with self._blocking() as database:
-            difference = directory.bring_in(database, declared)
+        for attempt in range(BRING_IN_ATTEMPTS):
+            try:
+                with self._blocking() as database:
+                    difference = directory.bring_in(database, declared)
+            except StoreUnavailable as error:
+                # Agents that another service holds are met in another order than it has them.
+                if attempt + 1 < BRING_IN_ATTEMPTS and _is_deadlock(error):
+                    continue
+                raise
+            break
         self._outdated()
         return difference
 
@@ -535,6 +545,14 @@ class PeeweeStore:
         await self.run(
             lambda connection: connection.execute("DELETE FROM notes WHERE key = ?", (key,))
         )
+
+
+def _is_deadlock(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, psycopg.errors.DeadlockDetected):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_note(connection: Connection, key: str, value: str) -> None:

@@ -1,6 +1,7 @@
 """Two services on one PostgreSQL, either of which may die; and one on a SQLite file."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -670,3 +671,35 @@ async def test_the_backlog_of_an_hour_is_worked_off_by_both(pair: Pair) -> None:
             await store.deliveries.delivered([d.id for d in due])
     assert (await first.deliveries.backlog()).count == 50_000 - 5000
     assert await second.deliveries.due(LATER, 1, Sink.LAMP) != []
+
+
+@pytest.mark.postgres
+async def test_a_configuration_is_brought_in_while_agents_are_held(
+    postgres_url: str, pair: Pair
+) -> None:
+    """By somebody who has one agent and wants another, which the configuration changes first."""
+    renamed = settings(
+        20, agents=[{"number": n, "name": "new", "queues": ["sales"]} for n in ("1001", "1002")]
+    )
+    lock = "SELECT id FROM agents WHERE number = '{}' FOR NO KEY UPDATE"
+    with psycopg.connect(postgres_url) as other:
+        other.execute(lock.format("1002"))
+        bringing = asyncio.create_task(asyncio.to_thread(pair[0].bring_in, renamed))
+        waiting = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock'"
+        )
+
+        def blocked() -> bool:
+            with psycopg.connect(postgres_url) as admin:
+                return admin.execute(waiting).fetchone() is not None
+
+        await eventually(blocked)
+        with contextlib.suppress(psycopg.errors.DeadlockDetected):  # it may be the one to go
+            await asyncio.to_thread(other.execute, lock.format("1001"))
+        other.rollback()
+    difference = await bringing
+    assert "agent 1002: name 'Agent 1' -> 'new'" in difference.changed
+    state = await pair[1].agent("1002")
+    assert state is not None
+    assert state.name == "new"
