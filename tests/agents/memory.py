@@ -204,7 +204,7 @@ class MemoryStore:
             moves = not isinstance(decision, Change) or decision.after.session != state.session
             owner = self.devices.get(interface)
             if moves and owner not in (None, state.number):
-                decision = decide(state, command, now, occupant=owner)
+                decision = errors.ExtensionInUse(str(owner))
             elif moves and isinstance(decision, Change):
                 self.devices[interface] = state.number
         if isinstance(decision, errors.Refused):
@@ -679,7 +679,8 @@ class _History:
                     moved, self.queues, self.where = self.queues, {}, ""
                     self.pause = self.pause if event.reason == "moved" else None
                 case EventType.PAUSE:
-                    assert not queues or any(self.queues[q] != event.reason for q in queues)
+                    now = {self.pause, *(self.queues[queue] for queue in queues)}
+                    assert now != {event.reason}, "paused twice"
                     self.queues.update(dict.fromkeys(queues, event.reason))
                 case EventType.UNPAUSE:
                     assert all(self.queues[queue] is not None for queue in queues)

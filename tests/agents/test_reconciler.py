@@ -1523,7 +1523,7 @@ async def test_asterisk_is_killed_at_any_instant_of_it(name: str) -> None:
 # -- everything at once
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(120))
 async def test_everybody_does_something_while_everything_breaks(seed: int) -> None:
     """Phones, the console and the fallback; the link, the store, the service and Asterisk fail."""
     dice = random.Random(seed)
@@ -1551,11 +1551,6 @@ async def test_everybody_does_something_while_everything_breaks(seed: int) -> No
                     SetPenalty(queue, interface, dice.randrange(4)),
                 ]
             )
-            if (
-                isinstance(operation, SetPenalty)
-                and interface.lower() not in (hall.asterisk.queues[queue])
-            ):
-                continue
             hall.asterisk._remember_name(operation)
             if apply(hall.asterisk.queues, operation)[0] is Answer.DONE:
                 hall.asterisk._tell(operation)
