@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastagi.agents.devices import Device, DeviceRule, Pattern, endpoint_of, is_extension, resolve
+from fastagi.agents.devices import (
+    Device,
+    DeviceRule,
+    Pattern,
+    device_key,
+    device_of,
+    endpoint_of,
+    is_extension,
+    resolve,
+)
 
 
 @pytest.mark.parametrize(
@@ -159,3 +168,87 @@ def test_the_first_rule_that_matches_makes_the_device(
 )
 def test_the_endpoint_in_a_channels_name(channel: str, endpoint: str) -> None:
     assert endpoint_of(channel) == endpoint
+
+
+# -- back from a queue member to the device
+
+
+@pytest.mark.parametrize(
+    ("interface", "state", "device"),
+    [
+        ("PJSIP/boss", "PJSIP/boss", Device("1001", "phones", "PJSIP/boss", "PJSIP/boss")),
+        ("pjsip/BOSS", "x", Device("1001", "phones", "PJSIP/boss", "x")),
+        (
+            "PJSIP/1002",
+            "hint:1002@phones",
+            Device("1002", "phones", "PJSIP/1002", "hint:1002@phones"),
+        ),
+        # Added by hand: its state is what the one who added it said.
+        ("PJSIP/1002", "PJSIP/1002", Device("1002", "phones", "PJSIP/1002", "PJSIP/1002")),
+        ("pjsip/1002", "", Device("1002", "phones", "PJSIP/1002", "")),
+        (
+            "Local/0049301@outbound/n",
+            "",
+            Device("0049301", "", "Local/0049301@outbound/n", "", "remote"),
+        ),
+        ("Local/911@far/n", "x", Device("911", "", "Local/911@far/n", "x", "remote")),
+        # Of no rule: the pattern does not match, or nothing is like it.
+        ("Local/0049301@elsewhere/n", "", Device("0049301", "", "Local/0049301@elsewhere/n", "")),
+        ("PJSIP/2000", "", Device("2000", "", "PJSIP/2000", "")),
+        ("PJSIP/alice", "", Device("alice", "", "PJSIP/alice", "")),
+        ("Local/@outbound/n", "", Device("unknown", "", "Local/@outbound/n", "")),
+        ("Agent", "", Device("Agent", "", "Agent", "")),
+        ("PJSIP/", "", Device("unknown", "", "PJSIP/", "")),
+        ("PJSIP/a b\r\n", "", Device("unknown", "", "PJSIP/a b\r\n", "")),
+    ],
+)
+def test_the_device_behind_a_member(interface: str, state: str, device: Device) -> None:
+    assert device_of(RULES, interface, state) == device
+
+
+@given(st.from_regex(r"[0-9]{1,12}|[a-z]{1,5}", fullmatch=True), st.sampled_from(["", "north"]))
+def test_who_was_logged_in_by_us_is_found_again(extension: str, asterisk: str) -> None:
+    device = resolve(RULES, extension, asterisk)
+    if device is None:
+        return
+    assert device.extension == extension
+    assert device.asterisk == asterisk
+    assert device_of(RULES, device.interface, device.state_interface, asterisk) == device
+    shouted = device_of(RULES, device.interface.upper(), device.state_interface, asterisk)
+    assert shouted.key == device.key
+
+
+@given(st.text(max_size=60), st.text(max_size=10))
+def test_whatever_the_interface_there_is_an_extension(interface: str, state: str) -> None:
+    device = device_of(RULES, interface, state)
+    assert is_extension(device.extension)
+    assert device.state_interface == state
+    assert device.key == device_key("", interface)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.pattern.text)
+def test_a_rule_knows_its_own_extensions_only(rule: DeviceRule) -> None:
+    for extension in ("1001", "1099", "0049", "911"):
+        interface = rule.device(extension).interface
+        if rule.pattern.matches(extension):
+            assert rule.extension_of(interface) == extension
+            assert rule.extension_of(interface.lower()) == extension
+        elif rule.interface != "PJSIP/boss":
+            assert rule.extension_of(interface) == ""
+        assert rule.extension_of("x" + interface) == ""
+        assert rule.extension_of(interface + "x") == ""
+        assert rule.extension_of("") == ""
+
+
+def test_a_device_shared_by_a_pattern_is_no_extension_s() -> None:
+    shared = DeviceRule(Pattern.parse("10XX"), "phones", "PJSIP/door")
+    assert shared.extension_of("PJSIP/door") == ""
+    assert device_of((shared,), "PJSIP/door", "").extension == "door"
+
+
+def test_a_key_names_a_device_among_all() -> None:
+    here = Device("1001", "phones", "PJSIP/Alice", "PJSIP/Alice")
+    assert here.key == "pjsip/alice" == device_key("", "PJSIP/ALICE")
+    north = Device("1001", "phones", "PJSIP/Alice", "PJSIP/Alice", asterisk="North")
+    assert north.key == "north|pjsip/alice" == device_key("north", "pjsip/alice")
+    assert here.key != north.key
