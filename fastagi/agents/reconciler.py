@@ -6,7 +6,7 @@ as what changed there is somebody's doing, and is adopted.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -48,8 +48,9 @@ from fastagi.contract import EventType, Script, Source
 
 STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen
 FEW = 8  # so many agents are asked for one by one; for more the whole of the queues is read
-CHUNK = 20  # agents put back at a time: what a phone code may have to wait for
-AT_ONCE = 3  # chunks on their way, so that Asterisk is never idle
+BATCH = 25  # members put back together: what a phone code may have to wait for …
+AT_ONCE = 2  # … and as many once more on their way, so that Asterisk is never idle
+CHUNK = 160  # agents looked at together
 AGAIN = 0.25  # seconds until what could not be judged is looked at again
 ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is still at it
 # The fallback leaves its note first: so long it may take to do what the note says.
@@ -206,6 +207,20 @@ class Reconciler:
         return done
 
 
+def _batches(numbers: Iterable[str], missing: Mapping[str, int]) -> Iterator[list[str]]:
+    """Agents, so many together that about BATCH members are put back."""
+    batch: list[str] = []
+    size = 0
+    for number in numbers:
+        batch.append(number)
+        size += missing[number]
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def _is_of(note: Note, state: AgentState, key: str) -> bool:
     """Whether it was this agent who sat there then."""
     session = state.session
@@ -327,7 +342,8 @@ class _Side:
             if any(step.do.asterisk == self.asterisk for step in change.steps):
                 kinds.setdefault(change.command.agent, set()).add(Kind.MISSING)
         plain = [number for number, its in kinds.items() if its == {Kind.MISSING}]
-        chunks = iter([plain[i : i + CHUNK] for i in range(0, len(plain), CHUNK)])
+        missing = Counter(difference.agent for difference in found)
+        chunks = _batches(plain, missing)
         done: Counter[str] = Counter()
 
         async def put_back() -> None:
@@ -341,8 +357,8 @@ class _Side:
         except BaseExceptionGroup as failures:  # what is away is known by its own exception
             raise failures.exceptions[0] from None
         others = sorted(kinds.keys() - set(plain))
-        for i in range(0, len(others), CHUNK * FEW):
-            done += await self._look(others[i : i + CHUNK * FEW], store_wins=True)
+        for i in range(0, len(others), CHUNK):
+            done += await self._look(others[i : i + CHUNK], store_wins=True)
         await self._tell(done, f"repair-{self.asterisk}-{started}".replace(" ", "T"))
         if self._not_put_back:  # the store wins for them too, once their changes are settled
             raise QueuesUnavailable("not everybody could be put back yet")
