@@ -3,7 +3,7 @@
 import pytest
 
 from tests.truth.conftest import Story
-from tests.truth.program import Dial, Fault, Rest, Step
+from tests.truth.program import Console, Dial, Fault, Rest, Step
 
 not_mended = pytest.mark.xfail(strict=True, reason="not mended yet")
 
@@ -44,4 +44,15 @@ def test_a_toggle_that_the_service_began_is_not_toggled_back_by_the_fallback(
         Step(Rest()),
         Step(Fault("kill service", lasts=1500, at="QueuePause", answered=True), after=100),
         Step(Dial("1001", "*391", real=True), after=100),
+    )
+
+
+@not_mended
+@pytest.mark.parametrize("verb", ["pause", "unpause"])
+def test_the_pause_lamp_of_who_is_paused_in_one_queue_of_several(story: Story, verb: str) -> None:
+    """It must not depend on which queue was the last to change: lit, when the agent is paused."""
+    story(
+        Step(Dial("1001", "*314001")),
+        *([Step(Dial("1001", "*331"), after=200)] if verb == "unpause" else []),
+        Step(Console(verb, "4001", "sales", detail="lunch" if verb == "pause" else "", calm=True)),
     )
