@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+import structlog
+
 from fastagi.agents.commands import Actor
 from fastagi.agents.events import Event
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store.connection import Connection, moment
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -25,8 +29,19 @@ EVENT_COLUMNS = (
 )
 
 
+class UnreadableEvent(ValueError):
+    """The row is not one that this version writes: damaged, or of a later one."""
+
+
 def event_from(row: Sequence[Any]) -> Event:
-    """The event of a row that begins with ``EVENT_COLUMNS``."""
+    """The event of a row that begins with ``EVENT_COLUMNS``. Raises UnreadableEvent."""
+    try:
+        return _event_from(row)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableEvent(f"the event cannot be read: {error}"[:300]) from error
+
+
+def _event_from(row: Sequence[Any]) -> Event:
     return Event(
         row[0],
         EventType(row[1]),
@@ -170,12 +185,16 @@ def release(connection: Connection) -> None:
     )
 
 
-def _events(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Event]:
+def _events(
+    connection: Connection, numbers: Sequence[int]
+) -> Mapping[int, Event | UnreadableEvent]:
     """The events with these numbers: those written a moment ago are at hand."""
     missing = [number for number in numbers if number not in connection.events]
     if not missing:
         return connection.events
-    found = {n: connection.events[n] for n in numbers if n in connection.events}
+    found: dict[int, Event | UnreadableEvent] = {
+        n: connection.events[n] for n in numbers if n in connection.events
+    }
     for begin in range(0, len(missing), 500):
         some = missing[begin : begin + 500]
         values: list[Any]
@@ -186,7 +205,11 @@ def _events(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Even
         rows = connection.execute(
             f"SELECT {EVENT_COLUMNS}, e.seq FROM events e WHERE e.seq {where}", values
         ).fetchall()
-        found.update((row[12], event_from(row)) for row in rows)
+        for row in rows:
+            try:
+                found[row[12]] = event_from(row)
+            except UnreadableEvent as error:
+                found[row[12]] = error
     return found
 
 
@@ -217,10 +240,11 @@ class Deliveries:
         they are leased to this service for a minute, or as long as it lives if that is shorter; it
         may ask for them again. What others have leased, and all that follows of the same agents,
         is left to them; it is looked for again soon, as nobody wakes us when they are done.
+        What cannot be read is parked.
         """
         at = now.timestamp()
 
-        def job(connection: Connection) -> tuple[list[Delivery], bool]:
+        def job(connection: Connection) -> tuple[list[Delivery], dict[int, str], bool]:
             others = False
             held: tuple[float, ...]
             rows: list[Sequence[Any]]
@@ -233,11 +257,22 @@ class Deliveries:
                     query, held = _DUE + _NOT_HELD + _ORDER, (at,)
                 rows = connection.execute(query, (sink.value, at, *held, limit)).fetchall()
             events = _events(connection, [row[0] for row in rows])
-            return [
-                Delivery(_id(sink, row[0]), sink, events[row[0]], row[1]) for row in rows
-            ], others
+            found: list[Delivery] = []
+            unreadable: dict[int, str] = {}
+            for row in rows:
+                id, event = _id(sink, row[0]), events[row[0]]
+                if isinstance(event, Event):
+                    found.append(Delivery(id, sink, event, row[1]))
+                else:
+                    unreadable[id] = str(event)
+            return found, unreadable, others
 
-        found, others = await self._store.run(job, writes=not self._store.sqlite)
+        found, unreadable, others = await self._store.run(job, writes=not self._store.sqlite)
+        for id, error in unreadable.items():
+            await self.park(id, error, now)
+            log.error("delivery given up, parked", sink=sink.value, number=_key(id)[1], error=error)
+        if unreadable:
+            self._store.wake()  # what they were in the way of
         if others and not self._looking_again:
             self._looking_again = True
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_again)
@@ -289,7 +324,7 @@ class Deliveries:
         self._store.wake()
 
     async def parked(self) -> list[tuple[Delivery, str]]:
-        """Those given up, and why."""
+        """Those given up, and why. Raises UnreadableEvent."""
 
         def job(connection: Connection) -> list[tuple[Delivery, str]]:
             rows = connection.execute(

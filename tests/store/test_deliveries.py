@@ -99,6 +99,28 @@ async def test_what_is_delivered_never_comes_back_under_its_id(store: PeeweeStor
         await store.deliveries.delivered([delivery.id])
 
 
+async def test_what_cannot_be_read_is_parked_and_in_nobodys_way(url: str, opened: Opened) -> None:
+    """Damaged, or written by a later version that was taken back: once it ended the service."""
+    store = opened(url)
+    for n in range(3):
+        await store.record(event(f"e{n}"))
+    spoilt = "UPDATE events SET type = 'agent-of-tomorrow' WHERE id = 'e0'"
+    await store.run(lambda connection: connection.execute(spoilt))
+    other = opened(url)  # which has not written them itself a moment ago
+    woken: list[None] = []
+    other.on_commit(lambda: woken.append(None))
+    assert await owed(other) == ["e1", "e2"]
+    assert woken
+    assert await owed(other) == ["e1", "e2"]
+    assert (await other.deliveries.backlog()).count == 8
+    await other.run(lambda connection: connection.execute("UPDATE events SET type = 'agent-login'"))
+    ((parked, why),) = await other.deliveries.parked()
+    assert (parked.event.id, parked.attempts) == ("e0", 1)
+    assert "agent-of-tomorrow" in why
+    await other.deliveries.unpark([parked.id])
+    assert await owed(other) == ["e0", "e1", "e2"]
+
+
 @pytest.mark.postgres
 async def test_two_services_share_the_work_and_keep_each_agents_order(
     postgres_url: str, opened: Opened
