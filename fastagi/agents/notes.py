@@ -7,13 +7,15 @@ who made it. A value holds at most 255 bytes (``MAX_DB_FIELD`` of Asterisk's man
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from fastagi.contract import Script
 
 MAX_VALUE = 255
 _KEY = re.compile(r"(?P<at>[0-9]{13})-(?P<unique_id>[A-Za-z0-9_.-]{1,80})", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _SCRIPTS = frozenset({Script.PAUSE, Script.UNPAUSE, Script.LOGOFF})
 
 
@@ -32,7 +34,8 @@ class Note:
     @property
     def key(self) -> str:
         """Names the note; later ones sort behind earlier ones."""
-        return f"{int(self.at.timestamp() * 1000):013d}-{self.unique_id}"
+        # In whole numbers: what is read has to have the key under which it was written.
+        return f"{(self.at - _EPOCH) // _MILLISECOND:013d}-{self.unique_id}"
 
     def value(self) -> str:
         """Raises ValueError when it would not fit."""
@@ -63,7 +66,7 @@ class Note:
         if script not in _SCRIPTS or not fields.get("i"):
             raise ValueError("nothing that a phone does without the service")
         return cls(
-            at=datetime.fromtimestamp(int(match["at"]) / 1000, UTC),
+            at=_EPOCH + int(match["at"]) * _MILLISECOND,
             script=script,
             interface=fields["i"],
             reason=fields.get("r", ""),
