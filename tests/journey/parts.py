@@ -563,6 +563,54 @@ class Wire:
                 end.shutdown(socket.SHUT_RDWR)
 
 
+class Censor(Wire):
+    """Actions with these names do not arrive; the answer is "Permission denied", as Asterisk's."""
+
+    def __init__(self, to: int) -> None:
+        self.denied: tuple[str, ...] = ()
+        self._ends: dict[socket.socket, tuple[threading.Lock, list[bytes]]] = {}
+        super().__init__(to)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+        near = source if way == "there" else sink
+        lock, waiting = self._ends.setdefault(near, (threading.Lock(), [b"\r\n\r\n"]))
+        # waiting[0]: how what was sent back ends; the rest: answers that wait for its boundary.
+
+        def answer() -> None:
+            while len(waiting) > 1 and waiting[0].endswith(b"\r\n\r\n"):
+                near.sendall(waiting.pop(1))
+
+        rest = b""
+        try:
+            while data := source.recv(65536):
+                if way == "back":
+                    with lock:
+                        sink.sendall(data)
+                        waiting[0] = (waiting[0] + data)[-4:]
+                        answer()
+                    continue
+                *packets, rest = (rest + data).split(b"\r\n\r\n")
+                for packet in packets:
+                    name = re.search(rb"^Action: (\S+)", packet, re.MULTILINE)
+                    if name is None or name[1].decode() not in self.denied:
+                        sink.sendall(packet + b"\r\n\r\n")
+                        continue
+                    id = re.search(rb"^ActionID: [^\r]*", packet, re.MULTILINE)
+                    assert id is not None
+                    with lock:
+                        waiting.append(
+                            b"Response: Error\r\n"
+                            + id[0]
+                            + b"\r\nMessage: Permission denied\r\n\r\n"
+                        )
+                        answer()
+        except OSError:
+            pass
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
 # -- a peer ---------------------------------------------------------------------------------
 
 

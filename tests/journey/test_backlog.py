@@ -1,12 +1,8 @@
 """What could not be told waits, then is told: all of it, in order, once."""
 
 import asyncio
-import contextlib
 import json
-import re
-import socket
 import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastagi.demo.asterisk import Asterisk
-from tests.journey.parts import Line, Peer, Service, Wire, until
+from tests.journey.parts import Censor, Line, Peer, Service, until
 from tests.journey.test_sinks import lamps, rows
 
 pytestmark = [
@@ -23,54 +19,6 @@ pytestmark = [
 ]
 
 TOLD = ("UserEvent", "QueueLog", "Setvar")
-
-
-class Censor(Wire):
-    """Actions with these names do not arrive; the answer is "Permission denied", as Asterisk's."""
-
-    def __init__(self, to: int) -> None:
-        self.denied: tuple[str, ...] = ()
-        self._ends: dict[socket.socket, tuple[threading.Lock, list[bytes]]] = {}
-        super().__init__(to)
-
-    def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
-        near = source if way == "there" else sink
-        lock, waiting = self._ends.setdefault(near, (threading.Lock(), [b"\r\n\r\n"]))
-        # waiting[0]: how what was sent back ends; the rest: answers that wait for its boundary.
-
-        def answer() -> None:
-            while len(waiting) > 1 and waiting[0].endswith(b"\r\n\r\n"):
-                near.sendall(waiting.pop(1))
-
-        rest = b""
-        try:
-            while data := source.recv(65536):
-                if way == "back":
-                    with lock:
-                        sink.sendall(data)
-                        waiting[0] = (waiting[0] + data)[-4:]
-                        answer()
-                    continue
-                *packets, rest = (rest + data).split(b"\r\n\r\n")
-                for packet in packets:
-                    name = re.search(rb"^Action: (\S+)", packet, re.MULTILINE)
-                    if name is None or name[1].decode() not in self.denied:
-                        sink.sendall(packet + b"\r\n\r\n")
-                        continue
-                    id = re.search(rb"^ActionID: [^\r]*", packet, re.MULTILINE)
-                    assert id is not None
-                    with lock:
-                        waiting.append(
-                            b"Response: Error\r\n"
-                            + id[0]
-                            + b"\r\nMessage: Permission denied\r\n\r\n"
-                        )
-                        answer()
-        except OSError:
-            pass
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -281,6 +229,8 @@ async def test_a_poison_delivery_is_parked_listed_and_retried(
     stored = events(service)
     service.stop()
     poison = corrupt(service, "5000", "agent-login", spoilt)
+    rest = [event["id"] for event in events(service) if event["id"] != poison]
+    assert rest == [event["id"] for event in stored if event["id"] != poison]
     censor.denied = ()
     service.start()
     others = [event for event in stored if event["id"] != poison]

@@ -20,7 +20,17 @@ from fastagi.demo.equipment import Equipment
 from fastagi.demo.phone import Phone
 from fastagi.dialplan import render_dialplan, render_manager
 from tests.conftest import TEST_DIALPLAN
-from tests.journey.parts import AFTER, Desk, Line, Peer, Service, Wire, sample, shown, until
+from tests.journey.parts import (
+    AFTER,
+    Censor,
+    Desk,
+    Line,
+    Peer,
+    Service,
+    sample,
+    shown,
+    until,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # pyst2's use of threading
@@ -44,7 +54,7 @@ def crew(count: int, first: int = 5000) -> list[dict[str, Any]]:
 class Pair:
     """Two services, each with its own way to Asterisk."""
 
-    def __init__(self, services: Sequence[Service], wires: Sequence[Wire]) -> None:
+    def __init__(self, services: Sequence[Service], wires: Sequence[Censor]) -> None:
         self.one, self.two = services
         self.services = services
         self.wires = wires
@@ -94,7 +104,7 @@ def make_pair(
                 "reconcile": {"every": "3s"},
                 **changes,
             }
-            wires = [stack.enter_context(Wire(asterisk.ami_port)) for _ in range(2)]
+            wires = [stack.enter_context(Censor(asterisk.ami_port)) for _ in range(2)]
             services = [
                 make_service(name=name, wire=wire, **settings)
                 for name, wire in zip(("one", "two"), wires, strict=True)
@@ -316,6 +326,18 @@ async def test_killed_with_many_changes_open(
     assert set((await heard_all(peer, events)).values()) == {1}
 
 
+TYPES = {
+    "LOGGED_IN": "agent-login",
+    "PAUSED": "agent-pause",
+    "UNPAUSED": "agent-unpause",
+    "LOGGED_OFF": "agent-logout",
+}
+
+
+def shift(agent: str) -> list[tuple[str, str]]:
+    return [("login", agent), ("pause", "1"), ("unpause", ""), ("logoff", "")]
+
+
 def sequel(types: Sequence[str]) -> bool:
     """Whether one agent's events can follow each other so."""
     logged_in = paused = False
@@ -335,6 +357,21 @@ def sequel(types: Sequence[str]) -> bool:
     return True
 
 
+async def told_and_done(pair: Pair, peer: Peer, done: dict[str, list[str]]) -> None:
+    """What callers were told did happen, in that order; whatever happened, happened once."""
+    events = pair.events()
+    assert len({event["id"] for event in events}) == len(events)
+    assert {event["source"] for event in events} <= {"phone"}
+    for agent, its in by_agent(events).items():
+        types = [event["type"] for event in its if event["type"] != "login-refused"]
+        assert sequel(types), (agent, types)
+        # What a caller was told did happen, in that order.
+        rest = iter(types)
+        assert all(type in rest for type in done[agent]), (agent, types, done[agent])
+    counts = await heard_all(peer, events)
+    print("heard:", Counter(counts.values()), "of", len(events))
+
+
 @pytest.mark.timeout(400)
 async def test_either_is_killed_again_and_again(
     make_pair: Callable[..., Pair], peer: Peer, asterisk: Asterisk
@@ -344,22 +381,11 @@ async def test_either_is_killed_again_and_again(
     over = asyncio.Event()
     outcomes: Counter[tuple[str, str]] = Counter()
     done: dict[str, list[str]] = {}
-    TYPES = {
-        "LOGGED_IN": "agent-login",
-        "PAUSED": "agent-pause",
-        "UNPAUSED": "agent-unpause",
-        "LOGGED_OFF": "agent-logout",
-    }
 
     async def one(agent: str) -> None:
         its = done.setdefault(agent, [])
         while not over.is_set():
-            for script, digits in (
-                ("login", agent),
-                ("pause", "1"),
-                ("unpause", ""),
-                ("logoff", ""),
-            ):
+            for script, digits in shift(agent):
                 outcome = await pair.call(random.choice(pair.services), script, digits, agent)
                 outcomes[script, outcome] += 1
                 its += [TYPES[outcome]] if outcome in TYPES else []
@@ -386,17 +412,7 @@ async def test_either_is_killed_again_and_again(
         group.create_task(killer())
     print("killed ten times:", dict(sorted(outcomes.items())))
     await pair.agrees()
-    events = pair.events()
-    assert len({event["id"] for event in events}) == len(events)
-    assert {event["source"] for event in events} <= {"phone"}
-    for agent, its in by_agent(events).items():
-        types = [event["type"] for event in its if event["type"] != "login-refused"]
-        assert sequel(types), (agent, types)
-        # What a caller was told did happen, in that order.
-        rest = iter(types)
-        assert all(type in rest for type in done[agent]), (agent, types, done[agent])
-    counts = await heard_all(peer, events)
-    print("heard:", Counter(counts.values()), "of", len(events))
+    await told_and_done(pair, peer, done)
     for service in pair.services:
         assert service.stop() == 0
 
@@ -452,6 +468,81 @@ async def test_one_is_stopped_and_frees_everything(
     assert set((await heard_all(peer, events)).values()) == {1}
     assert pair.two.stop() == 0
     assert held() == set()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", ["both go on", "one is killed"])
+async def test_a_backlog_is_drained_by_both(
+    make_pair: Callable[..., Pair], peer: Peer, how: str
+) -> None:
+    """Each event once, each agent's in their order, whoever takes which."""
+    pair = make_pair(agents=crew(300))
+    for wire in pair.wires:
+        wire.denied = ("UserEvent", "QueueLog", "Setvar")
+
+    async def one(n: int) -> None:
+        agent = str(5000 + n)
+        for script, digits in (("login", agent), ("pause", "1"), ("unpause", ""), ("logoff", "")):
+            assert await pair.call(pair.services[n % 2], script, digits, agent)
+
+    await each([lambda n=n: one(n) for n in range(300)])
+    events = pair.events()
+    assert len(events) == 1200
+    assert peer.facts() == []
+    for wire in pair.wires:
+        wire.denied = ()
+    if how == "one is killed":
+        await until(lambda: len(peer.facts()) > 100, within=60)
+        pair.one.kill()
+    with psycopg.connect(pair.two.settings()["database"], autocommit=True) as store:
+        await until(
+            lambda: store.execute("SELECT count(*) FROM deliveries").fetchone() == (0,), within=60
+        )
+    counts = await heard_all(peer, events)
+    print("a backlog of", len(events), how, "heard:", Counter(counts.values()))
+    if how == "both go on":
+        assert set(counts.values()) == {1}
+    else:
+        assert max(counts.values()) <= 2
+
+
+@pytest.mark.timeout(300)
+async def test_the_database_is_cut_again_and_again(
+    make_pair: Callable[..., Pair], peer: Peer
+) -> None:
+    """All connections of both services at once, as when it restarts: neither takes the other one
+    for dead, nothing is done twice or lost."""
+    pair = make_pair(agents=crew(40))
+    over = asyncio.Event()
+    outcomes: Counter[tuple[str, str]] = Counter()
+    done: dict[str, list[str]] = {}
+
+    async def one(agent: str) -> None:
+        its = done.setdefault(agent, [])
+        while not over.is_set():
+            for script, digits in shift(agent):
+                outcome = await pair.call(random.choice(pair.services), script, digits, agent)
+                outcomes[script, outcome] += 1
+                its += [TYPES[outcome]] if outcome in TYPES else []
+                await asyncio.sleep(random.random() * 0.2)
+
+    async def cut() -> None:
+        with psycopg.connect(pair.two.settings()["database"], autocommit=True) as admin:
+            for _ in range(8):
+                await asyncio.sleep(random.uniform(0.3, 2.0))
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                    " current_database() AND pid <> pg_backend_pid()"
+                )
+        over.set()
+
+    async with asyncio.TaskGroup() as group:
+        for n in range(40):
+            group.create_task(one(str(5000 + n)))
+        group.create_task(cut())
+    print("database cut eight times:", dict(sorted(outcomes.items())))
+    await pair.agrees()
+    await told_and_done(pair, peer, done)
 
 
 # -- Asterisk -----------------------------------------------------------------------------------
@@ -566,7 +657,7 @@ class Town(Pair):
     def __init__(
         self,
         services: Sequence[Service],
-        wires: dict[tuple[str, str], Wire],
+        wires: dict[tuple[str, str], Censor],
         north: Asterisk,
         south: Asterisk,
     ) -> None:
@@ -651,7 +742,7 @@ def make_town(
                 service = Service(folder, asterisk, ami_port=0)
                 stack.callback(service.kill)
                 for place, there in both.items():
-                    wires[name, place] = stack.enter_context(Wire(there.ami_port))
+                    wires[name, place] = stack.enter_context(Censor(there.ami_port))
                 settings = sample() | {
                     "fastagi": {"listen": f"127.0.0.1:{service.port}"},
                     "database": postgres_url,
