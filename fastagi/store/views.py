@@ -4,6 +4,7 @@ They work beside a running service, also from another process, and hold nobody u
 block: from an event loop they are made in a thread.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from fastagi.contract import EventType, Source
 from fastagi.store import tables
 from fastagi.store.connection import STATE, loaded, moment
 from fastagi.store.database import parse
-from fastagi.store.deliveries import event_from
+from fastagi.store.deliveries import UnreadableEvent, event_from
+
+log = logging.getLogger(__name__)  # not on standard output, where commands write
 
 CHUNK = 1000  # values per statement
 LOG_OFF, PAUSE = "log off", "pause"
@@ -175,7 +178,13 @@ class Views:
         return self._events(_narrowed(query, agent, type, source))[::-1]
 
     def _events(self, query: "ModelSelect[Any]") -> list[StoredEvent]:
-        return [StoredEvent(row[-1], event_from(row)) for row in self._rows(query)]
+        found = []
+        for row in self._rows(query):
+            try:
+                found.append(StoredEvent(row[-1], event_from(row)))
+            except UnreadableEvent as error:  # the others are there all the same
+                log.warning("event %s is left out: %s", row[0], error)
+        return found
 
     def login_sessions(self, agent: str | None = None, limit: int = 100) -> list[LoginSessionView]:
         """The latest first; open ones have no ``ended_at``."""
