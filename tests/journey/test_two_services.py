@@ -357,9 +357,8 @@ def sequel(types: Sequence[str]) -> bool:
     return True
 
 
-async def told_and_done(pair: Pair, peer: Peer, done: dict[str, list[str]]) -> None:
-    """What callers were told did happen, in that order; whatever happened, happened once."""
-    events = pair.events()
+def check(events: Sequence[Event], done: dict[str, list[str]]) -> None:
+    """``done``: what callers were told, by agent."""
     assert len({event["id"] for event in events}) == len(events)
     assert {event["source"] for event in events} <= {"phone"}
     for agent, its in by_agent(events).items():
@@ -368,6 +367,12 @@ async def told_and_done(pair: Pair, peer: Peer, done: dict[str, list[str]]) -> N
         # What a caller was told did happen, in that order.
         rest = iter(types)
         assert all(type in rest for type in done[agent]), (agent, types, done[agent])
+
+
+async def told_and_done(pair: Pair, peer: Peer, done: dict[str, list[str]]) -> None:
+    """What callers were told did happen, in that order; whatever happened, happened once."""
+    events = pair.events()
+    check(events, done)
     counts = await heard_all(peer, events)
     print("heard:", Counter(counts.values()), "of", len(events))
 
@@ -543,6 +548,114 @@ async def test_the_database_is_cut_again_and_again(
     print("database cut eight times:", dict(sorted(outcomes.items())))
     await pair.agrees()
     await told_and_done(pair, peer, done)
+
+
+@pytest.mark.timeout(400)
+async def test_everything_breaks(make_pair: Callable[..., Pair], asterisk: Asterisk) -> None:
+    """Services killed or frozen, links cut, Asterisk killed, the database cut, and calls all the
+    while: in the end all agree, and nothing is put down to anybody but who called."""
+    pair = make_pair(agents=crew(40))
+    over = asyncio.Event()
+    outcomes: Counter[tuple[str, str]] = Counter()
+    done: dict[str, list[str]] = {}
+    faults: Counter[str] = Counter()
+
+    async def one(agent: str) -> None:
+        its = done.setdefault(agent, [])
+        while not over.is_set():
+            for script, digits in shift(agent):
+                outcome = await pair.call(random.choice(pair.services), script, digits, agent)
+                outcomes[script, outcome] += 1
+                its += [TYPES[outcome]] if outcome in TYPES else []
+                await asyncio.sleep(random.random() * 0.3)
+
+    async def up(service: Service, began: int) -> None:
+        await until(lambda: b'"listening"' in service.log.read_bytes()[began:], within=60)
+
+    async def breaks() -> None:
+        with psycopg.connect(pair.two.settings()["database"], autocommit=True) as admin:
+            for _ in range(30):
+                await asyncio.sleep(random.uniform(0.2, 1.5))
+                n = random.randrange(2)
+                service, wire = pair.services[n], pair.wires[n]
+                fault = random.choice(["kill", "freeze", "link", "asterisk", "database"])
+                faults[fault] += 1
+                if fault == "kill":
+                    service.kill()
+                    await asyncio.sleep(random.random())
+                    await up(service, service.spawn())
+                elif fault == "freeze":
+                    service.signal(signal.SIGSTOP)
+                    await asyncio.sleep(random.uniform(0.5, 3))
+                    service.signal(signal.SIGCONT)
+                elif fault == "link":
+                    wire.cut()
+                    await asyncio.sleep(random.random())
+                    wire.mend()
+                elif fault == "asterisk":
+                    asterisk.kill()
+                    await asyncio.sleep(random.random())
+                    asterisk.start()
+                else:
+                    admin.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                        " current_database() AND pid <> pg_backend_pid()"
+                    )
+        over.set()
+
+    async with asyncio.TaskGroup() as group:
+        for n in range(40):
+            group.create_task(one(str(5000 + n)))
+        group.create_task(breaks())
+    print("faults:", dict(faults), "outcomes:", dict(sorted(outcomes.items())))
+    await pair.agrees()
+    events = [event for event in pair.events() if event["type"] != "repair"]
+    check(events, done)
+    with psycopg.connect(pair.two.settings()["database"], autocommit=True) as store:
+        for table in ("intents", "deliveries"):
+            await until(
+                lambda table=table: (  # type: ignore[misc]
+                    store.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+                ),
+                within=90,
+                what=table,
+            )
+    await pair.agrees()
+    assert len([event for event in pair.events() if event["type"] != "repair"]) == len(events)
+
+
+# -- time ---------------------------------------------------------------------------------------
+
+
+async def test_what_time_does_is_done_once(make_pair: Callable[..., Pair], peer: Peer) -> None:
+    """Forty pauses end at their limits, all at once, under the eyes of both services."""
+    pair = make_pair(
+        agents=crew(40),
+        pause_reasons=[
+            {"code": 1, "name": "lunch", "max_duration": "3s", "when_exceeded": "unpause"},
+            {"code": 2, "name": "break", "max_duration": "3s", "when_exceeded": "logoff"},
+            {"code": 3, "name": "chat", "max_duration": "3s", "when_exceeded": "warn"},
+        ],
+    )
+
+    async def one(n: int) -> None:
+        agent = str(5000 + n)
+        assert await pair.call(pair.services[n % 2], "login", agent, agent) == "LOGGED_IN"
+        outcome = await pair.call(pair.services[n // 2 % 2], "pause", str(n % 3 + 1), agent)
+        assert outcome == "PAUSED"
+
+    await each([lambda n=n: one(n) for n in range(40)])
+    await until(lambda: len(pair.events()) == 120, within=30)
+    await asyncio.sleep(4)
+    await pair.agrees()
+    events = pair.events()
+    last = ["agent-unpause", "agent-logout", "pause-exceeded"]
+    for agent, its in by_agent(events).items():
+        assert [event["type"] for event in its[:2]] == ["agent-login", "agent-pause"]
+        (what,) = its[2:]
+        kind = last[(int(agent) - 5000) % 3]
+        assert (what["type"], what["source"]) == (kind, "system"), agent
+    assert set((await heard_all(peer, events)).values()) == {1}
 
 
 # -- Asterisk -----------------------------------------------------------------------------------
