@@ -12,11 +12,11 @@ import structlog
 import watchfiles
 
 from fastagi import config
-from fastagi.agents.commands import Actor, Command, JoinQueue, LeaveQueue, LogOff
+from fastagi.agents.commands import Actor, ChangePenalty, Command, JoinQueue, LeaveQueue, LogOff
 from fastagi.agents.errors import Refused
 from fastagi.agents.limits import TimePolicy
 from fastagi.agents.model import AgentState
-from fastagi.agents.operations import QueuesUnavailable, SetPenalty
+from fastagi.agents.operations import QueuesUnavailable
 from fastagi.agents.reconciler import Reconciler
 from fastagi.agents.service import AgentService, Policy, StoreUnavailable
 from fastagi.agents.timers import Timers
@@ -328,24 +328,7 @@ class App:
         for number, queue in difference.to_join:
             await self._insist(command(JoinQueue, number, queue=queue))
         for number, queue, penalty in difference.to_set_penalty:
-            await self._set_penalty(number, queue, penalty)
-
-    async def _set_penalty(self, number: str, queue: str, penalty: int) -> None:
-        while True:
-            try:
-                state = await self.service.agent(number)
-                if state.session is None:
-                    return
-                device = state.session.device
-                (result,) = await self.queues.apply(
-                    [SetPenalty(queue, device.interface, penalty, device.asterisk)]
-                )
-            except (Refused, QueuesUnavailable):
-                await asyncio.sleep(1)
-                continue
-            if not result.ok:
-                log.warning("a new penalty was not set", agent=number, why=result.message)
-            return
+            await self._insist(command(ChangePenalty, number, queue=queue, penalty=penalty))
 
     async def _insist(self, command: Command) -> None:
         while True:
@@ -367,7 +350,7 @@ def _open(path: Path) -> tuple[Settings, PeeweeStore, Difference]:
     of them take a second.
     """
     settings = config.load(path, agents=False)
-    store = open_store(settings.database)
+    store = open_store(settings.database, serve=True)
     if store.knows(settings.fingerprint_material):
         return settings, store, Difference()
     settings = config.load(path)

@@ -119,8 +119,9 @@ def _features(codes: dict[Script, str]) -> str:
 def _call(settings: Settings, asterisk: str) -> str:
     """One subroutine for all codes: ARG1 the script, ARG2 the digits, filtered already.
 
-    AGISTATUS says SUCCESS too when the server dies in mid-call, so what counts is our own variable,
-    which is set last.
+    What counts is our own variable, which is set last. AGISTATUS is FAILURE when the server refused
+    the call, and SUCCESS also when it dies in mid-call: then nobody else may carry the same code
+    out, or a toggle is done twice. The service settles what it had begun.
     """
     servers = [settings.fastagi.advertised, *settings.fastagi.standby]
     # The service ends a session at its deadline; only one that hangs gets this far.
@@ -136,10 +137,11 @@ def _call(settings: Settings, asterisk: str) -> str:
     ]
     for number, server in enumerate(dict.fromkeys(servers)):
         if number:
-            lines.append("; the one before did not answer, or left before it was done")
+            lines.append("; the one before did not answer")
         lines += [
             f" same => n,AGI(agi://{_address(server)}/${{ARG1}}{query},${{ARG2}})",
             f" same => n,{done}",
+            ' same => n,GotoIf($["${AGISTATUS}" = "SUCCESS"]?away)',
         ]
     if settings.fastagi.fallback is not None:
         command = _safe("path", settings.fastagi.fallback.command)

@@ -90,6 +90,12 @@ class LeaveQueue(Command):
     confirmed: bool = False  # leave although the last one
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePenalty(Command):
+    queue: str
+    penalty: int
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """An agent in a queue, as Asterisk reports it."""
@@ -114,7 +120,8 @@ class Adopt(Command):
 
 
 COMMANDS: dict[str, type[Command]] = {
-    kind.__name__: kind for kind in (LogIn, LogOff, Pause, Unpause, JoinQueue, LeaveQueue)
+    kind.__name__: kind
+    for kind in (LogIn, LogOff, Pause, Unpause, JoinQueue, LeaveQueue, ChangePenalty)
 }
 
 

@@ -29,6 +29,7 @@ class Event:
     context: str = ""  # of the extension; for queue_log, like the next
     session_seconds: int = 0  # on a log-off: how long the agent was logged in there
     asterisk: str = ""  # the name of the Asterisk the agent is on, where there are several
+    in_part: bool = False  # a pause of some of the agent's queues, or its end: not the agent's
 
     def as_dict(self) -> dict[str, Any]:
         """The event as every JSON reader sees it (``contract.EVENT_FIELDS``)."""

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from fastagi.agents import errors
 from fastagi.agents.commands import (
     Adopt,
+    ChangePenalty,
     Command,
     JoinQueue,
     LeaveQueue,
@@ -25,7 +26,13 @@ from fastagi.agents.commands import (
 from fastagi.agents.devices import Device
 from fastagi.agents.errors import Refused
 from fastagi.agents.events import Event
-from fastagi.agents.operations import AddMember, Operation, PauseMember, RemoveMember
+from fastagi.agents.operations import (
+    AddMember,
+    Operation,
+    PauseMember,
+    RemoveMember,
+    SetPenalty,
+)
 from fastagi.contract import MEMBER_NAME, EventType, Outcome
 
 
@@ -415,6 +422,38 @@ def _not_logged_in(state: AgentState, command: Command, now: datetime) -> Decisi
     return errors.NotLoggedIn()
 
 
+def _change_penalty(state: AgentState, command: ChangePenalty, now: datetime) -> Decision:
+    assert state.session is not None
+    membership = _membership(state, command.queue)
+    if membership is None:
+        return errors.NotAMember(command.queue)
+    # There is nothing to be said to a phone: QUEUE_JOINED, "is in it as asked".
+    if not membership.joined or membership.penalty_now == command.penalty:
+        return Change(command, Outcome.QUEUE_JOINED, state, state)
+    own = None if command.penalty == membership.penalty else command.penalty
+    after = replace(
+        state,
+        memberships=tuple(
+            replace(m, own_penalty=own) if m is membership else m for m in state.memberships
+        ),
+    )
+    device = state.session.device
+
+    def said(penalty: int) -> SetPenalty:
+        return SetPenalty(command.queue, device.interface, penalty, device.asterisk)
+
+    event = _event(
+        EventType.QUEUE_PENALTY,
+        after,
+        command,
+        now,
+        reason=str(command.penalty),
+        queues=(command.queue,),
+    )
+    step = Step(said(command.penalty), said(membership.penalty_now))
+    return Change(command, Outcome.QUEUE_JOINED, state, after, (step,), (event,))
+
+
 # -- what somebody did in Asterisk itself
 
 
@@ -434,9 +473,11 @@ def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
     def tell(type: EventType, queues: list[str], reason: str = "") -> None:
         if queues:
             number = len(events) + 1
-            events.append(
-                _event(type, after, command, now, number, reason=reason, queues=tuple(queues))
-            )
+            event = _event(type, after, command, now, number, reason=reason, queues=tuple(queues))
+            paused = after.pause is not None
+            if (type, paused) in ((EventType.PAUSE, False), (EventType.UNPAUSE, True)):
+                event = replace(event, in_part=True)
+            events.append(event)
 
     joined = [queue for queue in there if queue not in was]
     tell(EventType.LOGIN if state.session is None else EventType.QUEUE_JOIN, joined)
@@ -530,6 +571,9 @@ TABLE: dict[tuple[Status, type[Command]], Rule] = {
     (Status.LOGGED_OFF, LeaveQueue): _not_logged_in,
     (Status.AVAILABLE, LeaveQueue): _leave_queue,
     (Status.PAUSED, LeaveQueue): _leave_queue,
+    (Status.LOGGED_OFF, ChangePenalty): _not_logged_in,
+    (Status.AVAILABLE, ChangePenalty): _change_penalty,
+    (Status.PAUSED, ChangePenalty): _change_penalty,
     (Status.LOGGED_OFF, Adopt): _adopt,
     (Status.AVAILABLE, Adopt): _adopt,
     (Status.PAUSED, Adopt): _adopt,

@@ -51,6 +51,7 @@ FEW = 8  # so many agents are asked for one by one; for more the whole of the qu
 BATCH = 25  # members put back together: what a phone code may have to wait for …
 AT_ONCE = 2  # … and as many once more on their way, so that Asterisk is never idle
 CHUNK = 160  # agents looked at together
+LATEST = 2_000  # events whose agents' lamps are set anew after a restart
 AGAIN = 0.25  # seconds until what could not be judged is looked at again
 ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is still at it
 # The fallback leaves its note first: so long it may take to do what the note says.
@@ -73,7 +74,8 @@ class Reconciler:
 
     ``rules`` say which extension an interface is. ``every``: how often all is compared, None:
     only at start and after each reconnect. ``restored`` is called after an Asterisk has got its
-    members back, with all agents who are logged in. ``counted`` learns of repairs by kind.
+    members back, with all agents who are logged in, or were lately. ``counted`` learns of repairs
+    by kind.
     """
 
     def __init__(
@@ -363,7 +365,10 @@ class _Side:
         if self._not_put_back:  # the store wins for them too, once their changes are settled
             raise QueuesUnavailable("not everybody could be put back yet")
         if self.all.restored is not None:
-            await self.all.restored(self.asterisk, await self.store.logged_in())
+            # Asterisk writes its database now and then: what it was told last may be lost.
+            agents = {agent.number: agent for agent in await self.store.lately(LATEST)}
+            agents.update((agent.number, agent) for agent in await self.store.logged_in())
+            await self.all.restored(self.asterisk, list(agents.values()))
 
     async def _put_back(self, numbers: Sequence[str]) -> Counter[str]:
         async with self.service.holding(numbers) as states:

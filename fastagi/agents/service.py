@@ -29,9 +29,10 @@ from fastagi.agents.commands import (
     LogOff,
     Pause,
     PauseReason,
+    Unpause,
     WhenInCall,
 )
-from fastagi.agents.devices import Device
+from fastagi.agents.devices import Device, device_key
 from fastagi.agents.events import Event
 from fastagi.agents.limits import OpenPause, PauseLimit, WhenExceeded, start_of_day
 from fastagi.agents.lockout import Lockout
@@ -47,7 +48,7 @@ from fastagi.agents.operations import (
     Result,
 )
 from fastagi.agents.reconcile import settlement, to_be_finished, undo
-from fastagi.contract import EventType, Outcome, Source
+from fastagi.contract import EventType, Outcome, Script, Source
 
 
 class Log(Protocol):
@@ -129,6 +130,9 @@ class Store(Protocol):
         oldest first."""
 
     async def logged_in(self) -> list[AgentState]: ...
+
+    async def lately(self, events: int) -> list[AgentState]:
+        """The agents of the last ``events`` events."""
 
     async def planned(self) -> list[LogOff | Pause]:
         """What waits for the end of a queue call."""
@@ -650,6 +654,10 @@ class AgentService:
         """To be called under the agent's lock."""
         command = change.command
         gone = command.id in self._gone
+        if await self._overtaken(change):
+            await self.store.withdraw(change, None)
+            self._gone.discard(command.id)
+            return
         finish = to_be_finished(command)
         results = await self._answered(settlement(change))
         if finish and not all(result.ok for result in results):
@@ -677,6 +685,20 @@ class AgentService:
                 event = self._refused_event(command, Outcome.UNAVAILABLE, gone)
             await self.store.withdraw(change, event)
         self._gone.discard(command.id)
+
+    async def _overtaken(self, change: Change) -> bool:
+        """Whether the phone has paused or unpaused since, without any service: then Asterisk is as
+        the agent wants it, and the notes of the fallback tell how that came about."""
+        session = change.before.session
+        if session is None or not isinstance(change.command, Pause | Unpause):
+            return False
+        device, decided = session.device, change.events[0].occurred_at
+        return any(
+            note.at >= decided
+            and note.script in (Script.PAUSE, Script.UNPAUSE)
+            and device_key(device.asterisk, note.interface) == device.key
+            for note in await self.queues.notes(device.asterisk)
+        )
 
     async def _answered(self, operations: Sequence[Operation]) -> list[Result]:
         """Raises QueuesUnavailable unless every operation was answered."""

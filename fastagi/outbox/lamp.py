@@ -30,6 +30,8 @@ def actions(event: Event) -> list[Action]:
     A log-in leaves the pause lamp alone, and a log-off because the agent moved leaves both: who
     moves stays logged in, and paused if paused.
     """
+    if event.in_part:
+        return []
     if event.type is EventType.LOGIN:
         return [_lamp(LOGIN_LAMP, event.agent, ON)]
     if event.type is EventType.LOGOUT and event.reason != MOVED:

@@ -474,6 +474,7 @@ class Connection(Transactor):
             event.occurred_at.timestamp(),
             event.session_seconds,
             event.asterisk,
+            event.in_part,
         )
         if self._sqlite:
             cursor = self.execute(_EVENT, values)
@@ -590,7 +591,8 @@ _START_PAUSE = (
 _END_PAUSE = "UPDATE pause_segments SET ended_at = ?, ended_how = ?, ended_source = ? WHERE id = ?"
 _EVENT = (
     "INSERT INTO events (id, type, agent, extension, context, queues, reason, source, actor,"
-    " occurred_at, session_seconds, asterisk) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " occurred_at, session_seconds, asterisk, in_part)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO NOTHING"
 )
 _DELIVERIES = {

@@ -25,8 +25,10 @@ _SINKS = tuple(Sink)
 
 EVENT_COLUMNS = (
     "e.id, e.type, e.agent, e.extension, e.queues, e.reason, e.source, e.actor, e.occurred_at,"
-    " e.context, e.session_seconds, e.asterisk"
+    " e.context, e.session_seconds, e.asterisk, e.in_part"
 )
+
+_NEXT = EVENT_COLUMNS.count(",") + 1  # the first column after them
 
 
 class UnreadableEvent(ValueError):
@@ -55,6 +57,7 @@ def _event_from(row: Sequence[Any]) -> Event:
         row[9],
         row[10],
         row[11],
+        bool(row[12]),
     )
 
 
@@ -207,9 +210,9 @@ def _events(
         ).fetchall()
         for row in rows:
             try:
-                found[row[12]] = event_from(row)
+                found[row[_NEXT]] = event_from(row)
             except UnreadableEvent as error:
-                found[row[12]] = error
+                found[row[_NEXT]] = error
     return found
 
 
@@ -333,10 +336,11 @@ class Deliveries:
             ).fetchall()
             return [
                 (
-                    Delivery(_id(Sink(row[14]), row[12]), Sink(row[14]), event_from(row), row[13]),
-                    row[15] or "",
+                    Delivery(_id(Sink(sink), seq), Sink(sink), event_from(row), tries),
+                    error or "",
                 )
                 for row in rows
+                for seq, tries, sink, error in [row[_NEXT:]]
             ]
 
         return await self._store.run(job, writes=False)

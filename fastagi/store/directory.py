@@ -379,11 +379,12 @@ def _memberships(
             Membership.joined,
             Membership.archived_at,
             Membership.origin,
+            Membership.own_penalty,
         )
         .tuples()
         .execute(database)
     )
-    for agent_id, queue_id, penalty, joined, archived_at, origin in list(rows):
+    for agent_id, queue_id, penalty, joined, archived_at, origin, own_penalty in list(rows):
         number = numbers.get(agent_id)
         pair = (agent_id, queue_id)
         if number is None or number not in named:
@@ -404,8 +405,11 @@ def _memberships(
                 "archived_at": None,
                 "origin": YAML,
             }
-            if penalty != wanted[pair]:
-                changes["own_penalty"] = None  # the new one is for now too
+            has = penalty if own_penalty is None else own_penalty
+            if joined and has != wanted[pair]:
+                changes["own_penalty"] = has  # in Asterisk, until ChangePenalty tells it
+            elif penalty != wanted[pair]:
+                changes["own_penalty"] = None
             Membership.update(**changes).where(here).execute(database)
             if origin != YAML:
                 difference.changed.append(f"{what}: is in the YAML now")

@@ -146,6 +146,7 @@ class Event(Table):
     occurred_at = DoubleField()
     session_seconds = IntegerField()
     asterisk = TextField(default="")
+    in_part = BooleanField(default=False)
 
     class Meta:
         table_name = "events"

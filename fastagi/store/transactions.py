@@ -308,6 +308,23 @@ class PeeweeStore:
 
         return await self.run(job, writes=False)
 
+    async def lately(self, events: int) -> list[AgentState]:
+        def job(connection: Connection) -> list[AgentState]:
+            rows = connection.execute(
+                "SELECT DISTINCT agent FROM (SELECT agent FROM events ORDER BY seq DESC LIMIT ?) e",
+                (events,),
+            ).fetchall()
+            numbers = [row[0] for row in rows if row[0]]
+            states: list[AgentState] = []
+            for i in range(0, len(numbers), 500):
+                some = numbers[i : i + 500]
+                marks = ", ".join("?" * len(some))
+                found = connection.loaded_where(f"a.number IN ({marks})", some)
+                states += [one.state for one in found]
+            return states
+
+        return await self.run(job, writes=False)
+
     async def planned(self) -> list[LogOff | Pause]:
         def job(connection: Connection) -> list[LogOff | Pause]:
             rows = connection.execute(

@@ -329,6 +329,7 @@ def _events() -> "ModelSelect[Any]":
         table.context,
         table.session_seconds,
         table.asterisk,
+        table.in_part,
         table.seq,
     )
 

@@ -177,6 +177,11 @@ class MemoryStore:
         await self._written("logged_in")
         return found
 
+    async def lately(self, events: int) -> list[AgentState]:
+        await self._transaction("lately")
+        latest = {event.agent for event in list(self.events.values())[-events:]}
+        return [agent for number, agent in self.agents.items() if number in latest]
+
     async def planned(self) -> list[LogOff | Pause]:
         await self._transaction("planned")
         found = [agent.planned for agent in self.agents.values() if agent.planned]

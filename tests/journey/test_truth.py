@@ -133,6 +133,23 @@ async def test_what_changed_while_the_link_was_cut_is_adopted(
     ]
 
 
+async def test_a_new_penalty_in_the_configuration_is_told_once(
+    service: Service, desk: Any, asterisk: Asterisk
+) -> None:
+    await (await desk("1001")).dial("*314001")
+    settings = service.settings()
+    settings["agents"][0]["queues"][0] = {"name": "sales", "penalty": 6}
+    service.write(settings)
+    await until(lambda: facts(service, "queue-penalty"))
+    await asyncio.sleep(1)
+    assert facts(service, "queue-penalty") == [("queue-penalty", "4001", ["sales"], "6", "system")]
+    assert ("Agent/4001", "6") in {
+        (line.split("(")[0].strip(), line.split("with penalty ")[1].split()[0])
+        for line in asterisk.cli("queue show sales").splitlines()
+        if "with penalty " in line
+    }
+
+
 # -- Asterisk dies -------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import pytest
 from fastagi.agents import errors
 from fastagi.agents.commands import (
     Adopt,
+    ChangePenalty,
     LeaveQueue,
     LogOff,
     Pause,
@@ -198,7 +199,7 @@ async def test_the_configuration_names_a_queue_that_was_adopted(store: PeeweeSto
     assert "agent 1001, queue billing: is in the YAML now" in difference.changed
     assert difference.to_set_penalty == [("1001", "billing", 3)]
     assert difference.to_join == difference.to_leave == []
-    assert (await rows(store))["billing"] == (3, True, "yaml", False, None, None, None)
+    assert (await rows(store))["billing"] == (3, True, "yaml", False, 7, None, None)
     # And takes it away again like any other of its own.
     difference = store.bring_in(with_billing())
     assert difference.to_leave == [("1001", "billing")]
@@ -231,6 +232,13 @@ async def test_a_new_penalty_in_the_configuration_ends_one_of_its_own(store: Pee
         )
     )
     assert difference.to_set_penalty == [("1001", "sales", 9)]
+    # Until Asterisk is told, it has the one of before.
+    assert (await fresh(store)).memberships[0] == Membership("sales", "701", 9, True, 5)
+    tell = ChangePenalty(
+        id="p", agent="1001", source=Source.SYSTEM, actor=ACTOR, queue="sales", penalty=9
+    )
+    change = await done(store, tell)
+    assert [(e.type, e.reason) for e in change.events] == [(EventType.QUEUE_PENALTY, "9")]
     assert (await fresh(store)).memberships[0] == Membership("sales", "701", 9, True)
 
 

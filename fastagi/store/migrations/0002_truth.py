@@ -14,6 +14,7 @@ COLUMNS = (
     ("pause_reasons", "daily_budget", "DOUBLE PRECISION"),
     ("agents", "logoff_at", "TEXT"),
     ("events", "asterisk", "TEXT NOT NULL DEFAULT ''"),
+    ("events", "in_part", "BOOLEAN NOT NULL DEFAULT FALSE"),
     ("intents", "owner", "TEXT NOT NULL DEFAULT ''"),
     ("intents", "owned_at", "DOUBLE PRECISION NOT NULL DEFAULT 0"),
 )
