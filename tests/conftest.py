@@ -310,3 +310,14 @@ def postgres_url(postgresql: PostgreSQL) -> Iterator[str]:
     yield postgresql.url(name)
     with psycopg.connect(postgresql.url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# -- what the programs of tests/truth came to ---------------------------------------------
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == "truth":
+                    terminalreporter.write_line(f"truth: {value}")

@@ -5,10 +5,7 @@ import pytest
 from tests.truth.conftest import Story
 from tests.truth.program import Console, Dial, Fault, Rest, Step
 
-not_mended = pytest.mark.xfail(strict=True, reason="not mended yet")
 
-
-@not_mended
 def test_the_lamp_of_who_logged_off_just_before_asterisk_died(story: Story) -> None:
     """Asterisk writes its database once a second: a killed one comes back with a lamp of before,
     also of agents who are not logged in any more."""
@@ -20,7 +17,6 @@ def test_the_lamp_of_who_logged_off_just_before_asterisk_died(story: Story) -> N
     )
 
 
-@not_mended
 def test_an_unpause_that_the_service_began_and_the_fallback_finished(story: Story) -> None:
     """Killed before Asterisk was told; the dialplan goes on with the fallback, which unpauses and
     says so. The intent of the service was then taken back in Asterisk, the note written down, and
@@ -34,7 +30,6 @@ def test_an_unpause_that_the_service_began_and_the_fallback_finished(story: Stor
     )
 
 
-@not_mended
 def test_a_toggle_that_the_service_began_is_not_toggled_back_by_the_fallback(
     story: Story,
 ) -> None:
@@ -47,7 +42,6 @@ def test_a_toggle_that_the_service_began_is_not_toggled_back_by_the_fallback(
     )
 
 
-@not_mended
 @pytest.mark.parametrize("verb", ["pause", "unpause"])
 def test_the_pause_lamp_of_who_is_paused_in_one_queue_of_several(story: Story, verb: str) -> None:
     """It must not depend on which queue was the last to change: lit, when the agent is paused."""
