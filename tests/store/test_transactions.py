@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fastagi.agents import errors
 from fastagi.agents.commands import (
     Adopt,
+    ChangePenalty,
     Command,
     JoinQueue,
     LeaveQueue,
@@ -92,6 +93,11 @@ def commands(kind: type[Command]) -> list[Command]:
             LeaveQueue(id="leave", queue="sales", **common),
             LeaveQueue(id="leave-last", queue="sales", last=True, **common),
             LeaveQueue(id="leave-support", queue="support", **common),
+        ],
+        "ChangePenalty": [
+            ChangePenalty(id="penalty", queue="sales", penalty=7, **common),
+            ChangePenalty(id="penalty-same", queue="sales", penalty=0, **common),
+            ChangePenalty(id="penalty-none", queue="nowhere", penalty=7, **common),
         ],
     }[kind.__name__]  # type: ignore[return-value]
 
