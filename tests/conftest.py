@@ -15,7 +15,8 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -316,8 +317,16 @@ def postgres_url(postgresql: PostgreSQL) -> Iterator[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    total: Counter[str] = Counter()
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
-            for name, value in report.user_properties:
+            for name, sums in getattr(report, "user_properties", ()):
                 if name == "truth":
-                    terminalreporter.write_line(f"truth: {value}")
+                    total.update(sums)
+                    terminalreporter.write_line(f"truth: {_listed(sums)}: {report.nodeid}")
+    if total:
+        terminalreporter.write_line(f"truth: {_listed(total)} in all")
+
+
+def _listed(sums: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sums.items())

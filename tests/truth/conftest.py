@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,10 +17,26 @@ from tests.truth.house import House
 from tests.truth.program import Program, Step
 from tests.truth.trial import Counted, Trial
 
-# How many operations a file's test makes at least, and the first seed of its programs.
+# How many operations all tests of programs make together at least, and the first seed.
 OPERATIONS = int(os.environ.get("TRUTH_OPERATIONS", "2000"))
 SEED = int(os.environ.get("TRUTH_SEED", "1"))
-SHARES = 4  # among how many tests the operations are divided
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many operations and faults of one test there are at least, in every 2,000 and 100."""
+
+    operations: int
+    faults: int
+
+
+# One for each test of programs, by its name.
+SHARES = {
+    "test_codes_and_commands_in_trouble": Share(700, 35),
+    "test_the_console_while_all_is_calm": Share(350, 10),
+    "test_the_console_in_trouble": Share(600, 33),
+    "test_codes_through_the_dialplan_in_trouble": Share(350, 22),
+}
 
 Trials = Callable[..., Counted]
 Story = Callable[..., Counted]
@@ -39,14 +56,14 @@ def own_asterisk(
 def trials(
     own_asterisk: Asterisk,
     tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> Trials:
-    """``trials(strategy, faults=…)`` runs programs until its share of operations, and so many
-    faults, have come about; each batch of programs has a seed of its own."""
+    """``trials(strategy)`` runs programs until the test's share of operations and of faults have
+    come about, and asserts that nothing was untrue; each batch of programs has its own seed."""
+    share = SHARES[request.node.name]
 
-    def run(
-        strategy: SearchStrategy[Program], *, faults: int, changes: dict[str, Any] | None = None
-    ) -> Counted:
+    def run(strategy: SearchStrategy[Program], *, changes: dict[str, Any] | None = None) -> Counted:
         counted = Counted()
         house = House(tmp_path_factory.mktemp("house"), own_asterisk, changes=changes or {})
         with asyncio.Runner() as runner:
@@ -54,14 +71,17 @@ def trials(
             trial = Trial(house, counted)
             try:
                 number = SEED
-                wanted = OPERATIONS // SHARES
-                while counted.operations < wanted or counted.faults < faults * wanted // 500:
+                while (
+                    counted.operations < share.operations * OPERATIONS / 2000
+                    or counted.faults < share.faults * OPERATIONS / 2000
+                ):
                     _batch(strategy, number, lambda program: runner.run(trial(program)))
                     number += 1
             finally:
-                record_property("truth", counted.line())
+                record_property("truth", counted.sums())
                 print(f"\n{counted.line()}\n{counted.details()}")
                 runner.run(house.close())
+        assert (counted.divergences, counted.doubles, counted.wrong_sources) == (0, 0, 0)
         return counted
 
     return run

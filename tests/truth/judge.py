@@ -88,6 +88,10 @@ class Told:
     moving: bool = False
     adopted: bool = False  # logged in, or in a queue, by somebody who chose the penalty
 
+    @property
+    def paused_somewhere(self) -> bool:
+        return any(reason is not None for reason in self.pauses.values())  # "" is a pause, too
+
 
 def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
     """What this agent's events, in order, come to; and what cannot have been."""
@@ -131,10 +135,10 @@ def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
                 must(set(queues) <= set(told.pauses), event, "paused where not a member")
                 told.pauses |= dict.fromkeys(queues, event.reason)
             case EventType.UNPAUSE:
-                was_paused = told.general is not None or any(told.pauses.values())
+                was_paused = told.general is not None or told.paused_somewhere
                 must(was_paused, event, "was not paused")
                 told.pauses |= dict.fromkeys(set(queues) & set(told.pauses))
-                if not any(told.pauses.values()):
+                if not told.paused_somewhere:
                     told.general = None
             case EventType.QUEUE_JOIN:
                 must(not set(queues) & set(told.pauses), event, "was in it")

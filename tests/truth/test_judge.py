@@ -11,6 +11,7 @@ from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState, LoginSession, Membership, OwnPause, PauseSegment
 from fastagi.contract import EventType, Source
 from tests.truth import judge
+from tests.truth.conftest import SHARES
 from tests.truth.house import Operation
 from tests.truth.judge import Member
 from tests.truth.program import Ask, Dial
@@ -151,6 +152,14 @@ def test_a_pause_in_one_queue_only() -> None:
     assert judge.history([LOGIN, replace(paused, queues=("support",))], [state]) != []
 
 
+def test_a_pause_without_a_reason_is_one_too() -> None:
+    paused = event(EventType.PAUSE, "sales", id="b-1", source=Source.ASTERISK)
+    unpaused = event(EventType.UNPAUSE, "sales", id="b-2", by="t2")
+    state = agent("sales", "support")
+    assert judge.history([LOGIN, paused, unpaused], [state]) == []
+    assert judge.history([LOGIN, paused, unpaused, unpaused], [state]) != []
+
+
 # -- answers
 
 
@@ -268,3 +277,11 @@ def test_deliveries() -> None:
     assert judge.delivered([LOGIN], told, **quiet) != []
     assert judge.delivered([LOGIN, PAUSE], [*told, told[1]], faults=True, lost=False) == []
     assert judge.delivered([LOGIN, PAUSE], told[1:], faults=True, lost=True) == []
+
+
+# -- how much there is of it
+
+
+def test_it_is_two_thousand_operations_and_a_hundred_faults() -> None:
+    assert sum(share.operations for share in SHARES.values()) == 2000
+    assert sum(share.faults for share in SHARES.values()) == 100

@@ -39,12 +39,18 @@ class Counted:
     latencies: list[float] = field(default_factory=list)  # of changes at the console, in seconds
     seconds: float = 0.0
 
+    def sums(self) -> dict[str, int]:
+        return {
+            "programs": self.programs,
+            "operations": self.operations,
+            "faults": self.faults,
+            "divergences": self.divergences,
+            "doubles": self.doubles,
+            "wrong sources": self.wrong_sources,
+        }
+
     def line(self) -> str:
-        return (
-            f"{self.operations} operations, {self.faults} faults in {self.programs} programs: "
-            f"{self.divergences} divergences, {self.doubles} doubles, "
-            f"{self.wrong_sources} wrong sources"
-        )
+        return ", ".join(f"{count} {name}" for name, count in self.sums().items())
 
     def details(self) -> str:
         def listed(counter: Counter[str]) -> str:
