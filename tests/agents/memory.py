@@ -18,6 +18,7 @@ from fastagi.agents import errors
 from fastagi.agents.commands import (
     Actor,
     Adopt,
+    ChangePenalty,
     Command,
     JoinQueue,
     LeaveQueue,
@@ -852,6 +853,9 @@ class Hall:
 
     def leave(self, queue: str, agent: str = "1001", confirmed: bool = True) -> LeaveQueue:
         return LeaveQueue(**self._values(agent), queue=queue, confirmed=confirmed)  # type: ignore[arg-type]
+
+    def penalty(self, queue: str, penalty: int, agent: str = "1001") -> ChangePenalty:
+        return ChangePenalty(**self._values(agent), queue=queue, penalty=penalty)  # type: ignore[arg-type]
 
     async def do(self, *commands: Command) -> None:
         for command in commands:

@@ -31,6 +31,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     ),
     "when_in_call": st.sampled_from(WhenInCall),
     "queue": st.text(),
+    "penalty": st.integers(0, 99),
     "reason": st.text(),
 }
 
@@ -70,7 +71,15 @@ def test_what_another_version_wrote_is_not_guessed_at(data: dict[str, Any]) -> N
 
 
 def test_every_kind_is_known_by_name() -> None:
-    assert set(COMMANDS) == {"LogIn", "LogOff", "Pause", "Unpause", "JoinQueue", "LeaveQueue"}
+    assert set(COMMANDS) == {
+        "LogIn",
+        "LogOff",
+        "Pause",
+        "Unpause",
+        "JoinQueue",
+        "LeaveQueue",
+        "ChangePenalty",
+    }
 
 
 def test_an_actor_shows_only_what_is_known() -> None:

@@ -14,6 +14,7 @@ from fastagi.agents.commands import (
     COMMANDS,
     Actor,
     Adopt,
+    ChangePenalty,
     Command,
     JoinQueue,
     LeaveQueue,
@@ -37,7 +38,7 @@ from fastagi.agents.model import (
     Status,
     decide,
 )
-from fastagi.agents.operations import AddMember, Answer, PauseMember, RemoveMember
+from fastagi.agents.operations import AddMember, Answer, PauseMember, RemoveMember, SetPenalty
 from fastagi.agents.reconcile import undo
 from fastagi.contract import EventType, Outcome, Source
 
@@ -450,6 +451,42 @@ ROWS = [
         ((LOGOUT, "moved", "1001", BOTH), (LOGIN, "moved", "1002", BOTH)),
         replace(own(PAUSED_BUT_IN_SALES, "support", own_penalty=7), session=THERE),
     ),
+    # -- a penalty
+    Row(
+        "another penalty: the queue's own", IN,
+        command(ChangePenalty, queue="support", penalty=7), Outcome.QUEUE_JOINED,
+        (SetPenalty("support", "PJSIP/1001", 7),),
+        ((EventType.QUEUE_PENALTY, "7", "1001", ("support",)),), IN_OWN_PENALTY,
+    ),
+    Row(
+        "the agent's own penalty again", IN_OWN_PENALTY,
+        command(ChangePenalty, queue="support", penalty=1), Outcome.QUEUE_JOINED,
+        (SetPenalty("support", "PJSIP/1001", 1),),
+        ((EventType.QUEUE_PENALTY, "1", "1001", ("support",)),), IN,
+    ),
+    Row(
+        "another penalty, paused", PAUSED,
+        command(ChangePenalty, queue="sales", penalty=7), Outcome.QUEUE_JOINED,
+        (SetPenalty("sales", "PJSIP/1001", 7),),
+        ((EventType.QUEUE_PENALTY, "7", "1001", ("sales",)),), own(PAUSED, "sales", own_penalty=7),
+    ),
+    Row(
+        "the penalty there is", IN, command(ChangePenalty, queue="support", penalty=1),
+        Outcome.QUEUE_JOINED,
+    ),
+    Row(
+        "a penalty where the agent is not now", IN_SALES_ONLY,
+        command(ChangePenalty, queue="support", penalty=7), Outcome.QUEUE_JOINED,
+    ),
+    Row(
+        "a penalty in none of the agent's", IN,
+        command(ChangePenalty, queue="billing", penalty=7), Outcome.NOT_A_MEMBER,
+        refused=errors.NotAMember,
+    ),
+    Row(
+        "a penalty, not logged in", OFF, command(ChangePenalty, queue="sales", penalty=7),
+        Outcome.NOT_LOGGED_IN, refused=errors.NotLoggedIn,
+    ),
     # -- what somebody did in Asterisk itself: nothing is left to be told to it
     Row(
         "put into all queues", OFF, in_asterisk(seen("sales"), seen("support")),
@@ -610,7 +647,7 @@ ROWS = [
         (), ((EventType.PAUSE, "lunch", "1001", BOTH),), replace(LEAVING_LATER, pause=NOW_PAUSED),
     ),
     Row(
-        "another penalty", IN, in_asterisk(seen("sales"), seen("support", penalty=7)),
+        "another penalty from there", IN, in_asterisk(seen("sales"), seen("support", penalty=7)),
         Outcome.LOGGED_IN, (), ((EventType.QUEUE_PENALTY, "7", "1001", ("support",)),),
         IN_OWN_PENALTY,
     ),
@@ -760,6 +797,7 @@ commands = st.one_of(
     ),
     st.builds(Unpause, **common),
     st.builds(JoinQueue, **common, queue=queues),
+    st.builds(ChangePenalty, **common, queue=queues, penalty=st.integers(0, 19)),
     st.builds(LeaveQueue, **common, queue=queues, last=st.booleans(), confirmed=st.booleans()),
 )
 
@@ -817,6 +855,21 @@ def test_what_was_adopted_is_what_asterisk_has(state: AgentState, asked: Adopt) 
         assert m.own_penalty != m.penalty
         assert m.own_pause is None or (m.own_pause.paused, m.own_pause.reason) != in_general
         assert m.joined or (m.own_pause, m.own_penalty) == (None, None)
+
+
+@given(states(), adoptions())
+def test_an_event_says_whether_the_agent_is_paused_or_only_a_part(
+    state: AgentState, asked: Adopt
+) -> None:
+    """A lamp follows those that are not in part."""
+    change = decide(state, asked, NOON)
+    assert isinstance(change, Change)
+    for event in change.events:
+        if event.type in (EventType.PAUSE, EventType.UNPAUSE):
+            lamp = event.type is EventType.PAUSE
+            assert event.in_part is (lamp is not (change.after.pause is not None))
+        else:
+            assert not event.in_part
 
 
 @given(states(), adoptions())

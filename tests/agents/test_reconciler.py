@@ -1647,6 +1647,7 @@ async def test_everybody_does_something_while_everything_breaks(seed: int) -> No
                 lambda: hall.unpause(who),
                 lambda: hall.join(queue, who),
                 lambda: hall.leave(queue, who, dice.random() < 0.5),
+                lambda: hall.penalty(queue, dice.randrange(4), who),
             ]
         )()
 

@@ -132,6 +132,7 @@ CHANGES: dict[str, Callable[[Hall], Command]] = {
     "unpause": lambda hall: hall.unpause(),
     "join": lambda hall: hall.join("billing"),
     "leave": lambda hall: hall.leave("sales"),
+    "penalty": lambda hall: hall.penalty("sales", 7),
 }
 
 
