@@ -1064,3 +1064,90 @@ async def test_one_service_loses_an_asterisk_and_the_other_does_not(
     ]
     with psycopg.connect(town.two.settings()["database"]) as store:
         assert store.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
+
+
+@pytest.mark.timeout(400)
+async def test_agents_move_about_while_everything_breaks(
+    make_town: Callable[..., Town], asterisk: Asterisk, south: Asterisk
+) -> None:
+    """From one Asterisk to the other and back, while Asterisks die, links are cut and services
+    are killed: in the end each agent is in one place, and no ghost anywhere."""
+    town = make_town(agents=crew(30), login={"already_elsewhere": "move"})
+    over = asyncio.Event()
+    outcomes: Counter[tuple[str, str]] = Counter()
+    faults: Counter[str] = Counter()
+
+    async def dial(script: str, digits: str, place: str) -> None:
+        outcome = ""
+        for service in random.sample(town.services, 2):
+            with contextlib.suppress(OSError):
+                if outcome := await town.dial(service, script, digits, place):
+                    break
+        outcomes[script, outcome] += 1
+        await asyncio.sleep(random.random() * 0.3)
+
+    async def one(agent: str) -> None:
+        while not over.is_set():
+            here, there = random.sample([f"north/{agent}", f"south/{agent}"], 2)
+            await dial("login", agent, here)
+            await dial("pause", "1", here)
+            await dial("login", agent, there)
+            if random.random() < 0.5:
+                await dial("unpause", "", there)
+                await dial("logoff", "", there)
+
+    async def breaks() -> None:
+        for _ in range(20):
+            await asyncio.sleep(random.uniform(0.3, 1.5))
+            fault = random.choice(["kill", "link", "asterisk"])
+            faults[fault] += 1
+            if fault == "kill":
+                service = random.choice(town.services)
+                service.kill()
+                await asyncio.sleep(random.random())
+                began = service.spawn()
+                await until(
+                    lambda service=service, began=began: (  # type: ignore[misc]
+                        b'"listening"' in service.log.read_bytes()[began:]
+                    ),
+                    within=60,
+                )
+            elif fault == "link":
+                wire = random.choice(list(town.way.values()))
+                wire.cut()
+                await asyncio.sleep(random.random() * 2)
+                wire.mend()
+            else:
+                place = random.choice([asterisk, south])
+                place.kill()
+                await asyncio.sleep(random.random() * 2)
+                place.start()
+        over.set()
+
+    async with asyncio.TaskGroup() as group:
+        for n in range(30):
+            group.create_task(one(str(5000 + n)))
+        group.create_task(breaks())
+    print("faults:", dict(faults), "outcomes:", dict(sorted(outcomes.items())))
+    await town.agrees()
+    with psycopg.connect(town.two.settings()["database"], autocommit=True) as store:
+        for table in ("intents", "deliveries"):
+            await until(
+                lambda table=table: (  # type: ignore[misc]
+                    store.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+                ),
+                within=90,
+                what=table,
+            )
+        owed = "SELECT key, value FROM notes WHERE key LIKE 'owed:%'"
+        assert store.execute(owed).fetchall() == []
+    await town.agrees()
+    assert {fact[3] for fact in town.facts() if fact[0] != "repair"} == {"phone"}
+    where: dict[str, str] = {}
+    for type, agent, reason, _, place in town.facts():
+        if type == "agent-login":
+            assert where.setdefault(agent, place) == place, (agent, "logged in twice")
+        elif type == "agent-logout":
+            assert where.pop(agent, "") == place, (agent, reason)
+    agents = town.two.agents()
+    assert where == {n: a["asterisk"] for n, a in agents.items() if a["interface"]}
