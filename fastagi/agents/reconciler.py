@@ -38,6 +38,7 @@ from fastagi.agents.reconcile import (
     Kind,
     agrees,
     differences,
+    key_of,
     number_in,
     owned,
     restored,
@@ -511,10 +512,13 @@ class _Side:
             state = states.get(number)
             if state is None:
                 strange += items
+                continue
             # What agrees with the state of before may not agree with the one of a moment later.
-            elif self.service.changing(number) or not all(agrees(state, item) for item in items):
+            if self.service.changing(number) or not all(agrees(state, item) for item in items):
                 suspects[number] = items
-                strange += items  # it may be on somebody else's device
+            here = state.session.device.key if state.session else ""
+            # Somebody else may sit there.
+            strange += [item for item in items if key_of(item.member) != here]
         if strange:
             keys = [device_key(self.asterisk, item.member.interface) for item in strange]
             sitting = await self.store.agents_at(sorted(set(keys)))

@@ -284,6 +284,23 @@ async def test_who_sits_on_a_phone_is_not_joined_by_another(two: Hall) -> None:
     assert two.store.agents["1001"].session is None
 
 
+async def test_a_phone_that_gets_another_s_name_is_missed(two: Hall) -> None:
+    """Out and in again, as somebody who sits elsewhere; of one member only the latest is told."""
+    await two.settle()
+    await two.do(two.log_in(), two.log_in("1002", agent="1002"))
+    await two.settle()
+    known = len(two.events)
+    silently(two, remove("sales", "1002"))
+    two.asterisk.console(add("sales", "1002", "1001"))
+    await two.settle()
+    await two.settle()
+    two.all_well()
+    assert [(e.type, e.agent, e.queues) for e in two.events[known:]] == [
+        (REPAIR, "", ()),
+        (LEAVE, "1002", ("sales",)),
+    ]
+
+
 async def test_an_agent_takes_another_s_place_in_asterisk(two: Hall) -> None:
     """A script at the change of shifts: one out, the next in, same phone."""
     for batch in (True, False):
@@ -763,6 +780,40 @@ async def test_who_was_open_during_a_restart_is_put_back_later(two: Hall) -> Non
     await two.settle()
     two.all_well()
     assert {e.source for e in two.events if e.type is not REPAIR} == {Source.PHONE}
+
+
+async def test_a_login_that_another_service_had_open_during_the_restart(two: Hall) -> None:
+    """It was applied to the Asterisk of before, and is confirmed when the others are back."""
+    await two.settle()
+    await two.do(two.log_in())
+    confirming = two.faults.stop_at("before store.confirm")
+    login = asyncio.create_task(two.service.execute(two.log_in("1002", agent="1002")))
+    await confirming.wait()
+    (other,) = two.faults.hold.keys()
+    change = (await two.store.unsettled())[0]
+    two.asterisk.restart("later")
+    two.start()  # we are the other service, which does not have the lock of that one
+    two.service.settle = nothing  # type: ignore[method-assign]
+    with pytest.raises(QueuesUnavailable):
+        await two.settle()
+    two.faults.go_on(other)
+    await login
+    assert change.command.id not in two.store.intents
+    await two.settle()
+    two.all_well()
+    assert {e.source for e in two.events if e.type is not REPAIR} == {Source.PHONE}
+
+
+async def nothing() -> None:
+    pass
+
+
+async def test_who_is_gone_is_not_looked_for_for_ever(hall: Hall) -> None:
+    await hall.settle()
+    side = hall.reconciler._sides[""]
+    side._again.add("9999")
+    await side.catch_up()
+    assert side._again == set()
 
 
 # -- notes of the fallback
@@ -1250,6 +1301,29 @@ async def test_one_that_is_away_stops_nothing_on_the_other() -> None:
         north.calls.clear()
         hall.reconciler.reconnected("north")
         await until(lambda: hall.store.agents["1001"].session is None)
+    hall.all_well()
+
+
+async def test_one_that_is_away_keeps_no_other_from_being_put_back() -> None:
+    hall = spread("1001", "1002")
+    north, south = hall.asterisks["north"], hall.asterisks["south"]
+    await hall.settle()
+    await hall.do(hall.log_in(asterisk="north"), hall.log_in("1002", "1002", asterisk="south"))
+    south.answers_left = 0
+    await refused(errors.Unavailable, hall.service.execute(hall.leave("sales", "1002")))
+    north.restart("later")
+    hall.reconnected()
+    with pytest.raises(QueuesUnavailable):
+        await hall.settle()
+    assert hall.lamps_set[0][0] == "north"
+    assert north.queues["sales"] != {}
+    north.console(replace(pause("", "x"), asterisk="north"))
+    with pytest.raises(QueuesUnavailable):
+        await hall.settle()
+    assert (hall.events[-1].type, hall.events[-1].agent) == (PAUSE, "1001")
+    south.linked = True
+    hall.reconnected()
+    await hall.settle()
     hall.all_well()
 
 
