@@ -324,7 +324,6 @@ class _Side:
                 if before is not None and before != started:
                     await self._restore(started)
                 self._met = connection
-                await self._take_out_owed()
                 await self.compare_all()
                 await self.store.set_note(note, started)
         except BaseException:
@@ -379,7 +378,8 @@ class _Side:
             return await self._apply([(add, PUT_BACK) for add in adds])
 
     async def _take_out_owed(self) -> None:
-        """Devices whose agents moved to another Asterisk while this one was away."""
+        """Devices whose agents moved to another Asterisk while this one was away, at least for the
+        service that moved them."""
         prefix = OWED.format(self.asterisk)
         for note, number in (await self.store.notes(prefix)).items():
             key = note.removeprefix(prefix)
@@ -477,6 +477,7 @@ class _Side:
 
     async def compare_all(self) -> Counter[str]:
         """Everything: what differs is looked at again under the agents' locks, then mended."""
+        await self._take_out_owed()
         later = await self._take_notes()
         found = await compare(self.service, self.asterisk)
         numbers = sorted({difference.agent for difference in found} - later)
@@ -546,6 +547,11 @@ class _Side:
                     for number, state in states.items()
                     if not news[number] or not all(agrees(state, item) for item in news[number])
                 }
+            if not store_wins:
+                # What an agent has left behind here is nobody's doing.
+                owed = set((await self.store.notes(OWED.format(self.asterisk))).values())
+                self._again |= owed & states.keys()
+                states = {n: state for n, state in states.items() if n not in owed}
             if not states:
                 return Counter()
             queues = await self.store.queue_names()
