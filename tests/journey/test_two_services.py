@@ -1066,6 +1066,31 @@ async def test_one_service_loses_an_asterisk_and_the_other_does_not(
         assert store.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("every", ["1s", None])
+async def test_what_was_left_behind_logs_nobody_in(
+    make_town: Callable[..., Town], asterisk: Asterisk, every: str | None
+) -> None:
+    """Moved and gone home through a service that could not tell the north. The other one could
+    have taken the members there for somebody's doing: it takes them out."""
+    town = make_town(reconcile={"every": every})
+    assert await town.dial(town.two, "login", "5001", "north/1001") == "LOGGED_IN"
+    town.way["one", "north"].cut()
+    await until(lambda: town.one.logged("manager link lost"))
+    assert await town.dial(town.one, "login", "5001", "south/1001", press="1") == "MOVED"
+    assert await town.dial(town.one, "logoff", "", "south/1001") == "LOGGED_OFF"
+    if every is None:
+        asterisk.cli("queue pause member PJSIP/1001 queue sales")  # brings it to attention
+    await until(lambda: town.there()["north/sales"] == town.there()["north/support"] == [])
+    await asyncio.sleep(2)
+    await town.agrees()
+    assert town.facts("5001") == [
+        ("agent-login", "5001", "", "phone", "north"),
+        ("agent-logout", "5001", "moved", "phone", "north"),
+        ("agent-login", "5001", "moved", "phone", "south"),
+        ("agent-logout", "5001", "", "phone", "south"),
+    ]
+
+
 @pytest.mark.timeout(400)
 async def test_agents_move_about_while_everything_breaks(
     make_town: Callable[..., Town], asterisk: Asterisk, south: Asterisk
