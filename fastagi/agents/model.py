@@ -242,8 +242,9 @@ def _log_in_again(state: AgentState, command: LogIn, now: datetime) -> Decision:
     assert state.session is not None
     here = state.session.device
     if here.key == command.device.key:
-        # Logging in again takes back a log-off that was to follow the call.
-        return Change(command, Outcome.ALREADY_LOGGED_IN, state, replace(state, planned=None))
+        # Logging in again takes back a log-off that was to follow the call; a pause is still wanted.
+        staying = replace(state, planned=None) if isinstance(state.planned, LogOff) else state
+        return Change(command, Outcome.ALREADY_LOGGED_IN, state, staying)
     if not command.move:
         return errors.LoggedInElsewhere(here)
     after = replace(state, session=LoginSession(command.id, command.device, now), planned=None)
@@ -325,6 +326,9 @@ def _pause(state: AgentState, command: Pause, now: datetime) -> Decision:
     if command.in_call and command.when_in_call is WhenInCall.REFUSE:
         return errors.InCall()
     if command.in_call and command.when_in_call is WhenInCall.AFTER_CALL:
+        if isinstance(state.planned, LogOff):
+            # Only one thing can follow the call, and who is logged off needs no pause.
+            return Change(command, Outcome.LOGOFF_AFTER_CALL, state, state)
         planned = replace(state, planned=command)
         return Change(command, Outcome.PAUSE_AFTER_CALL, state, planned)
     after = replace(

@@ -1390,9 +1390,7 @@ async def test_a_pause_after_the_call_waits_for_the_end_of_the_wrap_up(hall: Hal
     hall.all_well()
 
 
-@pytest.mark.parametrize(
-    "how", ["unpause", "log in again", "pause now", "another pause", "log off"]
-)
+@pytest.mark.parametrize("how", ["unpause", "pause now", "another pause", "log off"])
 async def test_a_planned_pause_can_be_taken_back(hall: Hall, how: str) -> None:
     await hall.settle()
     await hall.do(hall.log_in())
@@ -1401,7 +1399,6 @@ async def test_a_planned_pause_can_be_taken_back(hall: Hall, how: str) -> None:
     await hall.do(
         {
             "unpause": hall.unpause(),
-            "log in again": hall.log_in(),
             "pause now": hall.pause(BREAK),
             "another pause": hall.pause(BREAK, when_in_call=WhenInCall.AFTER_CALL),
             "log off": hall.log_off(),
@@ -1412,6 +1409,27 @@ async def test_a_planned_pause_can_be_taken_back(hall: Hall, how: str) -> None:
     assert [e.reason for e in hall.events if e.type is PAUSE] == (
         ["break"] if how in ("pause now", "another pause") else []
     )
+    hall.all_well()
+
+
+@pytest.mark.parametrize("first", ["log off", "pause"])
+async def test_what_is_planned_is_not_lost_by_what_follows(hall: Hall, first: str) -> None:
+    await hall.settle()
+    await hall.do(hall.log_in())
+    hall.asterisk.calls.add("pjsip/1001")
+    pause = hall.pause(when_in_call=WhenInCall.AFTER_CALL)
+    if first == "log off":
+        await hall.do(hall.log_off(when_in_call=WhenInCall.AFTER_CALL))
+        assert (await hall.service.execute(pause)).outcome is Outcome.LOGOFF_AFTER_CALL
+    else:
+        await hall.do(pause, hall.log_in())
+    hall.asterisk.calls.clear()
+    await hall.settle()
+    if first == "log off":
+        assert hall.state.session is None
+    else:
+        assert hall.state.pause is not None
+    assert len(hall.events) == 2
     hall.all_well()
 
 
