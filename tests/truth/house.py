@@ -527,8 +527,11 @@ class House:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in ways:
                 way.cancel()
-            if not sprung.is_set():
+            if trap in self.link.traps:
                 self.link.traps.remove(trap)  # nobody came: now, then
+            else:
+                async with asyncio.timeout(10):  # it has been met, and waits for the answer
+                    await sprung.wait()
         await self._strike(fault)
 
     async def _strike(self, fault: Fault) -> None:

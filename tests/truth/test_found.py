@@ -50,3 +50,14 @@ def test_the_pause_lamp_of_who_is_paused_in_one_queue_of_several(story: Story, v
         *([Step(Dial("1001", "*331"), after=200)] if verb == "unpause" else []),
         Step(Console(verb, "4001", "sales", detail="lunch" if verb == "pause" else "", calm=True)),
     )
+
+
+@pytest.mark.xfail(reason="the login is taken back, and the note of the pause is then of nobody")
+def test_a_pause_through_the_fallback_of_a_login_that_the_service_had_begun(story: Story) -> None:
+    """Killed after Asterisk had put the agent in: the fallback sees a member, pauses it and says
+    so."""
+    story(
+        Step(Fault("kill service", lasts=1500, at="QueueAdd", answered=True)),
+        Step(Dial("1002", "*314009"), after=50),
+        Step(Dial("1002", "*331", real=True), after=300),
+    )
