@@ -43,7 +43,6 @@ LONGEST = 90  # seconds; the dialplan ends the call before
 TRIES = 3  # how often a reason is asked for
 ANSWER_WITHIN = 8_000  # milliseconds for the first digit
 NEXT_DIGIT_WITHIN = 3_000  # milliseconds for each further one
-SWEPT = 50  # notes looked at in one call
 LIST_IS_WHOLE = 900  # characters; QUEUE_MEMBER_LIST cuts a longer list at 1,023
 
 _SHOWN = 80  # characters of what a caller sends that are written down
@@ -376,13 +375,6 @@ class Call:
     def take_back(self, key: str) -> None:
         self.phone.database_del(NOTES_FAMILY, key)
 
-    def sweep(self) -> None:
-        """The service empties the notes it has taken, and cannot delete them."""
-        listed = self.phone.get_variable(f"DB_KEYS({NOTES_FAMILY})")
-        for key in [key for key in listed.split(",") if key and not _NOT_IN_ID.search(key)][:SWEPT]:
-            if self.phone.get_variable(f"DB({NOTES_FAMILY}/{key})") == "":
-                self.take_back(key)
-
 
 def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)[:_SHOWN]
@@ -479,7 +471,7 @@ def serve(phone: Phone, known: Known, script: str, dialled: str, now: datetime) 
     except TryAgain:
         outcome = Outcome.UNAVAILABLE
     spoken = Facts(extension=call.extension, reason=call.reason)
-    began, phone.finishing = phone.finishing, False
+    phone.finishing = False
     try:
         call.say(prompts.answer(outcome, spoken, known.prompts))
     except AGIAppError:
@@ -488,8 +480,6 @@ def serve(phone: Phone, known: Known, script: str, dialled: str, now: datetime) 
         phone.finishing = True
         for name, value in _variables(call, outcome):
             phone.set_variable(name, value)
-    if began:
-        call.sweep()
 
 
 def _variables(call: Call, outcome: Outcome) -> Iterator[tuple[str, str]]:

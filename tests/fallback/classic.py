@@ -170,10 +170,6 @@ class Classic:
             assert what == "paused"
             member = self.queues.get(queue, {}).get(interface)
             return str(int(member is not None and member.paused))
-        if function == "DB_KEYS":
-            return ",".join(sorted(self.database))
-        if function == "DB":
-            return self.database.get(rest.partition("/")[2], "")
         return heard.variables.get(name, "")
 
     def _execute(self, heard: Heard, application: str, text: str) -> str:

@@ -331,20 +331,14 @@ def test_a_unique_id_that_is_no_key(classic: Classic) -> None:
     assert Note.parse(key, classic.database[key]).unique_id.startswith("..ab9")
 
 
-def test_emptied_notes_are_swept_and_no_others(classic: Classic) -> None:
-    kept = {"1750000000003-b": '{"s":"agent/pause","i":"PJSIP/9"}'}
-    classic.database = {f"175000000000{n}-a": "" for n in range(3)} | kept
-    classic.dial("agent/status")
-    assert len(classic.database) == 4, "only who has written one sweeps"
-    classic.dial("agent/pause", "1")
-    assert len(classic.database) == 2
-    assert classic.database.items() >= kept.items()
-
-
-def test_not_more_than_fifty_at_once(classic: Classic) -> None:
-    classic.database = {f"17500000000{n:02}-a": "" for n in range(70)}
-    classic.dial("agent/pause", "1")
-    assert len(classic.database) == 21
+def test_other_notes_are_left_to_the_service(classic: Classic) -> None:
+    others = {"1750000000001-a": "", "1750000000003-b": '{"s":"agent/pause","i":"PJSIP/9"}'}
+    classic.database = dict(others)
+    heard = classic.dial("agent/pause", "1")
+    assert heard.outcome == "PAUSED"
+    assert len(classic.database) == 3
+    assert classic.database.items() >= others.items()
+    assert not any("DB" in line for line in heard.commands)
 
 
 def test_a_queue_with_more_members_than_asterisk_lists(classic: Classic) -> None:

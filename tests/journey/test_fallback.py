@@ -1,11 +1,10 @@
 """The service is away: what still works on a real phone, and what is left for it to find."""
 
-import json
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -224,28 +223,6 @@ async def test_a_fallback_that_is_not_there_is_not_silence(
         assert (heard.outcome, heard.sounds) == ("", SORRY)
     assert service.members()["sales"] == IN_SALES
     assert notes(asterisk) == []
-
-
-async def test_emptied_notes_are_swept_away(
-    with_fallback: Any, desk: Any, asterisk: Asterisk
-) -> None:
-    service = with_fallback()
-    phone = await desk("1001")
-    await phone.dial("*314001")
-    away(service)
-    for number in range(5):
-        asterisk.cli(f'database put fastagi 176000000000{number}-1.{number} ""')
-    kept = Note(at=_at(1_760_000_000_007), script=Script.PAUSE, interface="PJSIP/1", unique_id="x")
-    quoted = json.dumps(kept.value())
-    asterisk.cli(f"database put fastagi {kept.key} {quoted}")
-    assert (await phone.dial("*331")).outcome == "PAUSED"
-    shown = asterisk.cli("database show fastagi")
-    assert "2 results found" in shown, shown
-    assert kept in notes(asterisk)
-
-
-def _at(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 async def test_sounds_of_the_admin_s_own(with_fallback: Any, desk: Any) -> None:
