@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from fastagi.agents.commands import WhenInCall
 from fastagi.agents.devices import DeviceRule, DeviceType, Pattern
+from fastagi.agents.limits import WhenExceeded
 from fastagi.agents.lockout import Lockout
 from fastagi.config.values import (
     AsteriskId,
@@ -265,14 +266,6 @@ class ReconcileSettings(Section):
 
 class MetricsSettings(Section):
     listen: HostPortValue | None = None  # None: no metrics
-
-
-class WhenExceeded(StrEnum):
-    """What happens to a pause that lasts longer than its reason allows."""
-
-    WARN = "warn"
-    UNPAUSE = "unpause"
-    LOGOFF = "logoff"
 
 
 class PauseReasonSettings(Section):
