@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from typing import Final
 
 from fastagi import dialplan
 from fastagi.agents.devices import PLACEHOLDER, DeviceRule, resolve
+from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agi.prompts import SOUNDS
@@ -98,7 +99,8 @@ async def check(
     """
     for finding in configuration(settings, place):
         yield finding
-    for finding in await asyncio.to_thread(store, settings.database):
+    names = [asterisk.name for asterisk in settings.asterisks]
+    for finding in await asyncio.to_thread(store, settings.database, names):
         yield finding
     for finding in await service(settings):
         yield finding
@@ -238,8 +240,8 @@ def _loopback(host: str) -> bool:
 # -- the store -----------------------------------------------------------------------------------
 
 
-def store(url: str) -> list[Finding]:
-    """Blocks."""
+def store(url: str, asterisks: Collection[str]) -> list[Finding]:
+    """Blocks. ``asterisks``: the names of those in the configuration."""
     about = "store"
     try:
         found = schema(url)
@@ -269,14 +271,15 @@ def store(url: str) -> list[Finding]:
         ]
     views = Views(url)
     try:
-        logged_in = sum(1 for agent in views.agents() if agent.extension)
+        logged_in = views.logged_in_states()
         parked = views.parked()
     except StoreUnavailable as error:
         return [_problem(about, _one_line(error), found.name, _reach_store(url))]
     finally:
         views.close()
     version = found.applied[-1] if found.applied else "none"
-    findings = [_ok(about, f"readable, schema {version}, {logged_in} logged in", found.name)]
+    findings = [_ok(about, f"readable, schema {version}, {len(logged_in)} logged in", found.name)]
+    findings += _removed(logged_in, asterisks, found.name)
     if parked:
         findings.append(
             _warning(
@@ -297,6 +300,27 @@ def store(url: str) -> list[Finding]:
             )
         )
     return findings
+
+
+def _removed(
+    logged_in: Iterable[AgentState], asterisks: Collection[str], where: str
+) -> Iterator[Finding]:
+    """Sessions on an Asterisk that is in the configuration no more, or by another name."""
+    found: dict[str, list[str]] = {}
+    for agent in logged_in:
+        if agent.session is not None and agent.session.device.asterisk not in asterisks:
+            found.setdefault(agent.session.device.asterisk, []).append(agent.number)
+    for asterisk, numbers in sorted(found.items()):
+        named = f"Asterisk {asterisk}, which" if asterisk else "an Asterisk without a name, which"
+        yield _warning(
+            "store",
+            f"{len(numbers)} logged in on {named} is not in the configuration: {_some(numbers)};"
+            " the next start of the service logs them off",
+            where,
+            f"asterisks: - {{name: {asterisk}, …}}, where it is still in use; otherwise nothing"
+            if asterisk
+            else "asterisk: instead of asterisks:, where there is only one; otherwise nothing",
+        )
 
 
 def _file(name: str) -> Path | None:

@@ -66,6 +66,23 @@ def test_asks_nothing_of_the_service_that_stays(healthy: Setting, serve: Serve) 
     assert healthy.fastagi("events").out == ""
 
 
+def test_logged_in_on_an_asterisk_that_was_removed(healthy: Setting, serve: Serve) -> None:
+    running = serve(healthy)
+    for number in ("1", "3"):
+        healthy.fastagi("dial", f"*31400{number}", "--from", f"100{number}")
+    running.stop()
+    with closing(sqlite3.connect(healthy.database)) as database, database:
+        database.execute("UPDATE login_sessions SET asterisk = 'north' WHERE extension = '1003'")
+    _, found = findings(healthy)
+    (warning,) = [f for f in found if f["about"] == "store" and f["level"] == "warning"]
+    gone = "1 logged in on Asterisk north, which is not in the configuration: 4003;"
+    assert gone in warning["what"]
+    assert "the next start of the service logs them off" in warning["what"]
+    assert "name: north" in warning["mend"]
+    (fine,) = [f for f in found if f["about"] == "store" and f["level"] == "ok"]
+    assert "2 logged in" in fine["what"]
+
+
 def test_wrong_secret(healthy: Setting) -> None:
     healthy.change(SECRET, "another")
     status, found = findings(healthy)
