@@ -118,8 +118,6 @@ class App:
             )
             self.timers = Timers(
                 self.service,
-                store,
-                self.queues,
                 lambda: time_policy(self.settings),
                 log,
                 self.service.now,
@@ -247,7 +245,8 @@ class App:
     async def _set_lamps(self, asterisk: str, agents: list[AgentState]) -> None:
         """Asterisk writes custom device states to its database now and then: after a crash some
         are of before."""
-        actions = lamp.refresh(agents)
+        pauses = [agent.pause.id for agent in agents if agent.pause is not None]
+        actions = lamp.refresh(agents, await self.store.exceeded(pauses))
         for i in range(0, len(actions), LAMPS_AT_ONCE):
             answers = await self.clients[asterisk].actions(actions[i : i + LAMPS_AT_ONCE])
             if failed := sum(isinstance(answer, Exception) for answer in answers):

@@ -45,6 +45,12 @@ class TimePolicy:
     shift_end: str | None = None  # "18:30": for everybody without a time of their own
 
 
+def exceeded_event(segment: str) -> str:
+    """The id of the event that tells of this pause: written once, whoever finds it, however
+    often."""
+    return f"{segment}-exceeded"
+
+
 def exceeded_at(
     limit: PauseLimit, since: datetime, today: datetime, used: timedelta
 ) -> datetime | None:

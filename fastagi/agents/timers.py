@@ -20,11 +20,12 @@ from fastagi.agents.limits import (
     TimePolicy,
     WhenExceeded,
     exceeded_at,
+    exceeded_event,
     start_of_day,
 )
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.operations import QueuesUnavailable, ReportedMember
-from fastagi.agents.service import AgentService, Log, Queues, Store, StoreUnavailable
+from fastagi.agents.service import AgentService, Log, StoreUnavailable
 from fastagi.agents.shifts import latest, upcoming
 from fastagi.agents.unplugged import PHONE_AWAY, Action, Sightings, action, is_lost
 from fastagi.contract import DEVICE_LOST, EventType, Source
@@ -51,21 +52,19 @@ class Timers:
     def __init__(
         self,
         service: AgentService,
-        store: Store,
-        queues: Queues,
         policy: Callable[[], TimePolicy],
         log: Log,
         clock: Callable[[], datetime],
     ) -> None:
         self._service = service
-        self._store = store
-        self._queues = queues
+        self._store = service.store
+        self._queues = service.queues
         self._policy = policy
         self._log = log
         self._clock = clock
         self._wake = asyncio.Event()
         self._sightings = Sightings()
-        self._unread = set(queues.names)  # Asterisks whose phones are to be read
+        self._unread = set(self._queues.names)  # Asterisks whose phones are to be read
         self._idle: dict[tuple[str, str], datetime] = {}  # phones away with nobody there
         self._used: dict[str, tuple[datetime, timedelta]] = {}  # by segment: the day, its part
         self._warned: set[str] = set()  # segments
@@ -257,7 +256,7 @@ class Timers:
         device = state.session.device
         await self._store.record(
             Event(
-                id=f"{pause.segment}-exceeded",  # written once, whoever finds it, however often
+                id=exceeded_event(pause.segment),
                 type=EventType.PAUSE_EXCEEDED,
                 agent=state.number,
                 extension=device.extension,

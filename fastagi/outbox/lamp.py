@@ -4,7 +4,7 @@ Needs the write class ``call``. Asterisk keeps these states in its database, ove
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState, Status
@@ -45,17 +45,22 @@ def actions(event: Event) -> list[Action]:
     return []
 
 
-def refresh(states: Iterable[AgentState]) -> list[Action]:
+def refresh(states: Iterable[AgentState], blinking: Collection[str] = ()) -> list[Action]:
     """Both lamps of each of these agents, as they should be now: for an Asterisk that may show
-    them as of before. Agents whose numbers no lamp can have are left out."""
+    them as of before. Agents whose numbers no lamp can have are left out.
+
+    ``blinking``: the ids of the pauses that have lasted too long.
+    """
     found = []
     for state in states:
         if not _NUMBER.fullmatch(state.number):
             continue
         logged_in = state.status is not Status.LOGGED_OFF
-        paused = state.status is Status.PAUSED
+        pause = OFF
+        if state.pause is not None:
+            pause = BLINKING if state.pause.id in blinking else ON
         found.append(_lamp(LOGIN_LAMP, state.number, ON if logged_in else OFF))
-        found.append(_lamp(PAUSE_LAMP, state.number, ON if paused else OFF))
+        found.append(_lamp(PAUSE_LAMP, state.number, pause))
     return found
 
 

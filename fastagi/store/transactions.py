@@ -27,7 +27,7 @@ from fastagi.agents.commands import (
 from fastagi.agents.devices import Device
 from fastagi.agents.errors import Refused
 from fastagi.agents.events import Event
-from fastagi.agents.limits import OpenPause, PauseLimit, WhenExceeded
+from fastagi.agents.limits import OpenPause, PauseLimit, WhenExceeded, exceeded_event
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, decide
 from fastagi.agents.service import StoreUnavailable
@@ -369,6 +369,22 @@ class PeeweeStore:
             ]
 
         return await self.run(job, writes=False)
+
+    async def exceeded(self, segments: Sequence[str]) -> set[str]:
+        """Those of these pauses of which an event tells that they last too long."""
+        events = {exceeded_event(segment): segment for segment in segments}
+
+        def job(connection: Connection) -> set[str]:
+            found: set[str] = set()
+            ids = list(events)
+            for i in range(0, len(ids), 500):
+                some = ids[i : i + 500]
+                marks = ", ".join("?" * len(some))
+                rows = connection.execute(f"SELECT id FROM events WHERE id IN ({marks})", some)
+                found |= {events[id] for (id,) in rows.fetchall()}
+            return found
+
+        return await self.run(job, writes=False) if events else set()
 
     async def paused_since(self, agent: str, code: str, since: datetime) -> timedelta:
         at = since.timestamp()

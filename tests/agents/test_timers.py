@@ -41,8 +41,6 @@ class House(Hall):
         """One more, as a second service has it."""
         return Timers(
             self.service,
-            self.store,
-            self.asterisk,
             lambda: self.policy,
             structlog.get_logger(),
             self.clock,

@@ -8,6 +8,7 @@ import pytest
 
 from fastagi.demo.asterisk import Asterisk
 from tests.journey.parts import Desk, Service, until
+from tests.journey.test_sinks import lamps
 
 
 def reasons(**lunch: Any) -> list[dict[str, Any]]:
@@ -63,6 +64,29 @@ async def test_a_limit_holds_over_a_restart_and_is_told_once(
     service.start()
     await anna.dial("*35")
     assert facts(service) == [IN, LUNCH, fact]
+    service.agrees()
+
+
+async def test_a_pause_that_is_too_long_blinks_after_a_restart_of_asterisk_too(
+    make_service: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    service: Service = make_service(pause_reasons=reasons(max_duration="1s"))
+    anna: Desk = await desk("1001")
+    bert: Desk = await desk("1002")
+    await anna.dial("*314001")
+    await anna.dial("*331")
+    await bert.dial("*314002")
+    await bert.dial("*332")
+    await until(lambda: lamps(asterisk, "4001")["pause"] == "RINGING")
+    await until(lambda: lamps(asterisk, "4002")["pause"] == "INUSE")
+    asterisk.kill()
+    asterisk.start()
+    # As if Asterisk had not written it down before it died.
+    for number in ("4001", "4002"):
+        asterisk.cli(f"devstate change Custom:pause-{number} NOT_INUSE")
+    await until(lambda: service.events("repair"), within=40)
+    await until(lambda: lamps(asterisk, "4001") == {"agent": "INUSE", "pause": "RINGING"})
+    await until(lambda: lamps(asterisk, "4002") == {"agent": "INUSE", "pause": "INUSE"})
     service.agrees()
 
 

@@ -63,18 +63,22 @@ async def test_both_lamps_of_each_agent_as_they_should_be() -> None:
     at = datetime(2026, 11, 22, 10, tzinfo=UTC)
     session = LoginSession("s", Device("1001", "phones", "PJSIP/1001", "PJSIP/1001"), at)
     pause = PauseSegment("p", PauseReason("1", "lunch"), at)
+    too_long = PauseSegment("q", PauseReason("1", "lunch"), at)
     states = [
         AgentState(1, "1001", "Alice", "en", session=session),
         AgentState(2, "1002", "Bob", "en", session=session, pause=pause),
         AgentState(3, "1003", "Carol", "en"),
         AgentState(4, "1)=x", "Mallory", "en", session=session),
+        AgentState(5, "1005", "Eve", "en", session=session, pause=too_long),
     ]
-    assert lamp.refresh(states) == [
+    assert lamp.refresh(states, {"q", "of nobody"}) == [
         set_lamp("agent-1001", "INUSE"),
         set_lamp("pause-1001", "NOT_INUSE"),
         set_lamp("agent-1002", "INUSE"),
         set_lamp("pause-1002", "INUSE"),
         set_lamp("agent-1003", "NOT_INUSE"),
         set_lamp("pause-1003", "NOT_INUSE"),
+        set_lamp("agent-1005", "INUSE"),
+        set_lamp("pause-1005", "RINGING"),
     ]
     assert lamp.refresh([]) == []

@@ -3,7 +3,10 @@
 from datetime import timedelta
 from typing import Any
 
+from fastagi.agents.commands import Actor
+from fastagi.agents.events import Event
 from fastagi.agents.limits import OpenPause, PauseLimit, WhenExceeded
+from fastagi.contract import EventType, Source
 from fastagi.store import PeeweeStore
 
 from .conftest import NOW, done, log_in, log_off, pause, settings
@@ -68,6 +71,30 @@ async def test_the_pauses_of_now(store: PeeweeStore) -> None:
     ]
     await done(store, log_off("1001"), NOW + minutes(3))
     assert [p.agent for p in await store.open_pauses()] == ["1002"]
+
+
+async def test_which_pauses_last_too_long(store: PeeweeStore) -> None:
+    await done(store, log_in())
+    await done(store, log_in("1002", "1002"))
+    await done(store, pause("1001", id="first"))
+    await done(store, pause("1002", id="second"))
+    await store.record(
+        Event(
+            id="second-exceeded",
+            type=EventType.PAUSE_EXCEEDED,
+            agent="1002",
+            extension="1002",
+            queues=("sales",),
+            reason="lunch",
+            source=Source.SYSTEM,
+            actor=Actor(),
+            occurred_at=NOW,
+        )
+    )
+    assert await store.exceeded([]) == set()
+    assert await store.exceeded(["first"]) == set()
+    many = [f"no-{n}" for n in range(1200)]  # more than one statement takes
+    assert await store.exceeded(["first", *many, "second"]) == {"second"}
 
 
 async def test_the_end_of_the_shift(store: PeeweeStore) -> None:
