@@ -242,7 +242,7 @@ def _log_in_again(state: AgentState, command: LogIn, now: datetime) -> Decision:
     assert state.session is not None
     here = state.session.device
     if here.key == command.device.key:
-        # Logging in again takes back a log-off that was to follow the call; a pause is still wanted.
+        # Logging in again takes back a log-off that was to follow the call, but no pause.
         staying = replace(state, planned=None) if isinstance(state.planned, LogOff) else state
         return Change(command, Outcome.ALREADY_LOGGED_IN, state, staying)
     if not command.move:
@@ -502,6 +502,13 @@ def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
         tell(EventType.UNPAUSE, queues, reason)
     for reason, queues in paused.items():
         tell(EventType.PAUSE, queues, reason)
+    # Taken out of the only queue in which the agent was, or was not, paused: so the agent is, or is
+    # not, in general now.
+    if state.session is not None and not (paused or unpaused) and state.pause != after.pause:
+        if after.pause is not None:
+            tell(EventType.PAUSE, [*there], after.pause.reason.name)
+        elif state.pause is not None:
+            tell(EventType.UNPAUSE, [*there], state.pause.reason.name)
     return Change(command, Outcome.LOGGED_IN, state, after, (), tuple(events))
 
 
