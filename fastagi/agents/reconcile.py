@@ -133,12 +133,19 @@ def differences(
     reported: Iterable[ReportedMember],
     asterisk: str,
     queues: Collection[str],
+    asterisks: Collection[str] = (),
 ) -> list[Difference]:
     """Where the store and this Asterisk differ about these agents, in queues that the store has
-    (``queues``: their names in lower case)."""
+    (``queues``: their names in lower case).
+
+    An agent who is logged in on an Asterisk that is none of ``asterisks`` is left alone: that one
+    may be another service's, or has a new name.
+    """
     found: list[Difference] = []
     of = owned(agents, (m for m in reported if m.queue.lower() in queues))
     for agent in agents:
+        if asterisks and agent.session and agent.session.device.asterisk not in asterisks:
+            continue
         its = of.get(agent.number, _NOTHING)
         if its is not _NOTHING or (agent.session and agent.session.device.asterisk == asterisk):
             found += _differences(agent, its, asterisk)

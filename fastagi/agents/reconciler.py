@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
@@ -26,6 +26,7 @@ from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
+    AddMember,
     Answer,
     MemberNews,
     Operation,
@@ -48,18 +49,23 @@ from fastagi.agents.service import OWED, AgentService, Log, StoreUnavailable
 from fastagi.contract import EventType, Script, Source
 
 STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen
+TO_PUT_BACK = "to_put_back:{}:"  # notes: agents whose members a restarted Asterisk still lacks
 FEW = 8  # so many agents are asked for one by one; for more the whole of the queues is read
 BATCH = 25  # members put back together: what a phone code may have to wait for …
 AT_ONCE = 4  # … and three times as many on their way, so that Asterisk is never idle
 CHUNK = 160  # agents looked at together
 LATEST = 2_000  # events whose agents' lamps are set anew after a restart
 AGAIN = 0.25  # seconds until what could not be judged is looked at again
+SILENCE = 0.3  # seconds after which an event of a removal would have been heard
+REFUSED_AGAIN = timedelta(seconds=60)  # a planned change that Asterisk refused
+SKEW = timedelta(seconds=2)  # between Asterisk's clock and ours
 ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is still at it
 # The fallback leaves its note first: so long it may take to do what the note says.
 FRESH = timedelta(seconds=2)
 
+RECONCILE = "reconcile"  # the actor of repairs
 PUT_BACK, TAKEN_OUT, ADOPTED, CORRECTED = "put back", "taken out", "adopted", "corrected"
-_REPAIRED_AS = {
+REPAIRED_AS = {
     Kind.MISSING: PUT_BACK,
     Kind.EXTRA: TAKEN_OUT,
     Kind.ELSEWHERE: TAKEN_OUT,
@@ -96,6 +102,8 @@ class Reconciler:
         self.counted = counted
         self.log = log
         self._sides = {name: _Side(name, self) for name in service.queues.names}
+        self._planned = True  # until it was looked
+        self._not_before: dict[str, datetime] = {}  # by id of what was planned
         self._attention = asyncio.Event()
         self._attention.set()
         service.left_open.append(self._attention.set)
@@ -117,8 +125,6 @@ class Reconciler:
         """A queue call has ended: what was planned for then may be due."""
         if self._planned:
             self._attention.set()
-
-    _planned = True
 
     def _note_plan(self, agent: AgentState) -> None:
         if agent.planned is not None:
@@ -172,12 +178,21 @@ class Reconciler:
             self._planned = True
             raise
         away: QueuesUnavailable | errors.Unavailable | None = None
+        now = self.service.now()
+        self._not_before = {
+            planned.id: self._not_before[planned.id]
+            for planned in waiting
+            if planned.id in self._not_before
+        }
         for planned in waiting:
+            if self._not_before.get(planned.id, now) > now:
+                continue
             try:
                 await self._carry_out_one(planned)
             except (QueuesUnavailable, errors.Unavailable) as error:
                 away = error
             except errors.Refused as refusal:
+                self._not_before[planned.id] = now + REFUSED_AGAIN
                 self.log.warning(
                     "what was planned was refused", agent=planned.agent, why=str(refusal)
                 )
@@ -205,9 +220,20 @@ class Reconciler:
     async def all_now(self) -> Counter[str]:
         """Compares and repairs all there is, now. Raises StoreUnavailable, QueuesUnavailable."""
         done: Counter[str] = Counter()
+        away: Exception | None = None
         for side in self._sides.values():
-            done += await side.compare_all()
+            try:
+                done += await side.compare_now()
+            except _AWAY as error:  # keeps nobody from comparing the others
+                away = error
+        if away is not None and not done:
+            raise away
         return done
+
+
+def started_note(asterisk: str) -> str:
+    """Under which key the store remembers when this Asterisk was started."""
+    return f"{STARTED}:{asterisk}" if asterisk else STARTED
 
 
 def _batches(numbers: Iterable[str], missing: Mapping[str, int]) -> Iterator[list[str]]:
@@ -227,7 +253,7 @@ def _batches(numbers: Iterable[str], missing: Mapping[str, int]) -> Iterator[lis
 def _is_of(note: Note, state: AgentState, key: str) -> bool:
     """Whether it was this agent who sat there then."""
     session = state.session
-    return session is not None and session.device.key == key and session.since <= note.at
+    return session is not None and session.device.key == key and session.since <= note.at + SKEW
 
 
 async def compare(service: AgentService, asterisk: str) -> list[Difference]:
@@ -237,7 +263,7 @@ async def compare(service: AgentService, asterisk: str) -> list[Difference]:
     reported = await service.queues.members(asterisk)
     named = {number_in(m.name) for m in reported} - {agent.number for agent in agents} - {""}
     more = await service.store.states(sorted(named))
-    return differences([*agents, *more.values()], reported, asterisk, queues)
+    return differences([*agents, *more.values()], reported, asterisk, queues, service.queues.names)
 
 
 class _Side:
@@ -256,14 +282,19 @@ class _Side:
         self._met = -1  # the one over which it was seen whether this Asterisk has restarted
         self._news: dict[str, list[MemberNews]] = {}  # by the agent's number, "" where unknown
         self._again: set[str] = set()  # agents who could not be judged
-        self._not_put_back: set[str] = set()  # agents with a change that was open meanwhile
+        # Agents for whom the store wins, as they could not be put back after a restart yet.
+        self._to_put_back: set[str] = set()
+        self._one_at_a_time = asyncio.Lock()
 
     def reconnected(self) -> None:
         self._reconnected = True
         self._connection += 1
+        self._news.clear()  # all is compared
         self._bell.set()
 
     def noticed(self, item: MemberNews) -> None:
+        if self._met != self._connection:
+            return  # all is compared once it is known whether Asterisk has restarted
         self._news.setdefault(number_in(item.member.name), []).append(item)
         self._bell.set()
 
@@ -289,7 +320,7 @@ class _Side:
                     compared = loop.time()
                 elif every and loop.time() >= compared + every.total_seconds():
                     compared = loop.time()
-                    await self.compare_all()
+                    await self.compare_now()
                 await self.catch_up()
             except _AWAY as error:
                 self.log.warning("not everything could be compared yet", error=str(error))
@@ -297,10 +328,18 @@ class _Side:
                 self._bell.set()
 
     async def catch_up(self) -> None:
-        if self._reconnected:
-            await self._meet_again()
-        if not self._reconnected:
-            await self._look_at_news()
+        async with self._one_at_a_time:
+            if self._reconnected:
+                await self._meet_again()
+            if not self._reconnected:
+                await self._look_at_news()
+
+    async def compare_now(self) -> Counter[str]:
+        """Everything, beside what events told. Raises StoreUnavailable, QueuesUnavailable."""
+        async with self._one_at_a_time:
+            if self._reconnected:
+                await self._meet_again()
+            return await self.compare_all()
 
     # -- after a (re)connect
 
@@ -315,24 +354,26 @@ class _Side:
                     self._bell.set()
                     return
                 connection = self._connection
-                note = f"{STARTED}:{self.asterisk}" if self.asterisk else STARTED
+                note = started_note(self.asterisk)
                 started = await self.queues.started_at(self.asterisk)
                 before = await self.store.note(note)
                 with suppress(QueuesUnavailable):  # another Asterisk may be away
                     await self.service.settle()
                 await self._take_notes()
+                prefix = TO_PUT_BACK.format(self.asterisk)
+                left = await self.store.notes(prefix)
+                self._to_put_back = {key.removeprefix(prefix) for key in left}
                 if before is not None and before != started:
-                    await self._restore(started)
-                self._met = connection
-                await self.compare_all()
+                    await self._restore()
                 await self.store.set_note(note, started)
+                self._met = connection
+                await self.compare_all(lost_link=True)
         except BaseException:
             self._reconnected = True
             raise
 
-    async def _restore(self, started: str) -> None:
+    async def _restore(self) -> None:
         """Asterisk has restarted, so its members are what the store says."""
-        self._not_put_back.clear()
         found = await compare(self.service, self.asterisk)
         if found:
             self.log.warning("Asterisk has restarted: members are put back", members=len(found))
@@ -358,12 +399,12 @@ class _Side:
                     group.create_task(put_back())
         except BaseExceptionGroup as failures:  # what is away is known by its own exception
             raise failures.exceptions[0] from None
+        finally:
+            await self._tell(done)
         others = sorted(kinds.keys() - set(plain))
+        await self._remember(others)
         for i in range(0, len(others), CHUNK):
-            done += await self._look(others[i : i + CHUNK], store_wins=True)
-        await self._tell(done, f"repair-{self.asterisk}-{started}".replace(" ", "T"))
-        if self._not_put_back:  # the store wins for them too, once their changes are settled
-            raise QueuesUnavailable("not everybody could be put back yet")
+            await self._look(others[i : i + CHUNK])
         if self.all.restored is not None:
             # Asterisk writes its database now and then: what it was told last may be lost.
             agents = {agent.number: agent for agent in await self.store.lately(LATEST)}
@@ -372,10 +413,29 @@ class _Side:
 
     async def _put_back(self, numbers: Sequence[str]) -> Counter[str]:
         async with self.service.holding(numbers) as states:
-            self._not_put_back |= set(numbers) - set(states)
             # An add of a member that is there after all is answered "Already there".
-            adds = [add for state in states.values() for add in restored(state, self.asterisk)]
-            return await self._apply([(add, PUT_BACK) for add in adds])
+            adds = {
+                add: state.number
+                for state in states.values()
+                for add in restored(state, self.asterisk)
+            }
+            done, refused = await self._apply([(add, PUT_BACK) for add in adds])
+        # Those with an open change, and those whom Asterisk refused: by the next look.
+        later = {adds[add] for add in refused if isinstance(add, AddMember)}
+        await self._remember((set(numbers) - set(states)) | later)
+        return done
+
+    async def _remember(self, numbers: Iterable[str]) -> None:
+        """For these agents the store wins until they were looked at, whatever happens."""
+        for number in numbers:
+            await self.store.set_note(TO_PUT_BACK.format(self.asterisk) + number, "")
+            self._to_put_back.add(number)
+            self._again.add(number)
+
+    async def _put_back_is_done(self, numbers: Iterable[str]) -> None:
+        for number in self._to_put_back.intersection(numbers):
+            await self.store.drop_note(TO_PUT_BACK.format(self.asterisk) + number)
+            self._to_put_back.discard(number)
 
     async def _take_out_owed(self) -> None:
         """Devices whose agents moved to another Asterisk while this one was away, at least for the
@@ -396,7 +456,7 @@ class _Side:
                         if device_key(self.asterisk, m.interface) == key
                         and number_in(m.name) == number
                     ]
-                    done = await self._apply([(removal, TAKEN_OUT) for removal in removals])
+                    done, _ = await self._apply([(removal, TAKEN_OUT) for removal in removals])
                     await self._tell(done)
                 await self.store.drop_note(note)
 
@@ -475,13 +535,32 @@ class _Side:
 
     # -- comparing
 
-    async def compare_all(self) -> Counter[str]:
-        """Everything: what differs is looked at again under the agents' locks, then mended."""
+    async def compare_all(self, *, lost_link: bool = False) -> Counter[str]:
+        """Everything: what differs is looked at again under the agents' locks, then mended.
+
+        Whoever takes a member out is heard. So a member that is gone although the link was there
+        all the time was lost by Asterisk (app_queue was loaded anew), and is put back.
+        """
+        if self._met != self._connection:
+            raise QueuesUnavailable("it is not known yet whether Asterisk has restarted")
         await self._take_out_owed()
         later = await self._take_notes()
         found = await compare(self.service, self.asterisk)
-        numbers = sorted({difference.agent for difference in found} - later)
-        return await self._look(numbers) if numbers else Counter()
+        kinds: dict[str, set[Kind]] = {}
+        for difference in found:
+            kinds.setdefault(difference.agent, set()).add(difference.kind)
+        lost = {n for n, its in kinds.items() if not lost_link and its == {Kind.MISSING}}
+        if lost - self._to_put_back:
+            await asyncio.sleep(SILENCE)
+            await self._look_at_news()
+            still = await compare(self.service, self.asterisk)
+            lost &= {d.agent for d in still if d.kind is Kind.MISSING}
+            await self._remember(lost - later)
+        numbers = sorted(kinds.keys() - later)
+        done: Counter[str] = Counter()
+        for i in range(0, len(numbers), CHUNK):
+            done += await self._look(numbers[i : i + CHUNK])
+        return done
 
     async def _look_at_news(self) -> None:
         news, self._news = self._news, {}
@@ -532,26 +611,23 @@ class _Side:
         return suspects
 
     async def _look(
-        self,
-        numbers: Sequence[str],
-        *,
-        news: dict[str, list[MemberNews]] | None = None,
-        store_wins: bool = False,
+        self, numbers: Sequence[str], *, news: dict[str, list[MemberNews]] | None = None
     ) -> Counter[str]:
         """Compares these agents once more, with nobody changing them, and mends what differs."""
+        connection = self._connection
         async with self.service.holding(numbers) as states:
-            (self._not_put_back if store_wins else self._again).update(set(numbers) - set(states))
+            self._again.update(set(numbers) - set(states))
             if news is not None:  # a change that was on its way is there by now
                 states = {
                     number: state
                     for number, state in states.items()
                     if not news[number] or not all(agrees(state, item) for item in news[number])
                 }
-            if not store_wins:
-                # What an agent has left behind here is nobody's doing.
-                owed = set((await self.store.notes(OWED.format(self.asterisk))).values())
-                self._again |= owed & states.keys()
-                states = {n: state for n, state in states.items() if n not in owed}
+            # What an agent has left behind here is nobody's doing.
+            owed = set((await self.store.notes(OWED.format(self.asterisk))).values())
+            owed = (owed & states.keys()) - self._to_put_back
+            self._again |= owed
+            states = {n: state for n, state in states.items() if n not in owed}
             if not states:
                 return Counter()
             queues = await self.store.queue_names()
@@ -560,45 +636,59 @@ class _Side:
                 for member in await self._reported(states.values(), news)
                 if member.queue.lower() in queues
             ]
-            if not store_wins and self._met != self._connection:
+            store_wins = self._to_put_back & states.keys()
+            if self._met != self._connection and store_wins != states.keys():
                 # It may have restarted: what is missing was taken out by nobody.
                 raise QueuesUnavailable("the connection is a new one")
-            found = differences(list(states.values()), reported, self.asterisk, queues)
             by_agent: dict[str, list[Difference]] = {}
-            for difference in found:
+            for difference in differences(
+                list(states.values()), reported, self.asterisk, queues, self.queues.names
+            ):
                 by_agent.setdefault(difference.agent, []).append(difference)
             its = owned(states.values(), reported)
             done: Counter[str] = Counter()
             repairs: list[tuple[Operation, str]] = []
-            to_adopt = {
-                number: differs
-                for number, differs in by_agent.items()
-                if not store_wins and any(d.kind is not Kind.ELSEWHERE for d in differs)
-            }
             removed: set[str] = set()
-            refused: set[str] = set()
-            for number in to_adopt:
+            rejected: set[str] = set()
+            for number, differs in by_agent.items():
+                if number in store_wins or all(d.kind is Kind.ELSEWHERE for d in differs):
+                    continue
                 here = its[number].here if number in its else ()
                 change = await self._adopt(states[number], here, queues)
                 if change is None:
-                    refused.add(number)
+                    rejected.add(number)
                     continue
                 done[ADOPTED] += 1
                 if change.after.session is None:
                     removed.add(number)
             for number, differs in by_agent.items():
-                everything = store_wins or number in refused
+                everything = number in store_wins or number in rejected
                 mended = [d for d in differs if everything or d.kind is Kind.ELSEWHERE]
                 if mended and removed and (number in removed or not states[number].session):
                     # Put in at another place, or at the place of somebody who is off now: seen as
                     # a login by the next look.
                     self._again.add(number)
                     continue
-                repairs += [(d.repair, _REPAIRED_AS[d.kind]) for d in mended]
-            repaired = await self._apply(repairs)
-        if not store_wins:
-            await self._tell(repaired, adopted=done[ADOPTED])
+                repairs += [(d.repair, REPAIRED_AS[d.kind]) for d in mended]
+            repaired, refused = await self._apply(repairs)
+            if connection != self._connection:
+                raise QueuesUnavailable("the connection is a new one")
+            for number in store_wins:
+                if any(
+                    d.kind is Kind.MISSING and d.repair in refused for d in by_agent.get(number, ())
+                ):
+                    await self._give_up(states[number], queues)
+            await self._put_back_is_done(store_wins)
+        await self._tell(repaired, adopted=done[ADOPTED])
         return done + repaired
+
+    async def _give_up(self, state: AgentState, queues: dict[str, tuple[str, str]]) -> None:
+        """Asterisk does not take the agent back as the store means it: the queue is gone, say. So
+        it is as Asterisk has it, and that was nobody's doing but ours."""
+        reported = await self.queues.members(self.asterisk)
+        its = owned([state], (m for m in reported if m.queue.lower() in queues))
+        here = its[state.number].here if state.number in its else ()
+        await self._adopt(state, here, queues, Source.SYSTEM)
 
     async def _reported(
         self, states: Collection[AgentState], news: dict[str, list[MemberNews]] | None
@@ -625,6 +715,7 @@ class _Side:
         state: AgentState,
         here: Sequence[ReportedMember],
         queues: dict[str, tuple[str, str]],
+        source: Source = Source.ASTERISK,
     ) -> Change | None:
         """None: it cannot be so, as another agent has that device."""
         device = None
@@ -634,8 +725,8 @@ class _Side:
         command = Adopt(
             id=self.service.new_id(),
             agent=state.number,
-            source=Source.ASTERISK,
-            actor=Actor(name=self.asterisk),
+            source=source,
+            actor=Actor(name=self.asterisk if source is Source.ASTERISK else RECONCILE),
             members=seen(state, here, queues),
             device=device,
             reasons=await self.store.reasons(),
@@ -649,7 +740,9 @@ class _Side:
             return None
         for event in change.events:
             self.log.info(
-                "changed in Asterisk itself",
+                "changed in Asterisk itself"
+                if source is Source.ASTERISK
+                else "not taken back by Asterisk",
                 agent=event.agent,
                 type=event.type.value,
                 queues=list(event.queues),
@@ -658,11 +751,15 @@ class _Side:
         self.service.tell(change)
         return change
 
-    async def _apply(self, repairs: Sequence[tuple[Operation, str]]) -> Counter[str]:
-        """Raises QueuesUnavailable unless every operation was answered."""
+    async def _apply(
+        self, repairs: Sequence[tuple[Operation, str]]
+    ) -> tuple[Counter[str], set[Operation]]:
+        """How many of each kind were done, and what Asterisk refused. Raises QueuesUnavailable
+        unless every operation was answered."""
         done: Counter[str] = Counter()
+        refused: set[Operation] = set()
         if not repairs:
-            return done
+            return done, refused
         results = await self.queues.apply([operation for operation, _ in repairs])
         for result, (operation, kind) in zip(results, repairs, strict=True):
             if result.answer is Answer.UNKNOWN:
@@ -670,10 +767,11 @@ class _Side:
             if result.answer is Answer.DONE:
                 done[kind] += 1
             elif not result.ok:
+                refused.add(operation)
                 self.log.error("not repaired", operation=str(operation), why=result.message)
-        return done
+        return done, refused
 
-    async def _tell(self, repaired: Counter[str], id: str = "", *, adopted: int = 0) -> None:
+    async def _tell(self, repaired: Counter[str], *, adopted: int = 0) -> None:
         """An event that counts the repairs; what was adopted has events of its own."""
         if adopted:
             self.all.counted(self.asterisk, ADOPTED, adopted)
@@ -685,14 +783,14 @@ class _Side:
         self.log.warning("Asterisk was brought in line with the store", repaired=text)
         await self.store.record(
             Event(
-                id=id or self.service.new_id(),
+                id=self.service.new_id(),
                 type=EventType.REPAIR,
                 agent="",
                 extension="",
                 queues=(),
                 reason=text,
                 source=Source.SYSTEM,
-                actor=Actor(name="reconcile"),
+                actor=Actor(name=RECONCILE),
                 occurred_at=self.service.now(),
                 asterisk=self.asterisk,
             )

@@ -521,11 +521,13 @@ class AgentService:
 
     async def _without_a_dead_asterisk(self, change: Change) -> Change:
         """Who moves away from an Asterisk that is away can do so: it is told when it is back."""
-        if change.outcome is not Outcome.MOVED:
+        if change.outcome not in (Outcome.MOVED, Outcome.LOGGED_OFF):
             return change
         assert change.before.session is not None
         left = change.before.session.device
-        if self.queues.connected(left.asterisk):
+        # Who logs off waits for an Asterisk that is away, but not for one that was taken away.
+        waits = change.outcome is Outcome.LOGGED_OFF and left.asterisk in self.queues.names
+        if waits or self.queues.connected(left.asterisk):
             return change
         await self.store.set_note(OWED.format(left.asterisk) + left.key, change.before.number)
         return replace(
@@ -660,6 +662,10 @@ class AgentService:
             return
         finish = to_be_finished(command)
         results = await self._answered(settlement(change))
+        if isinstance(command, Pause):
+            # Not in any queue: Asterisk has lost the agent, who is put back paused, or somebody
+            # has taken the agent out. In neither case does the phone ring.
+            results = [replace(result, answer=Answer.ALREADY_SO) for result in results]
         if finish and not all(result.ok for result in results):
             # Nothing is stored that Asterisk refused: what could be done is taken back.
             finish = False

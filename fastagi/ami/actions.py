@@ -13,7 +13,7 @@ from fastagi.ami.client import BadAction
 MAX_NAME = 79
 # app_queue stores persistent members as one text, joined by "|" and split on "|", "," and ";":
 # with one of these in a name, members nobody added exist after a restart.
-_SEPARATORS = re.compile("[,|;]")
+SEPARATORS = re.compile("[,|;]")
 
 AmiAction = dict[str, str | int]
 
@@ -24,7 +24,7 @@ def _name(header: str, value: str, *, required: bool = True, separators: bool = 
     # A text of 19 characters cannot have more than 79 bytes.
     if len(value) > 19 and len(value.encode("utf-8", "replace")) > MAX_NAME:
         raise BadAction(f"header {header}: longer than {MAX_NAME} bytes")
-    if not separators and _SEPARATORS.search(value):
+    if not separators and SEPARATORS.search(value):
         raise BadAction(f"header {header}: contains one of , | ;")
     return value
 

@@ -8,7 +8,10 @@ the same, and in the same order (app_queue.c, ``queue_member_blob_create`` and
 import re
 
 from fastagi.agents.operations import ReportedMember
+from fastagi.ami.actions import MAX_NAME, SEPARATORS
 from fastagi.ami.client import parse_headers
+
+_UNSAYABLE = SEPARATORS.search
 
 # devicestate.h: AST_DEVICE_UNAVAILABLE, "for example because it is not registered".
 UNREACHABLE = "5"
@@ -39,11 +42,11 @@ def member(raw: bytes, asterisk: str = "") -> ReportedMember:
     return ReportedMember(
         queue,
         interface,
-        state or interface,
+        _sayable(state) or interface,
         name,
         int(penalty),
         paused == "1",
-        reason,
+        _sayable(reason),
         in_call == "1",
         membership == "dynamic",
         status == UNREACHABLE,
@@ -61,14 +64,24 @@ def _of_headers(headers: dict[str, str], asterisk: str) -> ReportedMember:
     return ReportedMember(
         queue=queue,
         interface=interface,
-        state_interface=headers.get("StateInterface") or interface,
+        state_interface=_sayable(headers.get("StateInterface", "")) or interface,
         name=headers.get("MemberName") or headers.get("Name", ""),
         penalty=int(headers.get("Penalty") or 0),
         paused=headers.get("Paused") == "1",
-        reason=headers.get("PausedReason", ""),
+        reason=_sayable(headers.get("PausedReason", "")),
         in_call=headers.get("InCall") == "1",
         dynamic=headers.get("Membership") == "dynamic",
         unreachable=headers.get("Status") == UNREACHABLE,
         last_call=float(int(headers.get("LastCall") or 0)),
         asterisk=asterisk,
     )
+
+
+def _sayable(text: str) -> str:
+    """As it can be said back to Asterisk, which takes more at its console than ``QueueAdd`` may
+    safely carry (see ``actions``): a member whom somebody paused "till 3, doctor" has to be put
+    back after a restart."""
+    if len(text) < 20 and text.isprintable() and not _UNSAYABLE(text):
+        return text
+    text = "".join(" " if _UNSAYABLE(c) or not c.isprintable() else c for c in text).strip()
+    return text.encode()[:MAX_NAME].decode("utf-8", "ignore").strip()

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from fastagi.agents import errors
 from fastagi.agents.commands import Command, LogIn, WhenInCall
-from fastagi.agents.operations import AddMember, PauseMember, RemoveMember
+from fastagi.agents.operations import AddMember, PauseMember, QueuesUnavailable, RemoveMember
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Outcome, Source
 
@@ -913,6 +913,10 @@ async def test_one_planned_log_off_that_cannot_be_done_stops_no_other() -> None:
     await running(hall, lambda: hall.store.agents["1002"].session is None)
     hall.asterisk.refuses = lambda _: False
     assert hall.store.agents["1001"].session is not None
+    done = len(hall.asterisk.done)
+    await hall.settle()
+    assert len(hall.asterisk.done) == done, "not tried again at once"
+    hall.clock.pass_(minutes=1)
     await running(hall, lambda: hall.store.agents["1001"].session is None)
     hall.all_well()
 
@@ -986,9 +990,12 @@ async def test_a_second_restart_while_the_first_is_repaired(hall: Hall, point: s
     hall.asterisk.restart("second")
     hall.reconnected()
     hall.faults.go_on(point)
-    await settling
-    await hall.settle()
+    with suppress(QueuesUnavailable):  # it is begun anew
+        await settling
+    for _ in range(3):
+        await hall.settle()
     hall.all_well()
+    assert {e.source for e in hall.events} <= {Source.PHONE, Source.SYSTEM}
 
 
 async def test_a_change_on_its_way_is_waited_for_before_members_are_put_back(hall: Hall) -> None:
