@@ -375,10 +375,11 @@ def _look(settings: "Settings", chosen: "Sequence[AsteriskSettings]", as_json: b
 
     found: list[Drift] = []
     away = []
+    names = [asterisk.name for asterisk in settings.asterisks]
     with _explained(), contextlib.closing(Views(settings.database)) as views:
         for asterisk in chosen:
             try:
-                found += _run(drift.look(views, asterisk))
+                found += _run(drift.look(views, asterisk, names))
             except drift.Away as error:
                 away.append(str(error))
     if as_json:

@@ -15,7 +15,7 @@ from typing import Final
 from fastagi.agents.devices import device_key
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.agents.reconcile import Difference, Kind, differences, number_in
-from fastagi.agents.reconciler import ADOPTED, CORRECTED, PUT_BACK, STARTED, TAKEN_OUT
+from fastagi.agents.reconciler import ADOPTED, REPAIRED_AS, started_note
 from fastagi.ami.client import Client
 from fastagi.ami.queues import Queues
 from fastagi.config import Settings
@@ -30,15 +30,6 @@ REPAIRED_WITHIN: Final = 600.0  # seconds; fifty thousand members take a minute
 TAKEN_AS_NOTED: Final = "taken from the phone's note"
 UNAVAILABLE: Final = "UNAVAILABLE: "  # how an answer without repairs begins
 NOTHING: Final = "nothing"  # the answer when there was none to do
-
-# What becomes of a difference when the store wins; otherwise it is adopted.
-_REPAIRED_AS: Final = {
-    Kind.MISSING: PUT_BACK,
-    Kind.EXTRA: TAKEN_OUT,
-    Kind.ELSEWHERE: TAKEN_OUT,
-    Kind.PAUSE: CORRECTED,
-    Kind.PENALTY: CORRECTED,
-}
 
 
 class Away(Exception):
@@ -80,7 +71,7 @@ def judged(
         if device_key(asterisk, difference.interface) in noted:
             return TAKEN_AS_NOTED
         if restarted or difference.kind is Kind.ELSEWHERE:
-            return _REPAIRED_AS[difference.kind]
+            return REPAIRED_AS[difference.kind]
         return ADOPTED
 
     ordered = sorted(found, key=lambda d: (len(d.agent), d.agent, d.queue, d.kind))
@@ -90,8 +81,9 @@ def judged(
 # -- looking
 
 
-async def look(views: Views, asterisk: AsteriskSettings) -> list[Drift]:
-    """What differs on this Asterisk, by agent and queue.
+async def look(views: Views, asterisk: AsteriskSettings, asterisks: Collection[str]) -> list[Drift]:
+    """What differs on this Asterisk, by agent and queue. ``asterisks``: the names of all that the
+    service has.
 
     A change on its way would differ too, for a moment: so what does is looked at once more.
     Raises Away, and StoreUnavailable.
@@ -100,16 +92,15 @@ async def look(views: Views, asterisk: AsteriskSettings) -> list[Drift]:
         queues = Queues(client, asterisk.name)
         try:
             started = await queues.started_at()
-            if not (first := set(await _compare(views, queues))):
+            if not (first := set(await _compare(views, queues, asterisks))):
                 return []
             await asyncio.sleep(ON_ITS_WAY)
-            again = await _compare(views, queues)
+            again = await _compare(views, queues, asterisks)
             found = [difference for difference in again if difference in first]
             noted = {device_key(queues.asterisk, n.interface) for n in await queues.notes()}
         except QueuesUnavailable as error:
             raise Away(f"{_place(asterisk)}: {_one_line(error)}") from error
-    note = f"{STARTED}:{asterisk.name}" if asterisk.name else STARTED
-    before = await asyncio.to_thread(views.note, note)
+    before = await asyncio.to_thread(views.note, started_note(asterisk.name))
     return judged(
         found,
         asterisk.name,
@@ -118,14 +109,14 @@ async def look(views: Views, asterisk: AsteriskSettings) -> list[Drift]:
     )
 
 
-async def _compare(views: Views, queues: Queues) -> list[Difference]:
+async def _compare(views: Views, queues: Queues, asterisks: Collection[str]) -> list[Difference]:
     """As the service does it, see ``fastagi.agents.reconciler.compare``."""
     names = await asyncio.to_thread(views.queue_names)
     agents = await asyncio.to_thread(views.logged_in_states)
     reported = await queues.members()
     named = {number_in(m.name) for m in reported} - {agent.number for agent in agents} - {""}
     more = await asyncio.to_thread(views.states, sorted(named))
-    return differences([*agents, *more.values()], reported, queues.asterisk, names)
+    return differences([*agents, *more.values()], reported, queues.asterisk, names, asterisks)
 
 
 @asynccontextmanager

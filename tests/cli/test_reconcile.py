@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -119,6 +120,20 @@ def test_a_member_from_where_the_agent_is_not(
     (one,) = told(healthy.fastagi("reconcile", "--dry-run", "--json"))
     assert (one["interface"], one["stored"]) == ("PJSIP/1003", "at PJSIP/1001")
     assert one["repair"] == "taken out"
+
+
+@asterisk_here
+def test_who_is_on_an_asterisk_that_is_not_in_the_configuration_is_left_alone(
+    healthy: Setting, serve: Serve
+) -> None:
+    running = serve(healthy)
+    assert healthy.fastagi("dial", "*314001", "--from", "1001").status == 0
+    eventually_in_line(healthy)
+    running.stop()
+    with closing(sqlite3.connect(healthy.database)) as database, database:
+        database.execute("UPDATE login_sessions SET asterisk = 'north'")
+    result = healthy.fastagi("reconcile", "--dry-run")
+    assert (result.status, result.lines) == (0, ["nothing differs"])
 
 
 @asterisk_here
