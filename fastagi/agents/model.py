@@ -474,8 +474,8 @@ def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
     there = {m.queue: m for m in after.joined}
     events: list[Event] = []
 
-    def tell(type: EventType, queues: list[str], reason: str = "") -> None:
-        if queues:
+    def tell(type: EventType, queues: list[str], reason: str = "", *, always: bool = False) -> None:
+        if queues or always:
             number = len(events) + 1
             event = _event(type, after, command, now, number, reason=reason, queues=tuple(queues))
             paused = after.pause is not None
@@ -503,12 +503,12 @@ def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
     for reason, queues in paused.items():
         tell(EventType.PAUSE, queues, reason)
     # Taken out of the only queue in which the agent was, or was not, paused: so the agent is, or is
-    # not, in general now.
-    if state.session is not None and not (paused or unpaused) and state.pause != after.pause:
-        if after.pause is not None:
-            tell(EventType.PAUSE, [*there], after.pause.reason.name)
-        elif state.pause is not None:
-            tell(EventType.UNPAUSE, [*there], state.pause.reason.name)
+    # not, in general now. In no queue anything else has changed.
+    if state.session and was.keys() - there.keys() and not paused and not unpaused:
+        if after.pause is not None and state.pause is None:
+            tell(EventType.PAUSE, [], after.pause.reason.name, always=True)
+        elif after.pause is None and state.pause is not None:
+            tell(EventType.UNPAUSE, [], state.pause.reason.name, always=True)
     return Change(command, Outcome.LOGGED_IN, state, after, (), tuple(events))
 
 

@@ -90,6 +90,7 @@ async def test_what_is_done_at_the_console_is_adopted_once(
         ("agent-unpause", "4001", ["billing"], "", "asterisk"),
         ("queue-leave", "4001", ["sales"], "", "asterisk"),
         ("queue-leave", "4001", ["support"], "", "asterisk"),
+        ("agent-unpause", "4001", [], "", "asterisk"),  # only where the agent is not paused
         ("agent-logout", "4001", ["billing"], "removed", "asterisk"),
     ]
     assert lamp(asterisk, "agent-4001") == "NOT_INUSE"
