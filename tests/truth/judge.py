@@ -118,6 +118,9 @@ def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
             told.moving = False
             continue
         must(told.where == event.extension, event, f"was at {told.where or 'no phone'}")
+        if event.type in (EventType.PAUSE, EventType.UNPAUSE) and in_general(event):
+            told.general = event.reason if event.type is EventType.PAUSE else None
+            continue
         match event.type:
             case EventType.LOGOUT:
                 told.moving = event.reason == "moved"
@@ -159,6 +162,11 @@ def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
             # The same in all queues: so it is with the agent.
             (told.general,) = set(told.pauses.values())
     return told, wrong
+
+
+def in_general(event: Event) -> bool:
+    """The agent was taken out of the only queue in which there was a pause, or none."""
+    return event.source is Source.ASTERISK and not event.queues
 
 
 def history(events: Sequence[Event], states: Iterable[AgentState]) -> list[str]:
@@ -252,7 +260,8 @@ def answers(
     """What people were told is what is written down, under their name.
 
     ``store_failed``: there was a time when nothing could be written; then a refusal may be missing.
-    ``asterisk_died``: what the fallback did, and its note, may have died with it.
+    ``asterisk_died``: what the fallback did, and its note, may have died with it, or was about a
+    login that was begun and taken back.
     """
     wrong: list[str] = []
     of: dict[str, list[Event]] = {}

@@ -52,10 +52,9 @@ def test_the_pause_lamp_of_who_is_paused_in_one_queue_of_several(story: Story, v
     )
 
 
-@pytest.mark.xfail(reason="the login is taken back, and the note of the pause is then of nobody")
 def test_a_pause_through_the_fallback_of_a_login_that_the_service_had_begun(story: Story) -> None:
     """Killed after Asterisk had put the agent in: the fallback sees a member, pauses it and says
-    so."""
+    so. In doubt the phone does not ring: the login is taken back, and the pause with it."""
     story(
         Step(Fault("kill service", lasts=1500, at="QueueAdd", answered=True)),
         Step(Dial("1002", "*314009"), after=50),
