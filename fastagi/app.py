@@ -24,7 +24,7 @@ from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
 from fastagi.agi.server import Server
 from fastagi.agi.session import CommandFailed, ConnectionLost, Session, SessionTimeout
 from fastagi.ami.asterisks import Asterisks
-from fastagi.ami.client import Client
+from fastagi.ami.client import Client, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
 from fastagi.config import ConfigError, Settings
@@ -42,6 +42,7 @@ from fastagi.store import Difference, DirectoryConflict, PeeweeStore, open_store
 
 log = structlog.get_logger()
 
+PATIENCE = 2.0  # seconds at start that a manager login may take before calls are answered
 LAMPS_AT_ONCE = 100  # manager actions that a phone code may have to wait for
 
 # Sections that are read once: sockets, links and the store live as long as the service.
@@ -198,6 +199,7 @@ class App:
                 self.metrics.serve(metrics.host, metrics.port)
             for client in self.clients.values():
                 await client.start()
+            await self._first_attempts()
             await server.start()
             log.info("listening", port=server.port)
             # What is there now stays: the collector need not look through it again.
@@ -220,6 +222,14 @@ class App:
                 await client.close()
             self.metrics.close()
         log.info("stopped")
+
+    async def _first_attempts(self) -> None:
+        """The first call finds the links there, unless an Asterisk is away or slow."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while asyncio.get_running_loop().time() < deadline and any(  # noqa: ASYNC110 - once
+            client.state is State.CONNECTING for client in self.clients.values()
+        ):
+            await asyncio.sleep(0.005)
 
     async def _warm_up(self) -> None:
         try:

@@ -315,7 +315,7 @@ def _removed(
         yield _warning(
             "store",
             f"{len(numbers)} logged in on {named} is not in the configuration: {_some(numbers)};"
-            " the next start of the service logs them off",
+            " it is told nothing more of them; they can log off, or log in elsewhere",
             where,
             f"asterisks: - {{name: {asterisk}, …}}, where it is still in use; otherwise nothing"
             if asterisk

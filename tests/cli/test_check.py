@@ -77,7 +77,7 @@ def test_logged_in_on_an_asterisk_that_was_removed(healthy: Setting, serve: Serv
     (warning,) = [f for f in found if f["about"] == "store" and f["level"] == "warning"]
     gone = "1 logged in on Asterisk north, which is not in the configuration: 4003;"
     assert gone in warning["what"]
-    assert "the next start of the service logs them off" in warning["what"]
+    assert "it is told nothing more of them" in warning["what"]
     assert "name: north" in warning["mend"]
     (fine,) = [f for f in found if f["about"] == "store" and f["level"] == "ok"]
     assert "2 logged in" in fine["what"]
