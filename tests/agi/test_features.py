@@ -598,8 +598,8 @@ def test_which_asterisk_calls(query: str, name: str) -> None:
     assert asterisk_in(query, ("",)) == ""
 
 
-async def test_a_phone_belongs_to_the_asterisk_that_calls(desk: Desk) -> None:
-    desk.hall.asterisk.names = ("north", "south")
+async def test_a_phone_belongs_to_the_asterisk_that_calls() -> None:
+    desk = Desk(hall=Hall(an_agent("1001"), an_agent("1003"), asterisks=("north", "south")))
     for name, agent in (("north", "1001"), ("south", "1003")):
         answered = await desk.good(f"{S.LOGIN}?asterisk={name}", agent)
         assert answered.outcome == "LOGGED_IN"
@@ -608,8 +608,6 @@ async def test_a_phone_belongs_to_the_asterisk_that_calls(desk: Desk) -> None:
         assert session.device.asterisk == name
         # The same extension, and another phone.
         assert session.device.extension == "1001"
-        # The memory has one Asterisk only: the next login is to find none of the first's members.
-        desk.hall.asterisk.queues = {name: {} for name in desk.hall.asterisk.queues}
     answered = await desk.dial(f"{S.STATUS}?asterisk=south")
     assert answered.variables[Variable.NUMBER] == "1003"
     answered = await desk.dial(f"{S.LOGOFF}?asterisk=north")

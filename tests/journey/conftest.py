@@ -9,6 +9,7 @@ import pytest
 from fastagi.demo.asterisk import Asterisk, clipped
 from fastagi.demo.equipment import Equipment
 from tests.conftest import TEST_DIALPLAN
+from tests.journey.pairs import make_pair as make_pair
 from tests.journey.parts import Desk, Peer, Service, Spare, Wire
 
 MakeService = Callable[..., Service]

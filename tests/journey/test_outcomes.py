@@ -167,6 +167,33 @@ async def paused(lab: Lab) -> Told:
     return Told(heard, "4001", reason="lunch", code="1")
 
 
+@comes_to(Outcome.PAUSE_AFTER_CALL)
+async def pause_after_call(lab: Lab) -> Told:
+    service = lab.make_service(pause={"when_in_call": "after_call"})
+    agent, caller = await lab.desk("1001"), await lab.desk("1003")
+    await agent.dial("*314001")
+    await caller.phone.dial("701")
+    await agent.phone.wait_answered()
+    told = Told(await agent.dial("*331"), "4001", code="1")
+    assert service.members()["sales"] == {"PJSIP/1001"}, "until the call has ended"
+    await caller.phone.hangup()
+    await until(lambda: service.members()["sales"] == {"PJSIP/1001 paused:lunch"})
+    return told
+
+
+@comes_to(Outcome.PAUSE_SPENT)
+async def pause_spent(lab: Lab) -> Told:
+    reason = {"code": 1, "name": "lunch", "daily_budget": "1s", "when_exceeded": "unpause"}
+    service = lab.make_service(pause_reasons=[reason])
+    desk = await lab.desk("1001")
+    await desk.dial("*314001")
+    await desk.dial("*331")
+    await until(lambda: service.events("agent-unpause"))
+    told = Told(await desk.dial("*331"), "4001", code="1")
+    assert len(service.events("agent-pause")) == 1
+    return told
+
+
 @comes_to(Outcome.ALREADY_PAUSED)
 async def already_paused(lab: Lab) -> Told:
     service = lab.make_service()
