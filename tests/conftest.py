@@ -316,6 +316,25 @@ def postgres_url(postgresql: PostgreSQL) -> Iterator[str]:
 # -- what the programs of tests/truth came to ---------------------------------------------
 
 
+# Those that take a minute and more are begun first, or one process ends long after the others.
+LONG = (
+    "test_two_services.py",
+    "test_two_services_race.py",
+    "test_two_asterisks.py",
+    "test_backlog.py",
+    "tests/truth/",
+    "tests/journey/",
+    "tests/cli/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((n for n, name in enumerate(LONG) if name in item.nodeid), len(LONG))
+
+    items.sort(key=place)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     total: Counter[str] = Counter()
     for outcome in ("passed", "failed"):
