@@ -4,6 +4,7 @@ Queue and interface names match case-insensitively in Asterisk, so compare them 
 """
 
 import asyncio
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,6 +101,9 @@ def judge(operation: Operation, response: Response) -> Answer:
         if response.message.startswith(text):
             return answer
     return Answer.DONE if response.success else Answer.REFUSED
+
+
+LIFE = "FASTAGI_LIFE"  # a global variable: which of its lives this Asterisk is in
 
 
 class Queues:
@@ -200,7 +204,15 @@ class Queues:
         time = response.headers.get("CoreStartupTime", "")
         if not response.success or not date or not time:
             raise QueuesUnavailable(f"CoreStatus: {response.message or 'no start-up time given'}")
-        return f"{date} {time}"
+        # A restart within the second has the same time, but a global variable does not survive it.
+        mark = {"Action": "Getvar", "Variable": LIFE}
+        token = (await self._ask(mark)).headers.get("Value", "")
+        if not token:
+            token = f"{random.getrandbits(32):08x}"
+            set_mark = {"Action": "Setvar", "Variable": LIFE, "Value": token}
+            if not (await self._ask(set_mark)).success:
+                return f"{date} {time}"
+        return f"{date} {time} {token}"
 
     async def notes(self) -> list[Note]:
         """What the fallback left in Asterisk's database and was not forgotten yet, oldest first.
