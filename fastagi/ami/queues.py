@@ -205,11 +205,11 @@ class Queues:
         if not response.success or not date or not time:
             raise QueuesUnavailable(f"CoreStatus: {response.message or 'no start-up time given'}")
         # A restart within the second has the same time, but a global variable does not survive it.
-        mark = {"Action": "Getvar", "Variable": LIFE}
+        mark: AmiAction = {"Action": "Getvar", "Variable": LIFE}
         token = (await self._ask(mark)).headers.get("Value", "")
         if not token:
             token = f"{random.getrandbits(32):08x}"
-            set_mark = {"Action": "Setvar", "Variable": LIFE, "Value": token}
+            set_mark: AmiAction = {"Action": "Setvar", "Variable": LIFE, "Value": token}
             if not (await self._ask(set_mark)).success:
                 return f"{date} {time}"
         return f"{date} {time} {token}"
