@@ -142,7 +142,42 @@ NOTES_FAMILY = "fastagi"
 RECONCILE = "service/reconcile"  # an AGI script for `fastagi reconcile`, …
 REPAIRS = "FASTAGI_REPAIRS"  # … and the variable that tells what it did
 
+# What other programs can have told to them, event by event, over HTTP.
+HOOK_TYPES = (EventType.LOGIN, EventType.LOGOUT, EventType.PAUSE, EventType.UNPAUSE)
+
+
+class HookField(StrEnum):
+    """What a hook's receiver finds in the query, the form or the JSON object."""
+
+    AGENT_ID = "agent_id"
+    AGENT_STATUS = "agent_status"
+    AGENT_TYPE = "agent_type"  # local | remote
+    AGENT_NUMBER = "agent_number"  # remote agents: the outside number
+    EXTENSION_NAME = "extension_name"  # local agents: extension@context
+    EVENT_SOURCE = "event_source"
+    PAUSE_REASON = "pause_reason"  # of pauses and their ends alone
+
+
+class HookStatus(StrEnum):
+    """``agent_status``."""
+
+    AVAILABLE = "available"
+    LOGGED_OUT = "logged_out"
+    PAUSED = "paused"
+
+
 METRIC_REPAIRS = "fastagi_repairs"  # _total is added by the format
+METRIC_CALLS = "fastagi_calls"  # by script and outcome
+METRIC_CALL_SECONDS = "fastagi_call_seconds"  # until the answer is spoken, by script
+METRIC_REQUESTS = "fastagi_http_requests"  # by face and status
+METRIC_AMI_SECONDS = "fastagi_ami_action_seconds"  # by Asterisk
+METRIC_AMI_CONNECTED = "fastagi_ami_connected"  # by Asterisk, 1 or 0
+METRIC_AGENTS = "fastagi_agents"  # by state
+METRIC_OUTBOX = "fastagi_outbox_deliveries"  # by sink: what waits
+METRIC_OUTBOX_AGE = "fastagi_outbox_oldest_seconds"  # by sink
+METRIC_PARKED = "fastagi_outbox_parked"  # by sink
+METRIC_HOOKS = "fastagi_hook_deliveries"  # by what became of them
+METRIC_LISTENERS = "fastagi_event_listeners"
 
 QUEUE_LOG_LOGIN = "AGENTCALLBACKLOGIN"
 QUEUE_LOG_LOGOFF = "AGENTCALLBACKLOGOFF"

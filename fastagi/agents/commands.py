@@ -96,6 +96,27 @@ class ChangePenalty(Command):
     penalty: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddToQueue(Command):
+    """The queue becomes one of the agent's, who is in it at once when logged in."""
+
+    queue: str
+    number: str  # what agents dial for it
+    penalty: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveFromQueue(Command):
+    """The queue is none of the agent's any more, who leaves it at once."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relog(Command):
+    """What the store has of the login is told to Asterisk once more, as it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """An agent in a queue, as Asterisk reports it."""
@@ -121,7 +142,18 @@ class Adopt(Command):
 
 COMMANDS: dict[str, type[Command]] = {
     kind.__name__: kind
-    for kind in (LogIn, LogOff, Pause, Unpause, JoinQueue, LeaveQueue, ChangePenalty)
+    for kind in (
+        LogIn,
+        LogOff,
+        Pause,
+        Unpause,
+        JoinQueue,
+        LeaveQueue,
+        ChangePenalty,
+        AddToQueue,
+        RemoveFromQueue,
+        Relog,
+    )
 }
 
 

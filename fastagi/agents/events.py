@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from fastagi.agents.commands import Actor
+from fastagi.agents.devices import DeviceType
 from fastagi.contract import EventType, Sink, Source
 
 
@@ -30,6 +31,7 @@ class Event:
     session_seconds: int = 0  # on a log-off: how long the agent was logged in there
     asterisk: str = ""  # the name of the Asterisk the agent is on, where there are several
     in_part: bool = False  # a pause of some of the agent's queues, or its end: not the agent's
+    device_type: DeviceType = "local"  # of the phone the agent is, was or wanted to be at
 
     def as_dict(self) -> dict[str, Any]:
         """The event as every JSON reader sees it (``contract.EVENT_FIELDS``)."""

@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
+    AddToQueue,
     Adopt,
     ChangePenalty,
     Command,
@@ -19,6 +20,8 @@ from fastagi.agents.commands import (
     LogOff,
     Pause,
     PauseReason,
+    Relog,
+    RemoveFromQueue,
     Seen,
     Unpause,
     WhenInCall,
@@ -189,6 +192,7 @@ def _event(
         context=session.device.context,
         session_seconds=max(0, int(lasted.total_seconds())),
         asterisk=session.device.asterisk,
+        device_type=session.device.type,
     )
 
 
@@ -458,6 +462,44 @@ def _change_penalty(state: AgentState, command: ChangePenalty, now: datetime) ->
     return Change(command, Outcome.QUEUE_JOINED, state, after, (step,), (event,))
 
 
+# -- whose queue it is
+
+
+def _add_to_queue(state: AgentState, command: AddToQueue, now: datetime) -> Decision:
+    if any(m.queue == command.queue for m in state.memberships):
+        return Change(command, Outcome.QUEUE_JOINED, state, state)
+    session = state.session
+    new = Membership(command.queue, command.number, command.penalty, session is not None)
+    after = replace(state, memberships=(*state.memberships, new))
+    if session is None:
+        return Change(command, Outcome.QUEUE_JOINED, state, after)
+    event = _event(EventType.QUEUE_JOIN, after, command, now, queues=(new.queue,))
+    steps = tuple(_joining(after, session.device, (new,)))
+    return Change(command, Outcome.QUEUE_JOINED, state, after, steps, (event,))
+
+
+def _remove_from_queue(state: AgentState, command: RemoveFromQueue, now: datetime) -> Decision:
+    gone = tuple(m for m in state.memberships if m.queue == command.queue)
+    if not gone:
+        return errors.NotAMember(command.queue)
+    after = replace(
+        state, memberships=tuple(m for m in state.memberships if m.queue != command.queue)
+    )
+    if state.session is None or not gone[0].joined:
+        return Change(command, Outcome.QUEUE_LEFT, state, after)
+    event = _event(EventType.QUEUE_LEAVE, state, command, now, queues=(command.queue,))
+    steps = tuple(_leaving(state, state.session.device, gone))
+    return Change(command, Outcome.QUEUE_LEFT, state, after, steps, (event,))
+
+
+def _relog(state: AgentState, command: Relog, now: datetime) -> Decision:
+    assert state.session is not None
+    # A member who is there already is taken out and put in anew; nothing is ever to be taken back.
+    adds = members(state, state.session.device, state.joined)
+    steps = tuple(Step(add, add) for add in adds)
+    return Change(command, Outcome.ALREADY_LOGGED_IN, state, state, steps)
+
+
 # -- what somebody did in Asterisk itself
 
 
@@ -585,6 +627,15 @@ TABLE: dict[tuple[Status, type[Command]], Rule] = {
     (Status.LOGGED_OFF, ChangePenalty): _not_logged_in,
     (Status.AVAILABLE, ChangePenalty): _change_penalty,
     (Status.PAUSED, ChangePenalty): _change_penalty,
+    (Status.LOGGED_OFF, AddToQueue): _add_to_queue,
+    (Status.AVAILABLE, AddToQueue): _add_to_queue,
+    (Status.PAUSED, AddToQueue): _add_to_queue,
+    (Status.LOGGED_OFF, RemoveFromQueue): _remove_from_queue,
+    (Status.AVAILABLE, RemoveFromQueue): _remove_from_queue,
+    (Status.PAUSED, RemoveFromQueue): _remove_from_queue,
+    (Status.LOGGED_OFF, Relog): _not_logged_in,
+    (Status.AVAILABLE, Relog): _relog,
+    (Status.PAUSED, Relog): _relog,
     (Status.LOGGED_OFF, Adopt): _adopt,
     (Status.AVAILABLE, Adopt): _adopt,
     (Status.PAUSED, Adopt): _adopt,

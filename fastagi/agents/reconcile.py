@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fastagi.agents.commands import Command, JoinQueue, LogIn, Seen, Unpause
+from fastagi.agents.commands import AddToQueue, Command, JoinQueue, LogIn, Seen, Unpause
 from fastagi.agents.devices import device_key
 from fastagi.agents.model import AgentState, Change, Membership, Step, members
 from fastagi.agents.operations import (
@@ -28,7 +28,7 @@ def to_be_finished(command: Command) -> bool:
     queue) is finished, what brings one in (login, joining, the end of a pause) is taken back, as
     the agent was told nothing, or "try again".
     """
-    return not isinstance(command, LogIn | JoinQueue | Unpause)
+    return not isinstance(command, LogIn | JoinQueue | AddToQueue | Unpause)
 
 
 def settlement(change: Change) -> list[Operation]:

@@ -331,6 +331,35 @@ class AgentService:
             await self._record_refused(command, refusal, hung_up())
             raise
 
+    async def execute_all(
+        self, commands: Iterable[Command], *, at_once: int = 100
+    ) -> list[tuple[Command, errors.Refused]]:
+        """Many commands of as many agents, ``at_once`` of them on their way at any time; those
+        refused, and why. What was begun is finished also when the caller is cut off."""
+        waiting = iter(commands)
+        refused: list[tuple[Command, errors.Refused]] = []
+
+        async def work() -> None:
+            for command in waiting:
+                try:
+                    await self.execute(command)
+                except errors.Refused as refusal:
+                    refused.append((command, refusal))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work())
+        return refused
+
+    async def devices_in_call(self) -> set[str]:
+        """``Device.key`` of all devices with a queue call now, of the Asterisks that answer."""
+        found: set[str] = set()
+        for asterisk in self.queues.names:
+            with suppress(QueuesUnavailable):
+                members = await self.queues.members(asterisk)
+                found |= {device_key(asterisk, m.interface) for m in members if m.in_call}
+        return found
+
     async def _vacate(
         self, command: LogIn, occupant: str, attempt: int, hung_up: Callable[[], bool]
     ) -> None:
@@ -632,6 +661,7 @@ class AgentService:
             occurred_at=self._clock(),
             context=command.device.context,
             asterisk=command.device.asterisk,
+            device_type=command.device.type,
         )
 
     # -- settling

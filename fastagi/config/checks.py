@@ -124,8 +124,9 @@ def _http(data: dict[str, Any]) -> Found:
     if isinstance(tokens, dict):
         first: dict[str, str] = {}
         for name, token in tokens.items():
-            if isinstance(token, str) and first.setdefault(token, name) != name:
-                yield ("http", "tokens", name), f"the same token as that of {first[token]}"
+            text = token.get("token") if isinstance(token, dict) else token
+            if isinstance(text, str) and first.setdefault(text, name) != name:
+                yield ("http", "tokens", name), f"the same token as that of {first[text]}"
     listen = section.get("listen")
     if isinstance(listen, str) and not tokens:
         try:
@@ -140,6 +141,8 @@ def _http(data: dict[str, Any]) -> Found:
 def _metrics(data: dict[str, Any]) -> Found:
     listen = _section(data, "metrics").get("listen")
     for other, otherwise in (("fastagi", "127.0.0.1:4573"), ("http", "127.0.0.1:9493")):
+        if other == "http" and data.get("http") is None:
+            continue
         if listen is not None and listen == _section(data, other).get("listen", otherwise):
             yield ("metrics", "listen"), f"is {other}.listen already: another port"
 

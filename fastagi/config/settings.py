@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta, tzinfo
 from enum import StrEnum
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
@@ -29,6 +30,7 @@ from fastagi.config.values import (
     Context,
     DatabaseUrl,
     Duration,
+    HookSecret,
     Host,
     HostPort,
     HostPortValue,
@@ -51,6 +53,7 @@ from fastagi.config.values import (
     TimeOrNever,
     Timeout,
     TimeZone,
+    Token,
     Username,
     frozen_mapping,
     local_zone,
@@ -106,11 +109,55 @@ class AsteriskSettings(Section):
     timeout: Timeout = timedelta(seconds=5)
 
 
+class Right(StrEnum):
+    """What a client may do over HTTP."""
+
+    READ = "read"
+    CONTROL = "control"  # log agents in and off, pause and unpause them
+    CONFIGURE = "configure"  # whose queues are whose, hooks
+
+
+class ClientSettings(Section):
+    """A program that talks to us, known by its token; its name is the actor in events."""
+
+    token: Token
+    rights: frozenset[Right] = frozenset({Right.READ, Right.CONTROL})
+
+
+def _client(value: Any) -> Any:
+    return {"token": value} if isinstance(value, str) else value
+
+
+class TlsSettings(Section):
+    """PEM files; ``certificate`` with its chain."""
+
+    certificate: Path
+    key: Path
+
+
+class HttpLockoutSettings(Section):
+    """So many wrong tokens from one address within this time lock it out for that time."""
+
+    failures: Annotated[int, Field(ge=1, le=1000)] = 10
+    within: Timeout = timedelta(minutes=1)
+    for_: Timeout = Field(default=timedelta(minutes=1), alias="for")
+
+    def rule(self) -> Lockout:
+        return Lockout(self.failures, self.within, self.for_)
+
+
 class HttpSettings(Section):
+    """The HTTP server. Without tokens everybody on this machine may do everything."""
+
     listen: HostPortValue = HostPort("127.0.0.1", 9493)
-    tokens: Annotated[Mapping[PlainText, Secret], AfterValidator(frozen_mapping)] = Field(
-        default_factory=lambda: frozen_mapping({})
-    )
+    tokens: Annotated[
+        Mapping[PlainText, Annotated[ClientSettings, BeforeValidator(_client)]],
+        AfterValidator(frozen_mapping),
+    ] = Field(default_factory=lambda: frozen_mapping({}))
+    tls: TlsSettings | None = None
+    lockout: HttpLockoutSettings = Field(default_factory=HttpLockoutSettings)
+    max_body: Annotated[int, Field(ge=1024, le=2**26)] = 65536  # bytes
+    max_listeners: Annotated[int, Field(ge=1, le=100_000)] = 1000  # of the event stream, at once
 
     @property
     def loopback(self) -> bool:
@@ -125,6 +172,9 @@ class HttpSettings(Section):
 
 class WebhookSettings(Section):
     allow: tuple[NetworkValue, ...] = ()  # private networks that hooks may reach
+    secret: HookSecret | None = None  # signs every delivery, as Standard Webhooks says
+    timeout: Timeout = timedelta(seconds=10)  # for one answer
+    attempts: Annotated[int, Field(ge=1, le=100)] = 12  # then a delivery is parked
 
 
 class FeatureCodes(Section):
@@ -316,7 +366,7 @@ class Settings(Section):
     only_asterisk: AsteriskSettings | None = Field(default=None, alias="asterisk", repr=False)
     asterisks: tuple[AsteriskSettings, ...] = ()  # filled in from the only one
     database: DatabaseUrl = Field(default="sqlite:///fastagi.db", repr=False)
-    http: HttpSettings = Field(default_factory=HttpSettings)
+    http: HttpSettings | None = None  # None: no HTTP
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     language: Language = "en"
     timezone: TimeZone | None = None  # None: the machine's
@@ -392,6 +442,7 @@ __all__ = [
     "AgentSettings",
     "AlreadyElsewhere",
     "AsteriskSettings",
+    "ClientSettings",
     "DeviceRuleSettings",
     "ExtensionFrom",
     "FallbackSettings",
@@ -408,9 +459,11 @@ __all__ = [
     "PauseSettings",
     "QueueSettings",
     "ReconcileSettings",
+    "Right",
     "SecretStr",
     "Settings",
     "ShiftSettings",
+    "TlsSettings",
     "UnpluggedSettings",
     "WebhookSettings",
     "WhenExceeded",

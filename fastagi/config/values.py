@@ -6,6 +6,7 @@ never repeat what was written.
 
 import os
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, timedelta, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -284,6 +285,28 @@ def _secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _token(value: SecretStr) -> SecretStr:
+    text = _secret(value).get_secret_value()
+    if len(text) < 12 or not text.isascii() or " " in text:
+        raise ValueError("a token has 12 characters or more, ASCII without blanks")
+    return value
+
+
+def _hook_secret(value: SecretStr) -> SecretStr:
+    """Standard Webhooks: ``whsec_`` and the base64 of 24 to 64 bytes."""
+    text = value.get_secret_value()
+    try:
+        key = b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ValueError(
+            "must be whsec_ and the base64 of 24 to 64 random bytes "
+            "(openssl rand -base64 32 makes some)"
+        )
+    return value
+
+
 def _pin(value: SecretStr) -> SecretStr:
     if not _PIN.fullmatch(value.get_secret_value()):
         raise ValueError("a PIN has 3 to 12 digits")
@@ -341,6 +364,8 @@ Context = Annotated[str, _matching(_CONTEXT, "is no context: letters, digits and
 Sound = Annotated[str, _matching(_SOUND, "is no sound: letters, digits and _ / . -")]
 Sounds = Annotated[tuple[Sound, ...], BeforeValidator(_sounds), AfterValidator(_not_silent)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
+HookSecret = Annotated[SecretStr, AfterValidator(_hook_secret)]
 Pin = Annotated[SecretStr, AfterValidator(_pin)]
 PinHash = Annotated[SecretStr, AfterValidator(_pin_hash)]
 Id = Annotated[int, Field(ge=1, le=2**31 - 1)]

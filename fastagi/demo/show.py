@@ -167,8 +167,9 @@ def _configure(source: Path, folder: Path) -> Settings:
             "secret": secrets.token_hex(16),
         },
         "database": f"sqlite:///{parts / 'fastagi.db'}",
-        "http": {"listen": f"127.0.0.1:{_port(given.http.listen.port)}"},
     }
+    if given.http is not None:
+        ours["http"] = {"listen": f"127.0.0.1:{_port(given.http.listen.port)}"}
     if given.metrics.listen is not None:
         ours["metrics"] = {"listen": f"127.0.0.1:{_port(given.metrics.listen.port)}"}
     folder.mkdir()

@@ -72,7 +72,7 @@ def test_what_every_documented_value_becomes(tmp_path: Path) -> None:
         """
 fastagi: {listen: "[::1]:4573", allow: [10.0.0.0/8, "::1"], standby: ["b:1"], drain: 1m}
 database: postgresql://u:p@h/d
-http: {listen: 0.0.0.0:9493, tokens: {reporting: tok}}
+http: {listen: 0.0.0.0:9493, tokens: {reporting: tok-en-of-12}}
 webhooks: {allow: [192.168.0.0/16]}
 language: fr
 feature_codes: {login: "*41", status: null, queue: ~}
@@ -93,7 +93,9 @@ agents: [{number: 0123, name: yes, pin: 0042, queues: [{name: "1:30", penalty: 2
     assert settings.fastagi.allow == (ip_network("10.0.0.0/8"), ip_network("::1"))
     assert settings.fastagi.standby == (("b", 1),)
     assert settings.fastagi.drain == timedelta(minutes=1)
-    assert settings.http.tokens["reporting"].get_secret_value() == "tok"
+    assert settings.http is not None
+    assert settings.http.tokens["reporting"].token.get_secret_value() == "tok-en-of-12"
+    assert settings.http.tokens["reporting"].rights == {"read", "control"}
     assert settings.webhooks.allow == (ip_network("192.168.0.0/16"),)
     codes = settings.feature_codes.by_script()
     assert codes[Script.LOGIN] == "*41"

@@ -1,0 +1,187 @@
+"""What the faces are given, and what they need of the store."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from fastagi.agents.devices import Device, DeviceRule, DeviceType, resolve
+from fastagi.agents.events import Event
+from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
+from fastagi.agents.model import AgentState, Status
+from fastagi.agents.service import AgentService
+from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
+from fastagi.contract import EventType, Source
+
+
+class AgentView(Protocol):
+    """An agent as pages and status answers show one (``store.views.AgentView``)."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def number(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def extension(self) -> str: ...
+    @property
+    def context(self) -> str: ...
+    @property
+    def device_type(self) -> DeviceType: ...
+    @property
+    def asterisk(self) -> str: ...
+    @property
+    def since(self) -> datetime | None:
+        """Of the login."""
+
+    @property
+    def source(self) -> Source | None:
+        """Where the login came from."""
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """The agent's; names."""
+
+    @property
+    def joined(self) -> Sequence[str]:
+        """Those the agent is in now."""
+
+    @property
+    def paused_in(self) -> Sequence[str]:
+        """With a pause that is not the agent's in general."""
+
+    @property
+    def pause_reason(self) -> str: ...
+    @property
+    def paused_since(self) -> datetime | None: ...
+    @property
+    def pause_source(self) -> Source | None: ...
+    @property
+    def planned(self) -> str:
+        """What happens when the present queue call ends: ``log off``, ``pause`` or nothing."""
+
+
+class StoredEvent(Protocol):
+    @property
+    def seq(self) -> int: ...
+    @property
+    def event(self) -> Event: ...
+
+
+class Directory(Protocol):
+    """Who is who, by id. Every call may raise StoreUnavailable; cheap, some thousands a second."""
+
+    async def agent_by_id(self, id: int) -> AgentState | None:
+        """Unless archived."""
+
+    async def queue_by_id(self, id: int) -> tuple[str, str] | None:
+        """Name in Asterisk and number, unless archived."""
+
+
+class Reading(Protocol):
+    """What is there now and what happened. Every call blocks (make it in a thread) and may raise
+    StoreUnavailable."""
+
+    def agents(self, numbers: Sequence[str] | None = None) -> Sequence[AgentView]:
+        """All that are not archived, or still logged in; or of those the ones with these numbers.
+        By number."""
+
+    def queue_ids(self) -> Mapping[str, int]:
+        """Of all queues, archived ones too, by name."""
+
+    def settled_events(self, after: int, limit: int) -> Sequence[StoredEvent]:
+        """Events after the one numbered ``after``, the oldest first, up to the first number that
+        may still be filled by a transaction of another service: none is ever missed."""
+
+    def latest_events(self, limit: int) -> Sequence[StoredEvent]:
+        """The last ones, the oldest of them first."""
+
+    def last_seq(self) -> int:
+        """Where ``settled_events`` goes on for somebody who wants nothing of before; 0: none."""
+
+
+class Hooks(Protocol):
+    """The hooks. ``client``, ``agent_id`` and ``agent_type`` are those of the path: a hook is seen
+    under them alone. Every call may raise StoreUnavailable."""
+
+    async def create(
+        self,
+        client: str,
+        agent_id: int,
+        agent_type: DeviceType,
+        event_type: EventType,
+        method: Method,
+        url: str,
+        content_type: ContentType,
+    ) -> Hook | None:
+        """None: there is no such agent."""
+
+    async def of(self, client: str, agent_id: int, agent_type: DeviceType) -> Sequence[Hook] | None:
+        """By id; None: there is no such agent."""
+
+    async def hook(
+        self, client: str, agent_id: int, agent_type: DeviceType, id: int
+    ) -> Hook | None: ...
+
+    async def update(self, hook: Hook) -> bool:
+        """False: it is gone. What waits goes to the new address."""
+
+    async def delete(self, id: int) -> bool:
+        """With what waits for it and its log."""
+
+    async def log(self, id: int, limit: int) -> Sequence[Attempt]:
+        """The latest first."""
+
+    async def parked(self, id: int) -> int:
+        """How many deliveries were given up and are kept."""
+
+    async def retry(self, id: int) -> int:
+        """Those are due again; how many."""
+
+
+class Tester(Protocol):
+    """Sends a hook an example at once, past all that waits; is not in the log."""
+
+    async def test(self, hook: Hook, fields: Mapping[str, str]) -> Attempt: ...
+
+    def refusal(self, url: str) -> str | None:
+        """Why nothing may be sent there, as far as the address itself tells; None: it may."""
+
+
+class Figures(Protocol):
+    def requested(self, face: str, status: int) -> None: ...
+
+    def listeners(self, count: int) -> None: ...
+
+    async def text(self) -> tuple[bytes, str]:
+        """All figures for Prometheus, and the content type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What ``app.py`` hands in. The callables give what holds now: settings are reloaded."""
+
+    service: AgentService
+    directory: Directory
+    reading: Reading
+    hooks: Hooks
+    tester: Tester
+    figures: Figures
+    http: HttpSettings
+    rules: Callable[[], Sequence[DeviceRule]]
+    login: Callable[[], LoginSettings]
+    pause: Callable[[], PauseSettings]
+    version: str
+    log: Any  # structlog's
+
+    def device(self, extension: str, context: str, asterisk: str = "") -> Device | None:
+        """Where an agent is who sits there; None: no device rule says so. A rule that names no
+        context serves all. ``asterisk``: the first one where there are several."""
+        names = self.service.queues.names
+        if asterisk and asterisk not in names:
+            return None
+        rules = [rule for rule in self.rules() if not context or rule.context in ("", context)]
+        return resolve(rules, extension, asterisk or names[0])
