@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -380,6 +380,11 @@ def _annotations(path: KeyPath) -> Any:
     """The annotation of what stands at ``path`` in the settings."""
     at: Any = Settings
     for part in path:
+        while get_origin(at) is Annotated:
+            at = get_args(at)[0]
+        if get_origin(at) is Mapping:
+            at = get_args(at)[1]  # under a name of the admin's choice
+            continue
         models = [inner for inner in _inside(at) if _is_model(inner)]
         if isinstance(part, str) and models:
             fields = models[0].model_fields

@@ -121,7 +121,7 @@ class ClientSettings(Section):
     """A program that talks to us, known by its token; its name is the actor in events."""
 
     token: Token
-    rights: frozenset[Right] = frozenset({Right.READ, Right.CONTROL})
+    rights: tuple[Right, ...] = (Right.READ, Right.CONTROL)
 
 
 def _client(value: Any) -> Any:

@@ -79,6 +79,9 @@ def test_every_kind_is_known_by_name() -> None:
         "JoinQueue",
         "LeaveQueue",
         "ChangePenalty",
+        "AddToQueue",
+        "RemoveFromQueue",
+        "Relog",
     }
 
 

@@ -13,6 +13,7 @@ from fastagi.agents import errors
 from fastagi.agents.commands import (
     COMMANDS,
     Actor,
+    AddToQueue,
     Adopt,
     ChangePenalty,
     Command,
@@ -22,6 +23,8 @@ from fastagi.agents.commands import (
     LogOff,
     Pause,
     PauseReason,
+    Relog,
+    RemoveFromQueue,
     Seen,
     Unpause,
     WhenInCall,
@@ -110,7 +113,7 @@ def log_in(at: str, move: bool = False) -> Command:
 
 
 def add(queue: str, at: str = "1001", reason: str = "") -> AddMember:
-    penalty = {"sales": 0, "support": 1}[queue]
+    penalty = PENALTIES[queue]
     interface = f"PJSIP/{at}"
     return AddMember(queue, interface, interface, "Agent/1001", penalty, bool(reason), reason)
 
@@ -495,6 +498,57 @@ ROWS = [
         "a penalty, not logged in", OFF, command(ChangePenalty, queue="sales", penalty=7),
         Outcome.NOT_LOGGED_IN, refused=errors.NotLoggedIn,
     ),
+    # -- whose queue it is
+    Row(
+        "a queue more, in at once", IN,
+        command(AddToQueue, queue="billing", number="703", penalty=2), Outcome.QUEUE_JOINED,
+        (add("billing"),), ((EventType.QUEUE_JOIN, "", "1001", ("billing",)),),
+        replace(IN, memberships=(*IN.memberships, Membership("billing", "703", 2, True))),
+    ),
+    Row(
+        "a queue more, in at once and paused", PAUSED,
+        command(AddToQueue, queue="billing", number="703", penalty=2), Outcome.QUEUE_JOINED,
+        (add("billing", reason="lunch"),), ((EventType.QUEUE_JOIN, "", "1001", ("billing",)),),
+        replace(PAUSED, memberships=(*PAUSED.memberships, Membership("billing", "703", 2, True))),
+    ),
+    Row(
+        "a queue more, not logged in", OFF,
+        command(AddToQueue, queue="billing", number="703", penalty=2), Outcome.QUEUE_JOINED,
+        (), (), replace(OFF, memberships=(*OFF.memberships, Membership("billing", "703", 2))),
+    ),
+    Row(
+        "a queue more that is the agent's already", IN_SALES_ONLY,
+        command(AddToQueue, queue="support", number="702"), Outcome.QUEUE_JOINED,
+    ),
+    Row(
+        "a queue less", IN, command(RemoveFromQueue, queue="support"), Outcome.QUEUE_LEFT,
+        (remove("support"),), ((EventType.QUEUE_LEAVE, "", "1001", ("support",)),),
+        replace(IN, memberships=IN.memberships[:1]),
+    ),
+    Row(
+        "a queue less, not in it", PAUSED_IN_SALES, command(RemoveFromQueue, queue="support"),
+        Outcome.QUEUE_LEFT, (), (),
+        replace(PAUSED_IN_SALES, memberships=PAUSED_IN_SALES.memberships[:1]),
+    ),
+    Row(
+        "a queue less, not logged in", OFF, command(RemoveFromQueue, queue="sales"),
+        Outcome.QUEUE_LEFT, (), (), replace(OFF, memberships=OFF.memberships[1:]),
+    ),
+    Row(
+        "a queue less that is none of the agent's", IN,
+        command(RemoveFromQueue, queue="billing"), Outcome.NOT_A_MEMBER,
+        refused=errors.NotAMember,
+    ),
+    # -- once more
+    Row("relog", IN, command(Relog), Outcome.ALREADY_LOGGED_IN, (add("sales"), add("support"))),
+    Row(
+        "relog, paused", PAUSED, command(Relog), Outcome.ALREADY_LOGGED_IN,
+        (add("sales", reason="lunch"), add("support", reason="lunch")),
+    ),
+    Row(
+        "relog, not logged in", OFF, command(Relog), Outcome.NOT_LOGGED_IN,
+        refused=errors.NotLoggedIn,
+    ),
     # -- what somebody did in Asterisk itself: nothing is left to be told to it
     Row(
         "put into all queues", OFF, in_asterisk(seen("sales"), seen("support")),
@@ -806,6 +860,8 @@ commands = st.one_of(
     st.builds(Unpause, **common),
     st.builds(JoinQueue, **common, queue=queues),
     st.builds(ChangePenalty, **common, queue=queues, penalty=st.integers(0, 19)),
+    st.builds(AddToQueue, **common, queue=queues, number=st.just("7"), penalty=st.integers(0, 9)),
+    st.builds(RemoveFromQueue, **common, queue=queues),
     st.builds(LeaveQueue, **common, queue=queues, last=st.booleans(), confirmed=st.booleans()),
 )
 

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastagi.agents.commands import COMMANDS, Adopt, Command, JoinQueue, LogIn, Seen, Unpause
+from fastagi.agents.commands import (
+    COMMANDS,
+    AddToQueue,
+    Adopt,
+    Command,
+    JoinQueue,
+    LogIn,
+    Seen,
+    Unpause,
+)
 from fastagi.agents.devices import Device
 from fastagi.agents.errors import Refused
 from fastagi.agents.model import AgentState, Change, LoginSession, OwnPause, PauseSegment, decide
@@ -452,7 +461,9 @@ def test_where_nothing_differs_all_news_agree(
 
 @pytest.mark.parametrize("kind", COMMANDS.values(), ids=COMMANDS)
 def test_in_doubt_the_phone_does_not_ring(kind: type[Command]) -> None:
-    assert to_be_finished(kind.__new__(kind)) is (kind not in (LogIn, JoinQueue, Unpause))
+    assert to_be_finished(kind.__new__(kind)) is (
+        kind not in (LogIn, JoinQueue, AddToQueue, Unpause)
+    )
 
 
 @given(states(), commands)

@@ -95,7 +95,7 @@ agents: [{number: 0123, name: yes, pin: 0042, queues: [{name: "1:30", penalty: 2
     assert settings.fastagi.drain == timedelta(minutes=1)
     assert settings.http is not None
     assert settings.http.tokens["reporting"].token.get_secret_value() == "tok-en-of-12"
-    assert settings.http.tokens["reporting"].rights == {"read", "control"}
+    assert settings.http.tokens["reporting"].rights == ("read", "control")
     assert settings.webhooks.allow == (ip_network("192.168.0.0/16"),)
     codes = settings.feature_codes.by_script()
     assert codes[Script.LOGIN] == "*41"
@@ -135,7 +135,11 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.fastagi.max_sessions == 4000
     assert settings.fastagi.session_deadline == timedelta(seconds=120)
     assert settings.agents == settings.queues == ()
-    assert settings.http.loopback
+    assert settings.http is None
+    with_http = loaded(tmp_path, "http: {}\nagents:\nqueues:\n")
+    assert with_http.http is not None
+    assert with_http.http.listen == HostPort("127.0.0.1", 9493)
+    assert with_http.http.loopback
 
 
 def test_settings_do_not_change(tmp_path: Path) -> None:
@@ -150,7 +154,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     settings = loaded(
         tmp_path,
         "database: postgresql://u:s3cret@h/d\n"
-        "http: {tokens: {a: s3cret}}\n"
+        "http: {tokens: {a: s3cret-and-more, b: {token: more-s3cret-here, rights: [read]}}}\n"
         "agents: [{number: 1, name: A, pin: 31415926}]\n"
         "fastagi: {standby: [a:1]}\n",
     )

@@ -152,8 +152,8 @@ MISTAKES: dict[str, tuple[str, int, int, str, str]] = {
     ),
     "reconcile": ("reconcile: {evry: 60s}\n", 1, 13, "reconcile.evry", "did you mean 'every'?"),
     "metrics on a port that is taken": (
-        "metrics: {listen: 127.0.0.1:9493}\n",
-        *(1, 19, "metrics.listen", "is http.listen already"),
+        "http:\n  listen: 127.0.0.1:9493\nmetrics: {listen: 127.0.0.1:9493}\n",
+        *(3, 19, "metrics.listen", "is http.listen already"),
     ),
     "fallback without facts": (
         "fastagi:\n  fallback:\n    command: /a\n",
@@ -334,8 +334,24 @@ MISTAKES: dict[str, tuple[str, int, int, str, str]] = {
         *(1, 56, "agents[0].pin_hash", "there is a pin too"),
     ),
     "token": (
-        "http: {tokens: {a: t0psecret, b: t0psecret}}\n",
-        *(1, 34, "http.tokens.b", "the same token as that of a"),
+        "http: {tokens: {a: t0psecret-9-9, b: {token: t0psecret-9-9}}}\n",
+        *(1, 38, "http.tokens.b", "the same token as that of a"),
+    ),
+    "short token": (
+        "http: {tokens: {a: t0psecret}}\n",
+        *(1, 20, "http.tokens.a", "12 characters or more"),
+    ),
+    "no right": (
+        "http: {tokens: {a: {token: t0psecret-9-9, rights: [reed]}}}\n",
+        *(1, 52, "http.tokens.a.rights[0]", "did you mean 'read'?"),
+    ),
+    "hook secret": (
+        "webhooks: {secret: whsec_t0psecret}\n",
+        *(1, 20, "webhooks.secret", "base64 of 24 to 64"),
+    ),
+    "half of TLS": (
+        "http:\n  tls: {certificate: /etc/ssl/a.pem}\n",
+        *(2, 8, "http.tls.key", "is missing"),
     ),
     "empty token": ('http: {tokens: {a: ""}}\n', 1, 20, "http.tokens.a", "is empty"),
     "environment": (

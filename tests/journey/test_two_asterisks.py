@@ -454,7 +454,8 @@ async def test_agents_move_about_while_everything_breaks(
                 what=table,
             )
         owed = "SELECT key, value FROM notes WHERE key LIKE 'owed:%'"
-        assert store.execute(owed).fetchall() == []
+        # One written in the instant in which its Asterisk came back is taken by the timer.
+        await until(lambda: store.execute(owed).fetchall() == [], within=90, what="owed")
     await town.agrees()
     assert {fact[3] for fact in town.facts() if fact[0] != "repair"} == {"phone"}
     where: dict[str, str] = {}

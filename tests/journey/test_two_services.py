@@ -56,7 +56,7 @@ async def test_either_is_killed_again_and_again(
                 await asyncio.sleep(random.random() * 0.3)
 
     async def killer() -> None:
-        for turn in range(5):
+        for turn in range(3):
             service = pair.services[turn % 2]
             await asyncio.sleep(random.uniform(0.5, 2))
             service.kill()
@@ -234,7 +234,7 @@ async def test_everything_breaks(make_pair: Callable[..., Pair], asterisk: Aster
 
     async def breaks() -> None:
         with psycopg.connect(pair.two.settings()["database"], autocommit=True) as admin:
-            for _ in range(15):
+            for _ in range(8):
                 await asyncio.sleep(random.uniform(0.2, 1.5))
                 n = random.randrange(2)
                 service, wire = pair.services[n], pair.wires[n]

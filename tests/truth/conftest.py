@@ -32,10 +32,10 @@ class Share:
 
 # One for each test of programs, by its name.
 SHARES = {
-    "test_codes_and_commands_in_trouble": Share(700, 35),
-    "test_the_console_while_all_is_calm": Share(350, 10),
-    "test_the_console_in_trouble": Share(600, 33),
-    "test_codes_through_the_dialplan_in_trouble": Share(350, 22),
+    "test_codes_and_commands_in_trouble": Share(900, 45),
+    "test_the_console_while_all_is_calm": Share(220, 8),
+    "test_the_console_in_trouble": Share(530, 27),
+    "test_codes_through_the_dialplan_in_trouble": Share(350, 20),
 }
 
 Trials = Callable[..., Counted]
@@ -116,7 +116,7 @@ def _batch(
 
     @seed(number)
     @hypothesis_settings(
-        max_examples=10,
+        max_examples=5,
         database=None,
         deadline=None,
         phases=phases,
