@@ -64,7 +64,7 @@ async def listen(port: int, listeners: int) -> None:
     ready: list[bool] = []
     receiver = await asyncio.start_server(quietly, "127.0.0.1", 0)
     tasks = [asyncio.create_task(stream()) for _ in range(listeners)]
-    while len(ready) < listeners:
+    while len(ready) < listeners:  # noqa: ASYNC110 - counted, not one event
         await asyncio.sleep(0.02)
     print("listening", receiver.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
@@ -134,8 +134,15 @@ def main() -> None:
             codes(service.port, 3)
             alone = codes(service.port, options.seconds)
             listener = subprocess.Popen(
-                [sys.executable, __file__, "listen", "--port", str(port)]
-                + ["--listeners", str(options.listeners)],
+                [
+                    sys.executable,
+                    __file__,
+                    "listen",
+                    "--port",
+                    str(port),
+                    "--listeners",
+                    str(options.listeners),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
