@@ -95,7 +95,7 @@ class Metrics:
         backlog: Callable[[], Sequence[Backlog]] | None = None,
         connected: Callable[[], Mapping[str, bool]] | None = None,
     ) -> None:
-        disable_created_metrics()  # each would be a second series, of no use to anybody here
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # each would be a second series, of no use to anybody here
         self.registry = CollectorRegistry()
         self._repairs = Counter(
             METRIC_REPAIRS,
