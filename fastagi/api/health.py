@@ -1,0 +1,111 @@
+"""Whether the service lives, whether it can do its work, and its figures."""
+
+import asyncio
+from typing import Any, Literal
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from fastagi.agents.service import StoreUnavailable
+from fastagi.api.doors import Doors
+from fastagi.config.settings import Right
+
+PATIENCE = 2.0  # seconds that an answer of the store is waited for
+UNNAMED = "default"  # the Asterisk, where there is only one
+NOT_KEPT = {"Cache-Control": "no-store"}  # an answer is of its moment
+
+Link = Literal["connected", "away"]
+
+
+class Alive(BaseModel):
+    status: Literal["alive"]
+
+
+class Readiness(BaseModel):
+    """Ready: the store answers, and at least one Asterisk is connected."""
+
+    status: Literal["ready", "not ready"]
+    store: Literal["ok", "unavailable", "no answer"]
+    asterisk: dict[str, Link] = Field(description=f"By name; `{UNNAMED}` where there is only one.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"status": "ready", "store": "ok", "asterisk": {UNNAMED: "connected"}}
+        }
+    )
+
+
+class Forbidden(BaseModel):
+    detail: str
+
+
+def routes(doors: Doors) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get(
+        "/health/live", response_model=Alive, summary="Does the process answer?", description=""
+    )
+    async def live() -> Response:
+        return JSONResponse({"status": "alive"}, headers=NOT_KEPT)
+
+    @router.get(
+        "/health/ready",
+        response_model=Readiness,
+        summary="Can calls and requests be served?",
+        description=Readiness.__doc__ or "",
+        responses={503: {"model": Readiness, "description": "Not ready."}},
+    )
+    async def ready() -> Response:
+        store = await _store(doors)
+        queues = doors.service.queues
+        links: dict[str, Link] = {
+            name or UNNAMED: "connected" if queues.connected(name) else "away"
+            for name in queues.names
+        }
+        is_ready = store == "ok" and "connected" in links.values()
+        return JSONResponse(
+            {
+                "status": "ready" if is_ready else "not ready",
+                "store": store,
+                "asterisk": links,
+            },
+            200 if is_ready else 503,
+            headers=NOT_KEPT,
+        )
+
+    responses: dict[int | str, dict[str, Any]] = {
+        200: {
+            "description": "The figures, as Prometheus reads them.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        401: {"description": "No token, or a wrong one."},
+        403: {"model": Forbidden, "description": "The token's rights do not reach."},
+    }
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        summary="Figures for Prometheus",
+        description="",
+        responses=responses,
+    )
+    async def metrics(request: Request) -> Response:
+        if Right.READ not in request.state.client.rights:
+            raise HTTPException(403, f"this needs the right {Right.READ.value!r}")
+        text, content_type = await doors.figures.text()
+        return Response(text, media_type=content_type, headers=NOT_KEPT)
+
+    return router
+
+
+async def _store(doors: Doors) -> str:
+    """What the store itself says of it may name files and addresses: not for everybody."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await doors.service.store.note("health")
+    except StoreUnavailable:
+        return "unavailable"
+    except TimeoutError:
+        return "no answer"
+    return "ok"
