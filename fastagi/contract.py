@@ -73,6 +73,7 @@ class Outcome(StrEnum):
     IN_CALL = "IN_CALL"  # log-off refused until the queue call has ended
     NO_SUCH_REASON = "NO_SUCH_REASON"
     PAUSE_SPENT = "PAUSE_SPENT"  # the day's budget of this reason is used up
+    PAUSE_LOCKED = "PAUSE_LOCKED"  # a pause that the agent may not end before its time
     NO_SUCH_QUEUE = "NO_SUCH_QUEUE"
     NOT_A_MEMBER = "NOT_A_MEMBER"  # the queue is none of this agent's
     LAST_IN_QUEUE = "LAST_IN_QUEUE"  # stayed: leaving would empty the queue and was not confirmed

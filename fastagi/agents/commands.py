@@ -56,6 +56,7 @@ class Command:
 class LogIn(Command):
     device: Device
     move: bool = False  # when logged in elsewhere: come here, with pause, reason and queues
+    queues: tuple[str, ...] | None = None  # those to be in, of the agent's; None: all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ class Pause(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpause(Command):
-    pass
+    locked: bool = False  # filled in by the service: not before its time, from a phone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,14 @@ class RemoveFromQueue(Command):
     """The queue is none of the agent's any more, who leaves it at once."""
 
     queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignPenalty(Command):
+    """The agent's penalty in a queue from now on, not for this login alone."""
+
+    queue: str
+    penalty: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +161,7 @@ COMMANDS: dict[str, type[Command]] = {
         ChangePenalty,
         AddToQueue,
         RemoveFromQueue,
+        AssignPenalty,
         Relog,
     )
 }
@@ -172,6 +182,7 @@ _NESTED: dict[str, Any] = {
     "actor": lambda value: Actor(**value),
     "device": lambda value: Device(**value),
     "when_in_call": WhenInCall,
+    "queues": lambda value: None if value is None else tuple(value),
 }
 
 

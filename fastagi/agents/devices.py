@@ -140,6 +140,7 @@ class DeviceRule:
     interface: str
     state_interface: str | None = None
     type: DeviceType = "local"
+    call_center: bool = True
 
     def device(self, extension: str, asterisk: str = "") -> Device:
         state = self.state_interface

@@ -12,6 +12,7 @@ Refused
 ├── InCall               IN_CALL
 ├── NoSuchReason         NO_SUCH_REASON
 ├── PauseSpent           PAUSE_SPENT
+├── PauseLocked          PAUSE_LOCKED
 ├── NoSuchQueue          NO_SUCH_QUEUE
 ├── NotAMember           NOT_A_MEMBER
 ├── LastInQueue          LAST_IN_QUEUE
@@ -92,6 +93,12 @@ class PauseSpent(Refused):
     """The day's budget of this pause reason is used up."""
 
     outcome = Outcome.PAUSE_SPENT
+
+
+class PauseLocked(Refused):
+    """The pause may not be ended from the phone before its time."""
+
+    outcome = Outcome.PAUSE_LOCKED
 
 
 class NoSuchQueue(Refused):

@@ -1,5 +1,6 @@
 """How long a pause may last, and what the admin lets time do. Pure."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -26,6 +27,18 @@ class PauseLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class QueuePause:
+    """What one queue says of a pause reason, for the agents who have that queue."""
+
+    limit_duration: timedelta | None = None
+    automatic_unpause: bool = False  # at the limit; else a warning
+    disable_unpause: bool = False  # the agent cannot end it from the phone before the limit
+
+
+QueuePauses = Mapping[tuple[str, str], QueuePause]  # by the queue's name and the reason's code
+
+
+@dataclass(frozen=True, slots=True)
 class OpenPause:
     """A pause that has not ended."""
 
@@ -43,6 +56,36 @@ class TimePolicy:
     pause_after: timedelta | None = None  # a phone that is away for so long
     logoff_after: timedelta | None = None
     shift_end: str | None = None  # "18:30": for everybody without a time of their own
+
+
+def limit_in_queues(
+    limit: PauseLimit | None, code: str, queues: Iterable[str], said: QueuePauses
+) -> PauseLimit | None:
+    """What holds for an agent with these queues: the shortest duration that the reason or one of
+    the queues allows, and what is to happen then; ``limit`` is the reason's own."""
+    for queue in queues:
+        its = said.get((queue, code))
+        if its is None or its.limit_duration is None:
+            continue
+        longest = limit.max_duration if limit else None
+        if longest is not None and longest <= its.limit_duration:
+            continue
+        then = WhenExceeded.UNPAUSE if its.automatic_unpause else WhenExceeded.WARN
+        if limit is not None and longest is not None and not its.automatic_unpause:
+            then = limit.when_exceeded
+        limit = PauseLimit(its.limit_duration, limit.daily_budget if limit else None, then)
+    return limit
+
+
+def locked(pause: OpenPause, now: datetime, queues: Iterable[str], said: QueuePauses) -> bool:
+    """Whether the agent may not end this pause from the phone now."""
+    for queue in queues:
+        its = said.get((queue, pause.reason.code))
+        if its is None or not its.disable_unpause:
+            continue
+        if its.limit_duration is None or now < pause.since + its.limit_duration:
+            return True
+    return False
 
 
 def exceeded_event(segment: str) -> str:

@@ -12,6 +12,7 @@ from fastagi.agents import errors
 from fastagi.agents.commands import (
     AddToQueue,
     Adopt,
+    AssignPenalty,
     ChangePenalty,
     Command,
     JoinQueue,
@@ -227,17 +228,22 @@ def _all(memberships: tuple[Membership, ...], joined: bool) -> tuple[Membership,
 
 
 def _log_in(state: AgentState, command: LogIn, now: datetime) -> Decision:
+    memberships = _all(state.memberships, True)
+    if command.queues is not None:
+        memberships = tuple(
+            m if m.queue in command.queues else replace(m, joined=False) for m in memberships
+        )
     after = replace(
         state,
         session=LoginSession(command.id, command.device, now),
-        memberships=_all(state.memberships, True),
+        memberships=memberships,
     )
     return Change(
         command,
         Outcome.LOGGED_IN,
         state,
         after,
-        tuple(_joining(after, command.device, after.memberships)),
+        tuple(_joining(after, command.device, after.joined)),
         (_event(EventType.LOGIN, after, command, now),),
     )
 
@@ -354,6 +360,8 @@ def _unpause(state: AgentState, command: Unpause, now: datetime) -> Decision:
     paused = [(m.queue, reason) for m in state.joined for on, reason in [state.pause_in(m)] if on]
     if state.pause is None and not paused:
         return Change(command, Outcome.NOT_PAUSED, state, _nothing_planned(state))
+    if command.locked:
+        return errors.PauseLocked()
     after = replace(
         _nothing_planned(state), pause=None, memberships=_without_own_pauses(state.memberships)
     )
@@ -490,6 +498,37 @@ def _remove_from_queue(state: AgentState, command: RemoveFromQueue, now: datetim
     event = _event(EventType.QUEUE_LEAVE, state, command, now, queues=(command.queue,))
     steps = tuple(_leaving(state, state.session.device, gone))
     return Change(command, Outcome.QUEUE_LEFT, state, after, steps, (event,))
+
+
+def _assign_penalty(state: AgentState, command: AssignPenalty, now: datetime) -> Decision:
+    membership = _membership(state, command.queue)
+    if membership is None:
+        return errors.NotAMember(command.queue)
+    after = replace(
+        state,
+        memberships=tuple(
+            replace(m, penalty=command.penalty, own_penalty=None) if m is membership else m
+            for m in state.memberships
+        ),
+    )
+    if not membership.joined or membership.penalty_now == command.penalty:
+        return Change(command, Outcome.QUEUE_JOINED, state, state if after == state else after)
+    assert state.session is not None
+    device = state.session.device
+
+    def said(penalty: int) -> SetPenalty:
+        return SetPenalty(command.queue, device.interface, penalty, device.asterisk)
+
+    event = _event(
+        EventType.QUEUE_PENALTY,
+        after,
+        command,
+        now,
+        reason=str(command.penalty),
+        queues=(command.queue,),
+    )
+    step = Step(said(command.penalty), said(membership.penalty_now))
+    return Change(command, Outcome.QUEUE_JOINED, state, after, (step,), (event,))
 
 
 def _relog(state: AgentState, command: Relog, now: datetime) -> Decision:
@@ -633,6 +672,9 @@ TABLE: dict[tuple[Status, type[Command]], Rule] = {
     (Status.LOGGED_OFF, RemoveFromQueue): _remove_from_queue,
     (Status.AVAILABLE, RemoveFromQueue): _remove_from_queue,
     (Status.PAUSED, RemoveFromQueue): _remove_from_queue,
+    (Status.LOGGED_OFF, AssignPenalty): _assign_penalty,
+    (Status.AVAILABLE, AssignPenalty): _assign_penalty,
+    (Status.PAUSED, AssignPenalty): _assign_penalty,
     (Status.LOGGED_OFF, Relog): _not_logged_in,
     (Status.AVAILABLE, Relog): _relog,
     (Status.PAUSED, Relog): _relog,

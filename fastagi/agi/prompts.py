@@ -89,6 +89,7 @@ ANSWERS: dict[Outcome, tuple[str, ...]] = {
     Outcome.IN_CALL: ("spy-agent", "{agent}", "vm-isonphone", "please-try-again"),
     Outcome.NO_SUCH_REASON: ("conf-errormenu", "vm-goodbye"),
     Outcome.PAUSE_SPENT: ("beeperr", "dictate/pause", "{reason}", "vm-isunavail", "vm-goodbye"),
+    Outcome.PAUSE_LOCKED: ("beeperr", "dictate/pause", "{reason}", "please-try-again"),
     Outcome.NO_SUCH_QUEUE: ("privacy-incorrect",),
     Outcome.NOT_A_MEMBER: ("privacy-incorrect", "spy-agent", "{agent}"),
     Outcome.LAST_IN_QUEUE: ("beeperr", "vm-last", "spy-agent", "{queue}"),

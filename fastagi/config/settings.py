@@ -36,6 +36,7 @@ from fastagi.config.values import (
     HostPortValue,
     Id,
     Language,
+    LoginName,
     Network,
     NetworkValue,
     Number,
@@ -146,6 +147,20 @@ class HttpLockoutSettings(Section):
         return Lockout(self.failures, self.within, self.for_)
 
 
+class AgentPhpSettings(Section):
+    """Nuclear Erix's agent.php, which knows no tokens of its own."""
+
+    allow: tuple[NetworkValue, ...] = ()  # addresses that need no token
+    token: Token | None = None  # in the query, the form or the header ``token``
+
+
+class CreatedAgentsSettings(Section):
+    """Agents that another program creates."""
+
+    first_number: Number = "9001"  # numbers are given from here on, unless the login is one
+    password_is_pin: bool = False  # a password of digits alone is the PIN, too
+
+
 class HttpSettings(Section):
     """The HTTP server. Without tokens everybody on this machine may do everything."""
 
@@ -158,6 +173,8 @@ class HttpSettings(Section):
     lockout: HttpLockoutSettings = Field(default_factory=HttpLockoutSettings)
     max_body: Annotated[int, Field(ge=1024, le=2**26)] = 65536  # bytes
     max_listeners: Annotated[int, Field(ge=1, le=100_000)] = 1000  # of the event stream, at once
+    agent_php: AgentPhpSettings | None = None  # None: it is off
+    created_agents: CreatedAgentsSettings = Field(default_factory=CreatedAgentsSettings)
 
     @property
     def loopback(self) -> bool:
@@ -270,6 +287,7 @@ class DeviceRuleSettings(Section):
     interface: Annotated[str, AfterValidator(_interface)]
     state_interface: Annotated[str, AfterValidator(_template)] | None = None
     type: DeviceType = "local"
+    call_center: bool = True  # agent.php logs agents in at such extensions alone
 
     def rule(self) -> DeviceRule:
         return DeviceRule(
@@ -278,6 +296,7 @@ class DeviceRuleSettings(Section):
             interface=self.interface,
             state_interface=self.state_interface,
             type=self.type,
+            call_center=self.call_center,
         )
 
 
@@ -323,9 +342,19 @@ class PauseReasonSettings(Section):
     name: ReasonName
     description: PlainText = ""
     productive: bool = False
+    type: PlainText = ""  # a kind that reports group by, as the admin likes
     max_duration: Timeout | None = None
     daily_budget: Timeout | None = None  # the time a day that an agent may spend on it
     when_exceeded: WhenExceeded = WhenExceeded.WARN
+
+
+class QueuePauseSettings(Section):
+    """What a queue says of a pause reason, for the agents who have that queue."""
+
+    reason: ReasonCode
+    limit_duration: Timeout | None = None
+    automatic_unpause: bool = False
+    disable_unpause: bool = False
 
 
 class QueueSettings(Section):
@@ -335,6 +364,8 @@ class QueueSettings(Section):
     number: Number
     name: QueueName
     description: PlainText = ""
+    call_center: bool = True  # agent.php logs agents in to such queues alone
+    pauses: tuple[QueuePauseSettings, ...] = ()
 
 
 class AgentQueue(Section):
@@ -357,6 +388,8 @@ class AgentSettings(Section):
     language: Language = "en"
     queues: tuple[Annotated[AgentQueue, BeforeValidator(_agent_queue)], ...] = ()
     logoff_at: TimeOrNever | None = None  # ``HH:MM``, "never", or None: as everybody
+    login: LoginName | None = None  # the name other programs know the agent by; None: the number
+    enabled: bool = True  # False: as if archived, and shown as not enabled
 
 
 class Settings(Section):

@@ -26,6 +26,7 @@ _LONGEST = timedelta(days=366)
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?", re.ASCII)
 _SOUND = re.compile(r"[A-Za-z0-9_/.-]+", re.ASCII)
 _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}", re.ASCII)
+_LOGIN = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
 _LANGUAGE = re.compile(r"[a-z]{2}(_[A-Z]{2})?", re.ASCII)
 _USERNAME = re.compile(r"[A-Za-z0-9_.@-]{1,79}", re.ASCII)
 _CODE = re.compile(r"[*#0-9]{1,16}", re.ASCII)
@@ -364,6 +365,9 @@ Context = Annotated[str, _matching(_CONTEXT, "is no context: letters, digits and
 Sound = Annotated[str, _matching(_SOUND, "is no sound: letters, digits and _ / . -")]
 Sounds = Annotated[tuple[Sound, ...], BeforeValidator(_sounds), AfterValidator(_not_silent)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
+LoginName = Annotated[
+    str, _matching(_LOGIN, "is no login name: letters, digits and _ . @ -, 64 at most")
+]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 HookSecret = Annotated[SecretStr, AfterValidator(_hook_secret)]
 Pin = Annotated[SecretStr, AfterValidator(_pin)]

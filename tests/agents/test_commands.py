@@ -31,6 +31,8 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     ),
     "when_in_call": st.sampled_from(WhenInCall),
     "queue": st.text(),
+    "queues": st.none() | st.lists(st.text()).map(tuple),
+    "number": st.text(),
     "penalty": st.integers(0, 99),
     "reason": st.text(),
 }
@@ -81,6 +83,7 @@ def test_every_kind_is_known_by_name() -> None:
         "ChangePenalty",
         "AddToQueue",
         "RemoveFromQueue",
+        "AssignPenalty",
         "Relog",
     }
 

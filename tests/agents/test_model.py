@@ -15,6 +15,7 @@ from fastagi.agents.commands import (
     Actor,
     AddToQueue,
     Adopt,
+    AssignPenalty,
     ChangePenalty,
     Command,
     JoinQueue,
@@ -539,6 +540,45 @@ ROWS = [
         command(RemoveFromQueue, queue="billing"), Outcome.NOT_A_MEMBER,
         refused=errors.NotAMember,
     ),
+    # -- a penalty for good
+    Row(
+        "another penalty for good", IN, command(AssignPenalty, queue="support", penalty=7),
+        Outcome.QUEUE_JOINED, (SetPenalty("support", "PJSIP/1001", 7),),
+        ((EventType.QUEUE_PENALTY, "7", "1001", ("support",)),),
+        replace(IN, memberships=(IN.memberships[0], replace(IN.memberships[1], penalty=7))),
+    ),
+    Row(
+        "another penalty for good that Asterisk has already", IN_OWN_PENALTY,
+        command(AssignPenalty, queue="support", penalty=7), Outcome.QUEUE_JOINED, (), (),
+        replace(IN, memberships=(IN.memberships[0], replace(IN.memberships[1], penalty=7))),
+    ),
+    Row(
+        "another penalty for good, not logged in", OFF,
+        command(AssignPenalty, queue="support", penalty=7), Outcome.QUEUE_JOINED, (), (),
+        replace(OFF, memberships=(OFF.memberships[0], replace(OFF.memberships[1], penalty=7))),
+    ),
+    Row(
+        "the penalty there is, for good", PAUSED,
+        command(AssignPenalty, queue="support", penalty=1), Outcome.QUEUE_JOINED,
+    ),
+    Row(
+        "a penalty for good in none of the agent's", IN,
+        command(AssignPenalty, queue="billing", penalty=7), Outcome.NOT_A_MEMBER,
+        refused=errors.NotAMember,
+    ),
+    # -- some of the queues
+    Row(
+        "log in: to one queue", OFF,
+        command(LogIn, device=device("1001"), queues=("support",)), Outcome.LOGGED_IN,
+        (add("support"),), ((EventType.LOGIN, "", "1001", ("support",)),),
+        joined(replace(OFF, session=LoginSession("c", device("1001"), NOON)), "support"),
+    ),
+    # -- a pause that is not to be ended yet
+    Row(
+        "unpause, not before its time", PAUSED, command(Unpause, locked=True),
+        Outcome.PAUSE_LOCKED, refused=errors.PauseLocked,
+    ),
+    Row("unpause where nothing is locked", IN, command(Unpause, locked=True), Outcome.NOT_PAUSED),
     # -- once more
     Row("relog", IN, command(Relog), Outcome.ALREADY_LOGGED_IN, (add("sales"), add("support"))),
     Row(
@@ -862,6 +902,7 @@ commands = st.one_of(
     st.builds(ChangePenalty, **common, queue=queues, penalty=st.integers(0, 19)),
     st.builds(AddToQueue, **common, queue=queues, number=st.just("7"), penalty=st.integers(0, 9)),
     st.builds(RemoveFromQueue, **common, queue=queues),
+    st.builds(AssignPenalty, **common, queue=queues, penalty=st.integers(0, 9)),
     st.builds(LeaveQueue, **common, queue=queues, last=st.booleans(), confirmed=st.booleans()),
 )
 
