@@ -1,0 +1,303 @@
+"""The live page at ``/``: its files, what it shows and what its buttons do.
+
+The page follows the event stream and asks here again for the agents that an event touches, so it
+shows the store and nothing that it worked out by itself. Its files hold no data and need no token.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from fastagi.agents import errors
+from fastagi.agents.commands import Actor, Command, LogOff, Pause, PauseReason, Unpause
+from fastagi.agents.service import StoreUnavailable
+from fastagi.api.doors import AgentView, Doors, StoredEvent
+from fastagi.config.settings import Right
+from fastagi.contract import Outcome, Source
+
+FOLDER = Path(__file__).parent / "page"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Nothing from elsewhere, nothing written into the page itself, and in nobody's frame.
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # kept, but asked for every time: a new version shows at once
+}
+LIVE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+LATEST = 50  # events
+AT_ONCE = 500  # agents asked for by number in one request
+CHUNK = 500  # agents written at a time: other threads run between two
+PATIENCE = 20.0  # seconds for the store to answer
+
+WORDS = {
+    Outcome.NO_SUCH_AGENT: "There is no agent {agent}.",
+    Outcome.NOT_LOGGED_IN: "Agent {agent} is not logged in.",
+    Outcome.IN_CALL: "Agent {agent} is in a queue call: try again when it has ended.",
+    Outcome.NO_SUCH_REASON: "There is no such pause reason.",
+    Outcome.PAUSE_SPENT: "Agent {agent} has used up today's time for this reason.",
+    Outcome.QUEUE_REFUSED: "Asterisk refused it, and nothing was changed. The log says why.",
+    Outcome.UNAVAILABLE: "Asterisk or the database is away, and nothing was changed. Try again.",
+    Outcome.BUSY: "The service is busy, and nothing was changed. Try again.",
+}
+UNSETTLED = "Asterisk gave no answer: it may have happened. The page shows it when it is known."
+STORE_AWAY = "The database is away. Try again."
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    content: bytes
+    type: str
+    etag: str
+
+    @classmethod
+    def read(cls, path: Path) -> "StaticFile":
+        content = path.read_bytes()
+        return cls(content, TYPES[path.suffix], _etag(content))
+
+
+def routes(doors: Doors) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    files = {path.name: StaticFile.read(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
+    one_at_a_time = asyncio.Lock()  # of the big ones: many supervisors are one reader to the store
+
+    # -- the files
+
+    def served(request: Request, name: str) -> Response:
+        file = files.get(name)
+        if file is None:
+            return _told(404, "There is no such file.")
+        headers = HEADERS | {"ETag": file.etag}
+        if _has(request, file.etag):
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, media_type=file.type, headers=headers)
+
+    @router.api_route("/", methods=["GET", "HEAD"])
+    async def index(request: Request) -> Response:
+        return served(request, "index.html")
+
+    @router.api_route("/page/{name}", methods=["GET", "HEAD"])
+    async def file(request: Request, name: str) -> Response:
+        return served(request, name)
+
+    # -- what is shown
+
+    @router.get("/live/agents")
+    async def agents(
+        request: Request, number: Annotated[list[str] | None, Query()] = None
+    ) -> Response:
+        if refusal := _lacks(request, Right.READ):
+            return refusal
+        if number is not None and len(number) > AT_ONCE:
+            return _told(400, f"At most {AT_ONCE} agents by number in one request.")
+        try:
+            reasons = await doors.service.reasons()
+            client = request.state.client
+            head = {
+                "client": {"name": client.name, "rights": sorted(client.rights)},
+                "reasons": [{"code": r.code, "name": r.name} for r in reasons],
+            }
+
+            def read() -> tuple[bytes, str]:
+                # The number comes first: what happens in between is told by both, never by none.
+                seq = doors.reading.last_seq()
+                body = _document(seq, doors.reading.agents(number), head)
+                return body, _etag(body)
+
+            if number is not None:
+                body, etag = await _in_thread(read)
+            else:
+                async with asyncio.timeout(PATIENCE), one_at_a_time:
+                    body, etag = await _in_thread(read)
+        except (StoreUnavailable, errors.Unavailable, TimeoutError) as error:
+            return _store_away(doors, error)
+        headers = LIVE_HEADERS | {"ETag": etag}
+        if _has(request, etag):
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type="application/json", headers=headers)
+
+    @router.get("/live/events")
+    async def events(request: Request) -> Response:
+        if refusal := _lacks(request, Right.READ):
+            return refusal
+
+        def read() -> bytes:
+            latest = doors.reading.latest_events(LATEST)
+            return orjson.dumps({"events": [_event(stored) for stored in latest]})
+
+        try:
+            body = await _in_thread(read)
+        except (StoreUnavailable, TimeoutError) as error:
+            return _store_away(doors, error)
+        return Response(body, media_type="application/json", headers=LIVE_HEADERS)
+
+    # -- the buttons
+
+    async def carried_out(request: Request, number: str, command: Command) -> Response:
+        try:
+            change = await doors.service.execute(command)
+        except errors.Refused as refusal:
+            return _refused(number, refusal)
+        return Response(
+            orjson.dumps({"outcome": change.outcome.value}),
+            media_type="application/json",
+            headers=LIVE_HEADERS,
+        )
+
+    def asked(request: Request, number: str) -> dict[str, Any]:
+        return {
+            "id": doors.service.new_id(),
+            "agent": number,
+            "source": Source.API,
+            "actor": Actor(name=request.state.client.name),
+        }
+
+    def stopped(request: Request) -> Response | None:
+        if refusal := _lacks(request, Right.CONTROL):
+            return refusal
+        # Another site's page cannot send this type without being asked first, and is not allowed
+        # to: so nobody else's page presses these buttons where no token is needed.
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            return _told(415, "Send application/json.")
+        return None
+
+    @router.post("/live/agents/{number}/pause")
+    async def pause(request: Request, number: str) -> Response:
+        if refusal := stopped(request):
+            return refusal
+        try:
+            body = orjson.loads(await request.body())
+            code = body.get("reason", "")
+        except (ValueError, AttributeError):
+            return _told(400, 'Send a JSON object: {"reason": "1"}.')
+        try:
+            reasons = {reason.code: reason for reason in await doors.service.reasons()}
+        except errors.Refused as away:
+            return _refused(number, away)
+        # Without a reason too, as a program may: then it has no name.
+        reason = PauseReason("", "") if code == "" else reasons.get(str(code))
+        if reason is None:
+            return _refused(number, errors.NoSuchReason())
+        when = doors.pause().when_in_call
+        command = Pause(**asked(request, number), reason=reason, when_in_call=when)
+        return await carried_out(request, number, command)
+
+    @router.post("/live/agents/{number}/unpause")
+    async def unpause(request: Request, number: str) -> Response:
+        if refusal := stopped(request):
+            return refusal
+        return await carried_out(request, number, Unpause(**asked(request, number)))
+
+    @router.post("/live/agents/{number}/logoff")
+    async def logoff(request: Request, number: str) -> Response:
+        if refusal := stopped(request):
+            return refusal
+        when = doors.login().logoff_in_call
+        command = LogOff(**asked(request, number), when_in_call=when)
+        return await carried_out(request, number, command)
+
+    return router
+
+
+async def _in_thread(read: Callable[[], T]) -> T:
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.to_thread(read)
+
+
+def _document(seq: int, agents: Sequence[AgentView], head: dict[str, Any]) -> bytes:
+    parts = [
+        orjson.dumps([_agent(view) for view in agents[begin : begin + CHUNK]])[1:-1]
+        for begin in range(0, len(agents), CHUNK)
+    ]
+    return b'{"seq":%d,"agents":[%b],%b' % (seq, b",".join(parts), orjson.dumps(head)[1:])
+
+
+def _agent(view: AgentView) -> dict[str, Any]:
+    return {
+        "id": view.id,
+        "number": view.number,
+        "name": view.name,
+        "status": view.status.name.lower(),
+        "extension": view.extension,
+        "context": view.context,
+        "device_type": view.device_type,
+        "asterisk": view.asterisk,
+        "since": view.since,
+        "source": view.source,
+        "queues": list(view.queues),
+        "joined": list(view.joined),
+        "paused_in": list(view.paused_in),
+        "pause_reason": view.pause_reason,
+        "paused_since": view.paused_since,
+        "pause_source": view.pause_source,
+        "planned": view.planned,
+    }
+
+
+def _event(stored: StoredEvent) -> dict[str, Any]:
+    return {"seq": stored.seq, **stored.event.as_dict()}
+
+
+def _etag(content: bytes) -> str:
+    return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+
+
+def _has(request: Request, etag: str) -> bool:
+    known = request.headers.get("if-none-match", "")
+    return etag in [one.strip().removeprefix("W/") for one in known.split(",")]
+
+
+def _lacks(request: Request, right: Right) -> Response | None:
+    client = request.state.client
+    if right in client.rights:
+        return None
+    return _told(403, f"{client.name or 'This client'} has no right to {right.value}.")
+
+
+def _refused(number: str, refusal: errors.Refused) -> Response:
+    words = WORDS.get(refusal.outcome, "That could not be done.").format(agent=number)
+    if isinstance(refusal, errors.NoSuchAgent):
+        return _told(404, words)
+    if isinstance(refusal, errors.Unsettled):
+        return _told(503, UNSETTLED)
+    return _told(503 if isinstance(refusal, errors.Unavailable | errors.Busy) else 409, words)
+
+
+def _store_away(doors: Doors, error: Exception) -> Response:
+    doors.log.warning("the page got no answer from the store", error=str(error))
+    return _told(503, STORE_AWAY)
+
+
+def _told(status: int, words: str) -> Response:
+    body = orjson.dumps({"error": words})
+    return Response(
+        body, status_code=status, media_type="application/json", headers=LIVE_HEADERS
+    )
