@@ -8,6 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -203,7 +204,7 @@ class Metrics:
         in time is left out."""
         try:
             async with asyncio.timeout(PATIENCE):
-                await asyncio.to_thread(self._now.ask)
+                await _aside(self._now.ask)
         except TimeoutError:
             log.warning("the store is slow to give figures", seconds=PATIENCE)
         return await asyncio.to_thread(self._text), CONTENT_TYPE_LATEST
@@ -226,6 +227,24 @@ class Metrics:
 
     def close(self) -> None:
         self._close()
+
+
+async def _aside(question: Callable[[], None]) -> None:
+    """In a thread that nobody waits for when the service stops, should it be stuck."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def ask() -> None:
+        question()
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(finish)
+
+    threading.Thread(target=ask, name="figures", daemon=True).start()
+    await done
 
 
 T = TypeVar("T")

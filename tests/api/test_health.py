@@ -1,0 +1,135 @@
+"""Whether the service says how it is."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Request, Response
+
+from fastagi.agents.service import StoreUnavailable
+from fastagi.api import health
+from fastagi.config.settings import Right
+from fastagi.outbox.metrics import Metrics
+from tests.agents.memory import Hall
+
+
+@dataclass
+class House:
+    hall: Hall
+    metrics: Metrics
+    http: httpx2.AsyncClient
+    rights: frozenset[Right] = frozenset({Right.READ})
+
+
+@pytest.fixture
+def names() -> tuple[str, ...]:
+    return ("",)
+
+
+@pytest.fixture
+async def house(names: tuple[str, ...]) -> AsyncIterator[House]:
+    hall, metrics = Hall(asterisks=names), Metrics()
+    doors: Any = SimpleNamespace(service=hall.service, figures=metrics)
+    app = FastAPI()
+    app.include_router(health.routes(doors))
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://agents") as http:
+        it = House(hall, metrics, http)
+
+        @app.middleware("http")
+        async def who(request: Request, go_on: Callable[[Request], Any]) -> Response:
+            request.state.client = SimpleNamespace(name="prometheus", rights=it.rights)
+            answer: Response = await go_on(request)
+            return answer
+
+        yield it
+
+
+async def test_alive(house: House) -> None:
+    house.hall.store.down = {"*"}
+    house.hall.asterisk.linked = False
+    answer = await house.http.get("/health/live")
+    assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+async def test_ready(house: House) -> None:
+    answer = await house.http.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ready",
+        "store": "ok",
+        "asterisk": {"default": "connected"},
+    }
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_without_asterisk(house: House) -> None:
+    house.hall.asterisk.linked = False
+    answer = await house.http.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "not ready",
+        "store": "ok",
+        "asterisk": {"default": "away"},
+    }
+    house.hall.asterisk.linked = True
+    assert (await house.http.get("/health/ready")).status_code == 200
+
+
+@pytest.mark.parametrize("names", [("paris", "lyon")])
+async def test_one_of_several_is_enough(house: House) -> None:
+    house.hall.asterisks["lyon"].linked = False
+    answer = await house.http.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json()["asterisk"] == {"paris": "connected", "lyon": "away"}
+    house.hall.asterisks["paris"].linked = False
+    answer = await house.http.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["asterisk"] == {"paris": "away", "lyon": "away"}
+
+
+async def test_without_the_store(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(key: str) -> str:
+        raise StoreUnavailable("postgresql://fastagi:secret@10.0.0.5/fastagi: refused")
+
+    monkeypatch.setattr(house.hall.store, "note", broken)
+    answer = await house.http.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "not ready",
+        "store": "unavailable",
+        "asterisk": {"default": "connected"},
+    }
+    assert "secret" not in answer.text
+
+
+async def test_a_store_that_gives_no_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stuck(key: str) -> str:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(house.hall.store, "note", stuck)
+    monkeypatch.setattr(health, "PATIENCE", 0.05)
+    answer = await house.http.get("/health/ready")
+    assert (answer.status_code, answer.json()["store"]) == (503, "no answer")
+
+
+async def test_figures(house: House) -> None:
+    house.metrics.called("agent/login", "LOGGED_IN", 0.1)
+    answer = await house.http.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert 'fastagi_calls_total{outcome="LOGGED_IN",script="agent/login"} 1.0' in answer.text
+
+
+async def test_figures_are_for_those_who_may_read(house: House) -> None:
+    house.rights = frozenset({Right.CONTROL, Right.CONFIGURE})
+    answer = await house.http.get("/metrics")
+    assert answer.status_code == 403
+    assert answer.json() == {"detail": "this needs the right 'read'"}
+    for path in ("/health/live", "/health/ready"):
+        assert (await house.http.get(path)).status_code == 200
