@@ -23,6 +23,7 @@ from fastagi.agents.events import Event
 from fastagi.agents.hooks import Attempt, ContentType, Hook, Method, told
 from fastagi.agents.model import AgentState
 from fastagi.agents.service import StoreUnavailable
+from fastagi.api import errors
 from fastagi.api.doors import Doors
 from fastagi.config.settings import Right
 from fastagi.contract import HOOK_TYPES, EventType, Source
@@ -208,9 +209,10 @@ class Error(BaseModel):
 class Refusal(Exception):
     """An answer with ``{"error": text}``."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(text)
         self.status = status
+        self.headers = headers
 
 
 EXPECTED = {
@@ -250,36 +252,38 @@ class Route(APIRoute):
 
         async def answered(request: Request) -> Response:
             if right not in request.state.client.rights:
-                return _error(403, f"this needs the right {right.value!r}")
+                return errors.response(403, errors.lacking(right))
             try:
-                return await handle(request)
+                return await handle(_taken_for_json(request))
             except Refusal as refusal:
-                return _error(refusal.status, str(refusal))
+                return errors.response(refusal.status, str(refusal), refusal.headers)
             except RequestValidationError as error:
-                return _error(400, _told(error, request))
+                return errors.response(400, _told(error))
             except HTTPException as error:
-                return _error(error.status_code, error.detail)
+                return errors.response(error.status_code, error.detail)
 
         return answered
 
 
-def _error(status: int, text: str) -> JSONResponse:
-    return JSONResponse({"error": text}, status)
+def _taken_for_json(request: Request) -> Request:
+    """The document knows no other bodies, and programs send theirs under many names (``curl -d``
+    calls them forms). That no page in a browser makes use of it is the guard's business."""
+    headers = [one for one in request.scope["headers"] if one[0] != b"content-type"]
+    headers.append((b"content-type", errors.JSON.encode()))
+    return Request({**request.scope, "headers": headers}, request.receive)
 
 
-def _told(error: RequestValidationError, request: Request) -> str:
+def _told(error: RequestValidationError) -> str:
     """Every mistake with the field it is in. Values are not repeated: they may be secrets."""
-    return "; ".join(dict.fromkeys(_mistake(found, request) for found in error.errors()))
+    return "; ".join(dict.fromkeys(map(_mistake, error.errors())))
 
 
-def _mistake(found: dict[str, Any], request: Request) -> str:
+def _mistake(found: dict[str, Any]) -> str:
     kind, place = found["type"], found["loc"]
     if kind == "json_invalid":
-        return f"the body is no JSON: {found['ctx']['error']}, at character {place[1]}"
+        return f"The body is no JSON: {found['ctx']['error']}, at character {place[1]}"
     if len(place) < 2:
-        if "json" not in request.headers.get("content-type", "").lower():
-            return "the body must be a JSON object, sent with Content-Type: application/json"
-        return "the body must be a JSON object"
+        return "The body must be a JSON object"
     field = str(place[1])
     if kind == "missing":
         return f"{field}: is missing"
@@ -302,7 +306,7 @@ def routes(doors: Doors) -> APIRouter:
         except (StoreUnavailable, TimeoutError) as error:
             # What the store says may name files and addresses: it is for the log.
             doors.log.warning("a hook's request was not served", why=str(error) or "no answer")
-            raise Refusal(503, "the store is away: try again") from None
+            raise Refusal(503, errors.STORE_AWAY, errors.RETRY) from None
 
     def log(what: str, request: Request, hook: Hook) -> None:
         # Of the URL only the host: what follows may hold a receiver's password.
@@ -324,9 +328,7 @@ def routes(doors: Doors) -> APIRouter:
     async def found(client_id: str, kind: DeviceType, agent_id: int, event_id: int) -> Hook:
         hook = await asked(hooks.hook(client_id, agent_id, kind, event_id))
         if hook is None:
-            raise Refusal(
-                404, f"there is no event {event_id} of {kind} agent {agent_id} of this client"
-            )
+            raise Refusal(404, "No such event")
         return hook
 
     async def create(
@@ -339,11 +341,9 @@ def routes(doors: Doors) -> APIRouter:
         async with one_at_a_time:
             there = await asked(hooks.of(client_id, agent_id, kind))
             if there is None:
-                raise _no_agent(agent_id)
+                raise Refusal(404, "No such agent")
             if len(there) >= MOST:
-                raise Refusal(
-                    409, f"agent {agent_id} has {MOST} events already, the most there may be"
-                )
+                raise Refusal(409, f"This agent has {MOST} events already, the most there may be")
             hook = await asked(
                 hooks.create(
                     client_id,
@@ -356,14 +356,14 @@ def routes(doors: Doors) -> APIRouter:
                 )
             )
         if hook is None:
-            raise _no_agent(agent_id)
+            raise Refusal(404, "No such agent")
         log("a hook was made", request, hook)
         return JSONResponse(_shown(hook))
 
     async def every(client_id: ClientId, kind: Kind, agent_id: AgentId) -> Response:
         there = await asked(hooks.of(client_id, agent_id, kind))
         if there is None:
-            raise _no_agent(agent_id)
+            raise Refusal(404, "No such agent")
         return JSONResponse([_shown(hook) for hook in there])
 
     async def read(
@@ -391,7 +391,7 @@ def routes(doors: Doors) -> APIRouter:
             changed = replace(hook, **given)
             if changed != hook:
                 if not await asked(hooks.update(changed)):
-                    raise Refusal(404, f"event {event_id} was deleted meanwhile")
+                    raise Refusal(404, "No such event: it was deleted meanwhile")
                 log("a hook was changed", request, changed)
         return JSONResponse(_shown(changed))
 
@@ -400,7 +400,7 @@ def routes(doors: Doors) -> APIRouter:
     ) -> Response:
         hook = await found(client_id, kind, agent_id, event_id)
         if not await asked(hooks.delete(hook.id)):
-            raise Refusal(404, f"event {event_id} was deleted meanwhile")
+            raise Refusal(404, "No such event: it was deleted meanwhile")
         log("a hook was deleted", request, hook)
         return Response(status_code=204)
 
@@ -410,7 +410,7 @@ def routes(doors: Doors) -> APIRouter:
         hook = await found(client_id, kind, agent_id, event_id)
         agent = await asked(doors.directory.agent_by_id(agent_id))
         if agent is None:
-            raise _no_agent(agent_id)
+            raise Refusal(404, "No such agent")
         event = _example(hook, agent, doors)
         # Has a time limit of its own, that of every delivery.
         attempt = await doors.tester.test(hook, told(agent_id, event))
@@ -532,15 +532,9 @@ def _other_method(methods: Sequence[str]) -> Callable[[Request], Awaitable[Respo
     allow = ", ".join(methods)
 
     async def refuse(request: Request) -> Response:
-        return JSONResponse(
-            {"error": f"only {allow} can be done here"}, 405, headers={"Allow": allow}
-        )
+        return errors.response(405, f"Only {allow} can be done here", {"Allow": allow})
 
     return refuse
-
-
-def _no_agent(agent_id: int) -> Refusal:
-    return Refusal(404, f"there is no agent with id {agent_id}")
 
 
 def _method(text: str) -> Method:

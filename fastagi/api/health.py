@@ -3,12 +3,13 @@
 import asyncio
 from typing import Any, Literal
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api.doors import Doors
+from fastagi.api.guard import needs
 from fastagi.config.settings import Right
 
 PATIENCE = 2.0  # seconds that an answer of the store is waited for
@@ -36,8 +37,8 @@ class Readiness(BaseModel):
     )
 
 
-class Forbidden(BaseModel):
-    detail: str
+class Refused(BaseModel):
+    error: str
 
 
 def routes(doors: Doors) -> APIRouter:
@@ -79,20 +80,19 @@ def routes(doors: Doors) -> APIRouter:
             "description": "The figures, as Prometheus reads them.",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
-        401: {"description": "No token, or a wrong one."},
-        403: {"model": Forbidden, "description": "The token's rights do not reach."},
+        401: {"model": Refused, "description": "No token, or a wrong one."},
+        403: {"model": Refused, "description": "The token's rights do not reach."},
     }
 
     @router.get(
         "/metrics",
         response_class=Response,
+        dependencies=[Depends(needs(Right.READ))],
         summary="Figures for Prometheus",
         description="",
         responses=responses,
     )
-    async def metrics(request: Request) -> Response:
-        if Right.READ not in request.state.client.rights:
-            raise HTTPException(403, f"this needs the right {Right.READ.value!r}")
+    async def metrics() -> Response:
         text, content_type = await doors.figures.text()
         return Response(text, media_type=content_type, headers=NOT_KEPT)
 

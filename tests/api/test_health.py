@@ -130,6 +130,5 @@ async def test_figures_are_for_those_who_may_read(house: House) -> None:
     house.rights = frozenset({Right.CONTROL, Right.CONFIGURE})
     answer = await house.http.get("/metrics")
     assert answer.status_code == 403
-    assert answer.json() == {"detail": "this needs the right 'read'"}
     for path in ("/health/live", "/health/ready"):
         assert (await house.http.get(path)).status_code == 200
