@@ -412,7 +412,6 @@ class Listener:
             self._waiting.clear()
             self._events = self._bytes = 0
             self.position = self._reached
-            self._named = -1
             self.live = False
             return
         self.position = batch.to

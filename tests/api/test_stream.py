@@ -592,6 +592,35 @@ async def test_nothing_overtakes_a_number_that_may_be_filled(
     await until(lambda: resumed.seqs == [2, 3, 5, 6, 7])
 
 
+async def test_numbers_given_up_at_the_end(radio: Radio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the feed begins, no event may be: who resumes gets there all the same, and does not
+    take what is new meanwhile for read."""
+    monkeypatch.setattr(stream, "LOOK", 60.0)
+    store = radio.store
+    store.add(5)
+    for _ in range(2):
+        store.give_up(store.begin())
+    monkeypatch.setattr(store, "last_seq", lambda: 7)
+    there = await radio.tuned()
+    assert there.last_id == "7"
+    ear = await radio.tuned(3)
+    await until(lambda: ear.seqs == [4, 5])
+    await until(lambda: all(listener.live for listener in radio.feed._listeners))
+    loop = asyncio.get_running_loop()
+
+    def meanwhile(after: int) -> None:
+        if after == 5:
+            store.after_read = lambda after: None
+            radio.say(2)
+            asyncio.run_coroutine_threadsafe(until(lambda: there.seqs), loop).result(10)
+
+    store.after_read = meanwhile
+    late = radio.tune(5)
+    await until(lambda: late.seqs == there.seqs == [8, 9])
+    await until(lambda: ear.seqs == [4, 5, 8, 9])
+    assert store.after_read is not meanwhile
+
+
 async def test_another_services_events_come_without_a_word(
     radio: Radio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,6 +628,20 @@ async def test_another_services_events_come_without_a_word(
     ear = await radio.tuned()
     radio.store.add(4)
     await until(lambda: ear.seqs == [1, 2, 3, 4])
+
+
+async def test_a_long_way_with_nothing_on_it_is_named(
+    radio: Radio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is cut off in the middle of it does not begin anew."""
+    monkeypatch.setattr(stream, "PAGE", 4)
+    radio.store.add(100)
+    there = await radio.tuned()
+    ear = radio.tune(0, agent="4002")
+    await until(lambda: int(ear.last_id or 0) > 80)
+    ids = [block for block in ear.body.split(b"\n\n") if block.startswith(b"id: ")]
+    assert len(ids) >= 5
+    assert ear.told == there.told == []
 
 
 # -- between the pages and the feed -----------------------------------------------------------
@@ -896,6 +939,7 @@ async def test_who_goes_while_it_is_deaf(radio: Radio) -> None:
 
 
 async def test_the_end_of_the_service_ends_all_streams_at_once(radio: Radio) -> None:
+    tasks = asyncio.all_tasks()
     ears = [await radio.tuned() for _ in range(20)]
     deaf = ears[0]
     deaf.deaf()
@@ -909,6 +953,8 @@ async def test_the_end_of_the_service_ends_all_streams_at_once(radio: Radio) -> 
     assert all(ear.ended for ear in [*ears[1:], reading])
     assert radio.feed.listeners <= 1
     await deaf.task
+    assert deaf.aborted
+    assert asyncio.all_tasks() < tasks, "nothing is left behind"
     late = radio.tune()
     await late.task
     assert late.status == 503
