@@ -1,0 +1,521 @@
+"""XiVO agentd's REST API under ``/0.1``: paths, methods, fields, statuses and texts of its
+document, so that programs written for it work here. What goes beyond the document says so.
+
+A login is the hot path: the routes stand in FastAPI's table for the sake of OpenAPI, but are
+served by ``Agentd``, which reads the path and the body by hand.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from fastagi.agents.commands import (
+    Actor,
+    AddToQueue,
+    Command,
+    LogIn,
+    LogOff,
+    Pause,
+    PauseReason,
+    Relog,
+    RemoveFromQueue,
+    Unpause,
+    WhenInCall,
+)
+from fastagi.agents.devices import is_extension
+from fastagi.agents.errors import (
+    LoggedInElsewhere,
+    NoSuchAgent,
+    NoSuchExtension,
+    NoSuchReason,
+    NotLoggedIn,
+    Refused,
+    Unavailable,
+)
+from fastagi.agents.model import AgentState, Status
+from fastagi.agents.service import StoreUnavailable
+from fastagi.api import errors
+from fastagi.api.agentd_document import LARGEST_ID, ROUTES, extra, responses
+from fastagi.api.doors import AgentView, Doors
+from fastagi.api.guard import Client
+from fastagi.config.settings import AlreadyElsewhere, InUseByAnother, Right
+from fastagi.contract import Outcome, Source
+
+PATIENCE = 20.0  # seconds for the store to answer
+CHUNK = 500  # agents written at a time: other threads run between two
+NO_REASON = PauseReason("", "")
+
+_ID = re.compile(r"[0-9]{1,20}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
+_CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}", re.ASCII)
+
+T = TypeVar("T")
+
+
+class Bad(Exception):
+    """An answer: status, and why."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int = 204
+    body: bytes = b""
+
+
+DONE = Answer()
+
+
+@dataclass(slots=True)
+class Call:
+    """A request: ``key`` is the agent's id or number, as it stands in the path."""
+
+    client: Client
+    key: str
+    by_number: bool
+    body: bytes
+
+
+Operation = Callable[["Agentd", Call], Awaitable[Answer]]
+
+
+class Agentd:
+    """The face as an ASGI application; ``scope["state"]["client"]`` is who asks."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._service = doors.service
+        self._reading = asyncio.Semaphore(1)  # of all agents: many who ask are one reader
+        self._running: set[asyncio.Task[Answer]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._answered(scope, receive)
+            status, body = answer.status, answer.body
+            more: Iterable[tuple[str, str]] = ()
+        except Bad as bad:
+            status, body, more = bad.status, errors.body(str(bad)), bad.headers.items()
+        except (Refused, StoreUnavailable) as refusal:
+            status, text = errors.told(refusal)
+            body = errors.body(text)
+            more = errors.RETRY.items() if status == 503 else ()
+        headers = [(name.lower().encode(), value.encode()) for name, value in more]
+        if body:
+            headers.append((b"content-type", b"application/json"))
+            headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answered(self, scope: Scope, receive: Receive) -> Answer:
+        key, by_number = "", False
+        match scope["path"].split("/")[2:]:
+            case ["agents", "by-number", key, action]:
+                by_number = True
+                methods = ACTIONS.get(action)
+            case ["agents", "all", action]:
+                methods = FOR_ALL.get(action)
+            case ["agents", key, action]:
+                methods = ACTIONS.get(action)
+            case ["members"]:
+                methods = MEMBERS
+            case _:
+                methods = None
+        if methods is None:
+            raise Bad(404, "Not Found")
+        method = scope["method"]
+        chosen = methods.get(method)
+        if chosen is None:
+            raise Bad(405, "Method Not Allowed", {"Allow": ", ".join(methods)})
+        right, operation = chosen
+        client: Client = scope["state"]["client"]
+        if right not in client.rights:
+            raise Bad(403, errors.lacking(right))
+        body = b""
+        if method != "GET" and method != "HEAD":
+            message = await receive()
+            body = message.get("body", b"")
+            while message.get("more_body"):
+                message = await receive()
+                body += message.get("body", b"")
+        return await operation(self, Call(client, key, by_number, body))
+
+    # -- who is meant
+
+    async def _state(self, call: Call) -> AgentState:
+        if call.by_number:
+            return await self._service.agent(_number(call.key))
+        state = await self._agent(int(call.key) if _ID.fullmatch(call.key) else 0)
+        if state is None:
+            raise NoSuchAgent(call.key)
+        return state
+
+    async def _agent_number(self, call: Call) -> str:
+        """Given by number, it may be nobody's: the command will be told."""
+        return _number(call.key) if call.by_number else (await self._state(call)).number
+
+    async def _agent(self, id: int) -> AgentState | None:
+        return await self._doors.directory.agent_by_id(id) if 1 <= id <= LARGEST_ID else None
+
+    def _asked(self, call: Call, number: str) -> dict[str, Any]:
+        return {
+            "id": self._service.new_id(),
+            "agent": number,
+            "source": Source.API,
+            "actor": Actor(name=call.client.name),
+        }
+
+    # -- one agent
+
+    async def log_in(self, call: Call) -> Answer:
+        given = _fields(call.body)
+        extension = _text(given, "extension")
+        context = _text(given, "context", "")
+        asterisk = _text(given, "asterisk", "")
+        number = await self._agent_number(call)
+        device = self._doors.device(extension, context, asterisk)
+        if device is None:
+            await self._no_such_extension(call, number, extension, context)
+        assert device is not None
+        settings = self._doors.login()
+        command = LogIn(
+            id=self._service.new_id(),
+            agent=number,
+            source=Source.API,
+            actor=Actor(name=call.client.name),
+            device=device,
+            # Nobody is there to be asked: "ask" is "refuse".
+            move=settings.already_elsewhere is AlreadyElsewhere.MOVE,
+        )
+        take_over = settings.in_use_by_another is InUseByAnother.TAKE_OVER
+        try:
+            await self._service.execute(command, take_over=take_over)
+        except LoggedInElsewhere as refusal:
+            await self._service.record_refusal(command, refusal.outcome)
+            raise
+        return DONE
+
+    async def _no_such_extension(
+        self, call: Call, number: str, extension: str, context: str
+    ) -> None:
+        await self._service.agent(number)  # who is asked for comes first: NoSuchAgent
+        await self._service.record_refused_login(
+            number,
+            extension if is_extension(extension) else "",
+            context if _CONTEXT.fullmatch(context) else "",
+            Actor(name=call.client.name),
+            Source.API,
+            Outcome.NO_SUCH_EXTENSION,
+        )
+        raise NoSuchExtension(extension)
+
+    async def log_off(self, call: Call) -> Answer:
+        number = await self._agent_number(call)
+        when = self._doors.login().logoff_in_call
+        await self._service.execute(LogOff(**self._asked(call, number), when_in_call=when))
+        return DONE
+
+    async def pause(self, call: Call) -> Answer:
+        wanted = _text(_fields(call.body), "reason", "")
+        number = await self._agent_number(call)
+        reason = NO_REASON
+        if wanted:
+            await self._service.agent(number)  # before the reason: NoSuchAgent
+            reason = await self._reason(wanted)
+        when = self._doors.pause().when_in_call
+        command = Pause(**self._asked(call, number), reason=reason, when_in_call=when)
+        await self._service.execute(command)
+        return DONE
+
+    async def _reason(self, wanted: str) -> PauseReason:
+        reasons = await self._service.reasons()
+        for one in reasons:
+            if wanted == one.name:
+                return one
+        for one in reasons:
+            if wanted == one.code or wanted.lower() == one.name.lower():
+                return one
+        raise NoSuchReason(wanted)
+
+    async def unpause(self, call: Call) -> Answer:
+        number = await self._agent_number(call)
+        await self._service.execute(Unpause(**self._asked(call, number)))
+        return DONE
+
+    async def status(self, call: Call) -> Answer:
+        state = await self._state(call)
+        ids: Mapping[str, int] = {}
+        if state.memberships:
+            ids = await _in_thread(self._doors.reading.queue_ids)
+        return Answer(200, orjson.dumps(_told(state, ids)))
+
+    # -- all of them
+
+    async def statuses(self, call: Call) -> Answer:
+        reading = self._doors.reading
+
+        def read() -> bytes:
+            ids = reading.queue_ids()
+            agents = reading.agents()
+            parts = [
+                orjson.dumps([_shown(view, ids) for view in agents[begin : begin + CHUNK]])[1:-1]
+                for begin in range(0, len(agents), CHUNK)
+            ]
+            return b"[" + b",".join(parts) + b"]"
+
+        try:
+            async with asyncio.timeout(PATIENCE), self._reading:
+                return Answer(200, await _in_thread(read))
+        except TimeoutError as error:
+            raise StoreUnavailable("too many ask for all agents") from error
+
+    async def log_off_all(self, call: Call) -> Answer:
+        return await self._to_the_end(self._log_off_all(call))
+
+    async def _log_off_all(self, call: Call) -> Answer:
+        states = await self._service.store.logged_in()
+        when = self._doors.login().logoff_in_call
+        in_call: set[str] = set()
+        if when is not WhenInCall.ALLOW and states:
+            in_call = await self._service.devices_in_call()
+
+        def command(state: AgentState) -> Command:
+            talks = state.session is not None and state.session.device.key in in_call
+            asked = self._asked(call, state.number)
+            return LogOff(**asked, when_in_call=when if talks else WhenInCall.ALLOW)
+
+        return await self._all(states, command, "all agents are logged off")
+
+    async def relog_all(self, call: Call) -> Answer:
+        return await self._to_the_end(self._relog_all(call))
+
+    async def _relog_all(self, call: Call) -> Answer:
+        states = await self._service.store.logged_in()
+        return await self._all(
+            states,
+            lambda state: Relog(**self._asked(call, state.number)),
+            "all logins are told to Asterisk anew",
+        )
+
+    async def _to_the_end(self, work: Any) -> Answer:
+        """A client that goes does not stop it midway."""
+        task: asyncio.Task[Answer] = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _all(
+        self, states: Sequence[AgentState], command: Callable[[AgentState], Command], what: str
+    ) -> Answer:
+        if states and not self._service.linked:
+            raise Unavailable("no Asterisk is connected")
+        refused = await self._service.execute_all(command(state) for state in states)
+        ids = {state.number: state.id for state in states}
+        failed = [
+            {"id": ids[one.agent], "number": one.agent, "error": errors.told(refusal)[1]}
+            for one, refusal in refused
+            # Logged off meanwhile, by whomever, is what was wanted, or leaves nothing to be told.
+            if not isinstance(refusal, NotLoggedIn | NoSuchAgent)
+        ]
+        done = len(states) - len(failed)
+        self._doors.log.info(what, done=done, failed=len(failed))
+        if not failed:
+            return DONE
+        failed.sort(key=lambda one: (len(str(one["number"])), one["number"]))
+        return Answer(207, orjson.dumps({"done": done, "failed": failed}))
+
+    # -- whose queues are whose
+
+    async def add_member(self, call: Call) -> Answer:
+        async def add(number: str, queue: str, dialled: str) -> None:
+            command = AddToQueue(**self._asked(call, number), queue=queue, number=dialled)
+            if not (await self._service.execute(command)).alters:
+                raise Bad(400, "Agent already in queue")
+
+        return await self._member(call, add)
+
+    async def remove_member(self, call: Call) -> Answer:
+        async def remove(number: str, queue: str, dialled: str) -> None:
+            await self._service.execute(RemoveFromQueue(**self._asked(call, number), queue=queue))
+
+        return await self._member(call, remove)
+
+    async def _member(
+        self, call: Call, change: Callable[[str, str, str], Awaitable[None]]
+    ) -> Answer:
+        given = _fields(call.body)
+        agent_id, queue_id = _id(given, "agent_id"), _id(given, "queue_id")
+        try:
+            state = await self._agent(agent_id)
+            if state is None:
+                raise NoSuchAgent(str(agent_id))
+            queue = None
+            if 1 <= queue_id <= LARGEST_ID:
+                queue = await self._doors.directory.queue_by_id(queue_id)
+            if queue is None:
+                raise Bad(400, "No such queue")
+            await change(state.number, *queue)
+        except NoSuchAgent:
+            raise Bad(400, "No such agent") from None  # in this place the document has no 404
+        return DONE
+
+
+ACTIONS: dict[str, dict[str, tuple[Right, Operation]]] = {
+    "login": {"POST": (Right.CONTROL, Agentd.log_in)},
+    "logoff": {"POST": (Right.CONTROL, Agentd.log_off)},
+    "pause": {"POST": (Right.CONTROL, Agentd.pause)},
+    "unpause": {"POST": (Right.CONTROL, Agentd.unpause)},
+    "status": {"GET": (Right.READ, Agentd.status), "HEAD": (Right.READ, Agentd.status)},
+}
+FOR_ALL: dict[str, dict[str, tuple[Right, Operation]]] = {
+    "logoff": {"POST": (Right.CONTROL, Agentd.log_off_all)},
+    "relog": {"POST": (Right.CONTROL, Agentd.relog_all)},
+    "statuses": {"GET": (Right.READ, Agentd.statuses), "HEAD": (Right.READ, Agentd.statuses)},
+}
+MEMBERS: dict[str, tuple[Right, Operation]] = {
+    "POST": (Right.CONFIGURE, Agentd.add_member),
+    "DELETE": (Right.CONFIGURE, Agentd.remove_member),
+}
+
+
+# -- what was sent
+
+
+def _number(key: str) -> str:
+    if not _NUMBER.fullmatch(key):
+        raise NoSuchAgent(key)
+    return key
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    if not body:
+        return {}
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Bad(400, f"The body is no valid JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise Bad(400, "The body must be a JSON object")
+    return given
+
+
+def _text(given: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = given.get(name, default)
+    if value is None:
+        value = default
+    if value is None:
+        raise Bad(400, f"{name}: is missing")
+    if not isinstance(value, str):
+        raise Bad(400, f"{name}: must be a string")
+    return value
+
+
+def _id(given: Mapping[str, Any], name: str) -> int:
+    value = given.get(name)
+    if value is None:
+        raise Bad(400, f"{name}: is missing")
+    if type(value) is not int:  # a boolean is one to isinstance
+        raise Bad(400, f"{name}: must be an integer")
+    return value
+
+
+# -- what is told
+
+
+def _told(state: AgentState, ids: Mapping[str, int]) -> dict[str, Any]:
+    told = _head(state.id, state.number, state.session is not None)
+    if state.session is not None:
+        told["extension"] = state.session.device.extension
+        told["context"] = state.session.device.context
+    told["paused"] = state.pause is not None
+    told["paused_reason"] = state.pause.reason.name if state.pause else None
+    told["queues"] = [
+        {
+            "id": ids.get(m.queue),
+            "name": m.queue,
+            "logged": m.joined,
+            "paused": m.joined and state.pause_in(m)[0],
+        }
+        for m in state.memberships
+    ]
+    return told
+
+
+def _shown(view: AgentView, ids: Mapping[str, int]) -> dict[str, Any]:
+    logged = view.status is not Status.LOGGED_OFF
+    paused = view.status is Status.PAUSED
+    told = _head(view.id, view.number, logged)
+    if logged:
+        told["extension"] = view.extension
+        told["context"] = view.context
+    told["paused"] = paused
+    told["paused_reason"] = view.pause_reason if paused else None
+    told["queues"] = [
+        {
+            "id": ids.get(name),
+            "name": name,
+            "logged": name in view.joined,
+            "paused": name in view.joined and (paused or name in view.paused_in),
+        }
+        for name in dict.fromkeys([*view.queues, *view.joined])
+    ]
+    return told
+
+
+def _head(id: int, number: str, logged: bool) -> dict[str, Any]:
+    return {"id": id, "number": number, "logged": logged}
+
+
+async def _in_thread(read: Callable[[], T]) -> T:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await asyncio.to_thread(read)
+    except TimeoutError as error:
+        raise StoreUnavailable("no answer in time") from error
+
+
+# -- the routes, for OpenAPI
+
+
+class _Served(Response):
+    """What a route of FastAPI's gives back: the face itself answers."""
+
+    def __init__(self, face: Agentd) -> None:
+        super().__init__()
+        self._face = face
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._face(scope, receive, send)
+
+
+def routes(doors: Doors) -> APIRouter:
+    router = APIRouter(prefix="/0.1", tags=["agentd"])
+    face = Agentd(doors)
+
+    async def served(request: Request) -> Response:
+        return _Served(face)
+
+    for route in ROUTES:
+        router.add_api_route(
+            route.path,
+            served,
+            methods=[route.method],
+            name=route.name,
+            operation_id=f"agentd_{route.name}",
+            summary=route.summary + (" (an extra)" if route.beyond else ""),
+            description="",
+            status_code=204 if route.answer is None else 200,
+            response_class=Response,
+            responses=responses(route),
+            openapi_extra=extra(route),
+        )
+    return router

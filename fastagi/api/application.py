@@ -1,0 +1,147 @@
+"""All faces as one application: FastAPI for its routes and its OpenAPI, the guard around it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fastagi.agents.errors import Refused
+from fastagi.agents.service import StoreUnavailable
+from fastagi.api import agent_events, agentd, errors, health, page, stream
+from fastagi.api.docs import PAGE, POLICY
+from fastagi.api.doors import Doors
+from fastagi.api.guard import OPEN, Guard, needs
+from fastagi.api.stream import Feed
+from fastagi.config.settings import Right
+
+DESCRIPTION = """\
+Agents of Asterisk's queues: who is where, logged in, paused; and what happens, as it happens.
+
+A client shows its token in one of three headers. Without tokens in the configuration only this
+machine is served, and needs none.
+"""
+
+TOKENS: Mapping[str, Mapping[str, str]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "token": {"type": "apiKey", "in": "header", "name": "token"},
+    "x_auth_token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"},
+}
+
+
+def application(doors: Doors, feed: Feed) -> ASGIApp:
+    """``feed`` is run, and woken by commits, by whoever made it."""
+    faces = Faces({"0.1": agentd.Agentd(doors)}, routed(doors, feed))
+    return Guard(faces, doors.http, doors.figures, doors.log, doors.service.now)
+
+
+class Faces:
+    """Some faces need none of what FastAPI does to a request, which costs as much as all else."""
+
+    def __init__(self, swift: Mapping[str, ASGIApp], others: ASGIApp) -> None:
+        self._swift = swift
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        face = self._swift.get(scope["path"][1:].partition("/")[0], self._others)
+        await face(scope, receive, send)
+
+
+def routed(doors: Doors, feed: Feed) -> FastAPI:
+    """Every route; without the guard."""
+    app = FastAPI(
+        title="fastagi-agentd",
+        version=doors.version,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        # A redirect would be made of what the client calls this host.
+        redirect_slashes=False,
+    )
+    app.include_router(agentd.routes(doors))
+    app.include_router(agent_events.routes(doors))
+    app.include_router(stream.routes(doors, feed), dependencies=[Depends(needs(Right.READ))])
+    app.include_router(page.routes(doors))
+    app.include_router(health.routes(doors))
+    _document(app)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(StoreUnavailable, _refused)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+# -- errors, where a face has not told them itself
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return errors.response(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return errors.response(422, "; ".join(_problem(one) for one in error.errors()))
+
+
+def _problem(one: Mapping[str, Any]) -> str:
+    if one["type"] == "json_invalid":
+        return "The body is no valid JSON"
+    where = ".".join(str(part) for part in one["loc"][1:]) or str(one["loc"][0])
+    return f"{where}: {one['msg']}"
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status, text = errors.told(error)
+    return errors.response(status, text, errors.RETRY if status == 503 else None)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    # It is raised again after this, and the guard writes it into the log.
+    return errors.response(500, errors.FAILED)
+
+
+# -- what it says of itself
+
+
+def _document(app: FastAPI) -> None:
+    made: list[bytes] = []
+
+    def schema() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+            document.setdefault("components", {})["securitySchemes"] = TOKENS
+            document["security"] = [{name: []} for name in TOKENS]
+            for path in OPEN & document["paths"].keys():
+                for operation in document["paths"][path].values():
+                    operation["security"] = []
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = schema  # type: ignore[method-assign]
+
+    async def openapi(request: Request) -> Response:
+        if not made:
+            made.append(orjson.dumps(schema()))
+        return Response(made[0], media_type=errors.JSON)
+
+    async def docs(request: Request) -> Response:
+        return Response(
+            PAGE, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY}
+        )
+
+    app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
+    app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
