@@ -1,0 +1,300 @@
+"""All faces over the hall in memory: ``house`` is the whole of it, ``http`` a client on loopback.
+
+    async def test_it(house: House, http: httpx2.AsyncClient) -> None:
+        answer = await http.post("/0.1/agents/by-number/1001/login", json={…})
+
+Without tokens everybody on this machine may do everything; ``house.open(tokens={…})`` gives a
+client of an application with other settings.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import httpx2
+import pytest
+
+from fastagi.agents.devices import DeviceRule, DeviceType, Pattern
+from fastagi.agents.events import Event
+from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
+from fastagi.agents.model import AgentState, Status
+from fastagi.agents.service import StoreUnavailable
+from fastagi.api.application import application
+from fastagi.api.doors import Doors
+from fastagi.api.stream import Feed
+from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
+from fastagi.contract import EventType, Source
+from tests.agents.memory import Hall, MemoryStore, an_agent
+
+QUEUE_IDS = {"sales": 1, "support": 2, "billing": 3}
+RULES = (
+    DeviceRule(Pattern.parse("1XXX"), "phones", "PJSIP/{extension}"),
+    DeviceRule(Pattern.parse("0X."), "", "Local/{extension}@outbound/n", type="remote"),
+)
+FULL = ("read", "control", "configure")
+
+
+@dataclass(frozen=True)
+class View:
+    """``doors.AgentView``."""
+
+    id: int
+    number: str
+    name: str
+    status: Status
+    extension: str
+    context: str
+    device_type: DeviceType
+    asterisk: str
+    since: datetime | None
+    source: Source | None
+    queues: Sequence[str]
+    joined: Sequence[str]
+    paused_in: Sequence[str]
+    pause_reason: str
+    paused_since: datetime | None
+    pause_source: Source | None
+    planned: str
+
+
+def view(state: AgentState) -> View:
+    device = state.session.device if state.session else None
+    return View(
+        state.id,
+        state.number,
+        state.name,
+        state.status,
+        device.extension if device else "",
+        device.context if device else "",
+        device.type if device else "local",
+        device.asterisk if device else "",
+        state.session.since if state.session else None,
+        Source.API if state.session else None,
+        [m.queue for m in state.memberships],
+        [m.queue for m in state.joined],
+        [m.queue for m in state.joined if m.own_pause and m.own_pause.paused],
+        state.pause.reason.name if state.pause else "",
+        state.pause.since if state.pause else None,
+        Source.API if state.pause else None,
+        "" if state.planned is None else type(state.planned).__name__,
+    )
+
+
+@dataclass
+class Stored:
+    seq: int
+    event: Event
+
+
+class Reader:
+    """``doors.Directory`` and ``doors.Reading`` over the store in memory."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.ids = dict(QUEUE_IDS)
+
+    def _there(self, name: str) -> None:
+        if self.store.down & {name, "*"}:
+            raise StoreUnavailable(f"{name}: the disk is full")
+
+    async def agent_by_id(self, id: int) -> AgentState | None:
+        self._there("agent_by_id")
+        return next((a for a in self.store.agents.values() if a.id == id), None)
+
+    async def queue_by_id(self, id: int) -> tuple[str, str] | None:
+        self._there("queue_by_id")
+        for name, number in self.store.known_queues.items():
+            if self.ids.get(name) == id:
+                return name, number
+        return None
+
+    def agents(self, numbers: Sequence[str] | None = None) -> Sequence[View]:
+        self._there("agents")
+        found = [a for n, a in self.store.agents.items() if numbers is None or n in numbers]
+        return [view(a) for a in sorted(found, key=lambda a: (len(a.number), a.number))]
+
+    def queue_ids(self) -> Mapping[str, int]:
+        self._there("queue_ids")
+        return dict(self.ids)
+
+    def _events(self) -> list[Stored]:
+        self._there("events")
+        return [Stored(n, event) for n, event in enumerate(self.store.events.values(), 1)]
+
+    def settled_events(self, after: int, limit: int) -> Sequence[Stored]:
+        return [stored for stored in self._events() if stored.seq > after][:limit]
+
+    def latest_events(self, limit: int) -> Sequence[Stored]:
+        return self._events()[-limit:] if limit else []
+
+    def last_seq(self) -> int:
+        return len(self._events())
+
+
+class MemoryHooks:
+    """``doors.Hooks``."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.hooks: dict[int, Hook] = {}
+        self.attempts: dict[int, list[Attempt]] = {}
+        self.given_up: dict[int, int] = {}
+
+    async def create(
+        self,
+        client: str,
+        agent_id: int,
+        agent_type: DeviceType,
+        event_type: EventType,
+        method: Method,
+        url: str,
+        content_type: ContentType,
+    ) -> Hook | None:
+        if await self._reader.agent_by_id(agent_id) is None:
+            return None
+        id = max(self.hooks, default=149) + 1
+        hook = Hook(id, client, agent_id, agent_type, event_type, method, url, content_type)
+        self.hooks[id] = hook
+        return hook
+
+    async def of(self, client: str, agent_id: int, agent_type: DeviceType) -> Sequence[Hook] | None:
+        if await self._reader.agent_by_id(agent_id) is None:
+            return None
+        path = (client, agent_id, agent_type)
+        return [h for h in self.hooks.values() if (h.client, h.agent_id, h.agent_type) == path]
+
+    async def hook(
+        self, client: str, agent_id: int, agent_type: DeviceType, id: int
+    ) -> Hook | None:
+        found = await self.of(client, agent_id, agent_type) or ()
+        return next((hook for hook in found if hook.id == id), None)
+
+    async def update(self, hook: Hook) -> bool:
+        if hook.id not in self.hooks:
+            return False
+        self.hooks[hook.id] = hook
+        return True
+
+    async def delete(self, id: int) -> bool:
+        return self.hooks.pop(id, None) is not None
+
+    async def log(self, id: int, limit: int) -> Sequence[Attempt]:
+        return self.attempts.get(id, [])[:limit]
+
+    async def parked(self, id: int) -> int:
+        return self.given_up.get(id, 0)
+
+    async def retry(self, id: int) -> int:
+        return self.given_up.pop(id, 0)
+
+
+class MemoryTester:
+    """``doors.Tester``: sends nothing, remembers what it would have sent."""
+
+    def __init__(self, now: Any) -> None:
+        self.sent: list[tuple[Hook, dict[str, str]]] = []
+        self._now = now
+
+    async def test(self, hook: Hook, fields: Mapping[str, str]) -> Attempt:
+        self.sent.append((hook, dict(fields)))
+        return Attempt("test", hook.event_type, self._now(), 1, 200, "", 0.01, "delivered")
+
+    def refusal(self, url: str) -> str | None:
+        return "it is in a private network" if "//10." in url else None
+
+
+@dataclass
+class MemoryFigures:
+    """``doors.Figures``."""
+
+    requests: list[tuple[str, int]] = field(default_factory=list)
+    listening: int = 0
+
+    def requested(self, face: str, status: int) -> None:
+        self.requests.append((face, status))
+
+    def listeners(self, count: int) -> None:
+        self.listening = count
+
+    async def text(self) -> tuple[bytes, str]:
+        return b"fastagi_agents 1.0\n", "text/plain; version=1.0.0; charset=utf-8"
+
+
+@dataclass
+class Logged:
+    """structlog's, remembered."""
+
+    lines: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def info(self, event: str, /, **values: Any) -> None:
+        self.lines.append(("info", event, values))
+
+    def warning(self, event: str, /, **values: Any) -> None:
+        self.lines.append(("warning", event, values))
+
+    def error(self, event: str, /, **values: Any) -> None:
+        self.lines.append(("error", event, values))
+
+
+class House:
+    """The hall in memory, what the faces are given, and clients of the application."""
+
+    def __init__(self, stack: AsyncExitStack, *agents: AgentState, **settings: Any) -> None:
+        self._stack = stack
+        self.hall = Hall(*(agents or (an_agent("1001"), an_agent("1002", "sales"))), **settings)
+        self.reader = Reader(self.hall.store)
+        self.hooks = MemoryHooks(self.reader)
+        self.tester = MemoryTester(self.hall.clock)
+        self.figures = MemoryFigures()
+        self.log = Logged()
+        self.login = LoginSettings()
+        self.pause = PauseSettings()
+
+    def doors(self, **http: Any) -> Doors:
+        return Doors(
+            service=self.hall.service,
+            directory=self.reader,
+            reading=self.reader,
+            hooks=self.hooks,
+            tester=self.tester,
+            figures=self.figures,
+            http=HttpSettings.model_validate(http),
+            rules=lambda: RULES,
+            login=lambda: self.login,
+            pause=lambda: self.pause,
+            version="0.0",
+            log=self.log,
+        )
+
+    def application(self, **http: Any) -> Any:
+        doors = self.doors(**http)
+        self.feed = Feed(doors.reading, doors.log, doors.figures)
+        return application(doors, self.feed)
+
+    async def open(
+        self, token: str = "", address: str = "127.0.0.1", app: Any = None, **http: Any
+    ) -> httpx2.AsyncClient:
+        """A client with this token, from this address; ``http``: the settings of that section."""
+        transport = httpx2.ASGITransport(
+            app or self.application(**http), client=(address, 40000), raise_app_exceptions=False
+        )
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        client = httpx2.AsyncClient(
+            transport=transport, base_url="http://localhost:9493", headers=headers
+        )
+        return await self._stack.enter_async_context(client)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    """Agents 1001 (id 1001; sales, support, billing) and 1002 (id 1002; sales), logged off."""
+    async with AsyncExitStack() as stack:
+        yield House(stack)
+
+
+@pytest.fixture
+async def http(house: House) -> httpx2.AsyncClient:
+    """From this machine, without tokens."""
+    return await house.open()
