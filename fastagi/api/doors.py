@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from fastagi.agents.devices import Device, DeviceRule, DeviceType, resolve
 from fastagi.agents.events import Event
 from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
+from fastagi.agents.limits import PauseLimit, QueuePauses
 from fastagi.agents.model import AgentState, Status
 from fastagi.agents.service import AgentService
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
@@ -80,6 +81,9 @@ class Directory(Protocol):
     async def queue_by_id(self, id: int) -> tuple[str, str] | None:
         """Name in Asterisk and number, unless archived."""
 
+    async def queue_pauses(self) -> QueuePauses:
+        """What queues say of pause reasons."""
+
 
 class Reading(Protocol):
     """What is there now and what happened. Every call blocks (make it in a thread) and may raise
@@ -101,6 +105,110 @@ class Reading(Protocol):
 
     def last_seq(self) -> int:
         """Where ``settled_events`` goes on for somebody who wants nothing of before; 0: none."""
+
+
+class AgentRecord(Protocol):
+    """An agent as the directory has one, archived or not, with the latest of everything."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def number(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def login(self) -> str:
+        """The number where no login name is set."""
+
+    @property
+    def archived(self) -> bool: ...
+    @property
+    def enabled(self) -> bool: ...
+    @property
+    def queues(self) -> Sequence[int]:
+        """Ids of the agent's queues."""
+
+    @property
+    def interface(self) -> str:
+        """Where the agent is logged in; ""."""
+
+    @property
+    def last_login(self) -> "Stretch | None":
+        """The present or the latest session; its ``what`` is the interface."""
+
+    @property
+    def last_pause(self) -> "Stretch | None":
+        """The latest that has ended; ``what`` is the reason's code."""
+
+    @property
+    def current_pause(self) -> "Stretch | None": ...
+
+
+class Stretch(Protocol):
+    """A session or a pause."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def name(self) -> str:
+        """The reason's, also of one that is in no table (any more)."""
+
+    @property
+    def since(self) -> datetime: ...
+    @property
+    def ended_at(self) -> datetime | None: ...
+
+
+class Reason(Protocol):
+    """A pause reason, archived ones too."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def productive(self) -> bool: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def archived(self) -> bool: ...
+    @property
+    def limit(self) -> PauseLimit | None: ...
+
+
+class Records(Protocol):
+    """The directory, for faces that show and change it. The reading calls block (make them in a
+    thread); every call may raise StoreUnavailable."""
+
+    def agents(self, offset: int, limit: int) -> tuple[Sequence[AgentRecord], int]:
+        """A page of all there ever were, by id, and how many there are."""
+
+    def agent(self, id: int) -> AgentRecord | None: ...
+
+    def reasons(self) -> Sequence[Reason]:
+        """By id."""
+
+    def call_center_queues(self) -> Mapping[str, bool]:
+        """Of the queues that are not archived, by name: whether agent.php may use them."""
+
+    async def create(
+        self, name: str, login: str, password: str, queues: Sequence[int]
+    ) -> int | None:
+        """The new agent's id; None: the login is taken. The number is the login where that is one
+        and free, else the next free one. The password is kept hashed. Raises KeyError(id) for a
+        queue that there is not."""
+
+    async def change(self, id: int, *, name: str | None, password: str | None) -> bool:
+        """False: there is no such agent."""
+
+    async def number_of(self, login: str) -> str | None:
+        """The number of the agent with this login name, or this number; unless archived."""
 
 
 class Hooks(Protocol):
