@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import APIRouter, Request
 from starlette.datastructures import QueryParams
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from fastagi.api import errors
 from fastagi.api.doors import Doors, Figures, Reading
 from fastagi.contract import EVENT_FIELDS, EventType, Source
 
@@ -165,12 +166,16 @@ class Feed:
         try:
             await self._serve(self._loop)
         finally:
-            self.ended = True
-            for listener in list(self._listeners):
-                listener.end()
-            for page in self._pages.values():
-                page.cancel()
+            self.end()
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def end(self) -> None:
+        """All streams end at once, and no new ones begin."""
+        self.ended = True
+        for listener in list(self._listeners):
+            listener.end()
+        for page in self._pages.values():
+            page.cancel()
 
     # -- the listeners
 
@@ -571,9 +576,8 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         feed = self._feed
         if feed.ended or feed.listeners >= self._most:
-            why = "the service is stopping" if feed.ended else "there are too many listeners"
-            refusal = JSONResponse({"error": why}, 503, {"Retry-After": "5"})
-            await refusal(scope, receive, send)
+            why = "The service is stopping" if feed.ended else "There are too many listeners"
+            await errors.response(503, why, {"Retry-After": "5"})(scope, receive, send)
             return
         abort = (scope.get("extensions") or {}).get(ABORT)
         await Listener(feed, self._filter, self._after, send).run(receive, abort)
@@ -657,7 +661,7 @@ def routes(doors: Doors, feed: Feed) -> APIRouter:
         try:
             filter, after = wanted(request.query_params, request.headers.get("last-event-id"))
         except Bad as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return errors.response(400, str(error))
         return Stream(feed, filter, after, doors.http.max_listeners)
 
     return router

@@ -25,6 +25,7 @@ from fastagi.api import stream
 from fastagi.api.doors import AgentView, Doors
 from fastagi.config.settings import HttpSettings
 from fastagi.contract import EVENT_FIELDS, EventType, Source
+from tests.api.listening import Browser, Told
 
 # -- the store --------------------------------------------------------------------------------
 
@@ -141,56 +142,6 @@ class Counted:
 
 
 # -- a listener -------------------------------------------------------------------------------
-
-
-class Told(NamedTuple):
-    id: str
-    type: str
-    data: dict[str, Any]
-
-
-class Browser:
-    """What a browser makes of the bytes (HTML standard, 9.2.6)."""
-
-    def __init__(self, last_id: str = "") -> None:
-        self.last_id = last_id
-        self.retry: int | None = None
-        self.comments = 0
-        self.told: list[Told] = []
-        self._rest = b""
-        self._id, self._type, self._data = last_id, "", ""
-
-    def feed(self, text: bytes) -> None:
-        *lines, self._rest = (self._rest + text).split(b"\n")
-        for line in lines:
-            self._line(line.decode())
-
-    def _line(self, line: str) -> None:
-        if not line:
-            self.last_id = self._id
-            if self._data:
-                data = json.loads(self._data.removesuffix("\n"))
-                self.told.append(Told(self.last_id, self._type or "message", data))
-            self._data = self._type = ""
-        elif line.startswith(":"):
-            self.comments += 1
-        else:
-            field, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if field == "data":
-                self._data += value + "\n"
-            elif field == "event":
-                self._type = value
-            elif field == "id":
-                self._id = value
-            elif field == "retry":
-                self.retry = int(value)
-            else:
-                raise AssertionError(f"no such field: {line!r}")
-
-    @property
-    def seqs(self) -> list[int]:
-        return [told.data["seq"] for told in self.told if told.type != "reset"]
 
 
 class Ear(Browser):
@@ -831,7 +782,7 @@ async def test_the_house_is_full() -> None:
         await third.task
         assert third.status == 503
         assert third.headers["retry-after"] == "5"
-        assert json.loads(third.body) == {"error": "there are too many listeners"}
+        assert json.loads(third.body) == {"error": "There are too many listeners"}
         await ears[0].leave()
         assert (await radio.tuned()).status == 200
 
@@ -940,6 +891,7 @@ async def test_who_goes_while_it_is_deaf(radio: Radio) -> None:
 
 async def test_the_end_of_the_service_ends_all_streams_at_once(radio: Radio) -> None:
     tasks = asyncio.all_tasks()
+    radio.store.add(5)
     ears = [await radio.tuned() for _ in range(20)]
     deaf = ears[0]
     deaf.deaf()
@@ -947,12 +899,14 @@ async def test_the_end_of_the_service_ends_all_streams_at_once(radio: Radio) -> 
     radio.store.before_read = lambda after: cast(None, gate.wait(10))
     reading = radio.tune(0)
     radio.say()
-    await until(lambda: radio.feed.listeners == 21 and radio.store.reads)
-    await radio.off()
+    await until(lambda: radio.feed._pages)
+    # The server says so first, and stops the feed when its own work is done.
+    radio.feed.end()
     await asyncio.gather(*(ear.task for ear in ears[1:]), reading.task)
     assert all(ear.ended for ear in [*ears[1:], reading])
-    assert radio.feed.listeners <= 1
     await deaf.task
+    assert radio.feed.listeners == 0
+    await radio.off()
     assert deaf.aborted
     assert asyncio.all_tasks() < tasks, "nothing is left behind"
     late = radio.tune()
