@@ -298,7 +298,7 @@ async def test_the_slow_leave_places_for_the_others(memory: HookMemory) -> None:
             count = sum(len(there.seen) for there in dead)
             await until(lambda: sum(len(there.seen) for there in dead) >= count + 2)
             await asyncio.sleep(0.2)
-                memory.owe(hook(good.url()), login())
+            memory.owe(hook(good.url()), login())
             await until(lambda: good.seen)
 
 
