@@ -394,6 +394,7 @@ async def busy(call: Call) -> Outcome:
 
 
 Feature = Callable[[Call], Awaitable[Outcome]]
+Called = Callable[[str, str, float], None]  # script, outcome or "", seconds
 
 FEATURES: dict[Script, Feature] = {
     Script.LOGIN: login,
@@ -408,7 +409,9 @@ FEATURES: dict[Script, Feature] = {
 
 
 def handlers(
-    service: AgentService, settings: Callable[[], PhoneSettings]
+    service: AgentService,
+    settings: Callable[[], PhoneSettings],
+    called: Called = lambda script, outcome, seconds: None,
 ) -> dict[str, Callable[[Session], Awaitable[None]]]:
     """What the server calls, by script path; BUSY answers a call too many.
 
@@ -418,7 +421,7 @@ def handlers(
 
     def handler(script: str, feature: Feature) -> Callable[[Session], Awaitable[None]]:
         async def handle(session: Session) -> None:
-            await _run(script, feature, Call(session, service, settings()))
+            await _run(script, feature, Call(session, service, settings()), called)
 
         return handle
 
@@ -439,7 +442,7 @@ async def unknown(session: Session) -> None:
         await session.set_variable(Variable.STATUS, Outcome.UNAVAILABLE.value)
 
 
-async def _run(script: str, feature: Feature, call: Call) -> None:
+async def _run(script: str, feature: Feature, call: Call, called: Called) -> None:
     began = time.perf_counter()
     outcome: Outcome | None = None
     ended = "answered"
@@ -470,6 +473,8 @@ async def _run(script: str, feature: Feature, call: Call) -> None:
         ended = "deadline"
     except (ConnectionLost, CommandFailed) as error:
         ended = type(error).__name__
+    seconds = time.perf_counter() - began
+    called(script, outcome.value if outcome else "", seconds)
     log.info(
         "call",
         script=script,
@@ -477,7 +482,7 @@ async def _run(script: str, feature: Feature, call: Call) -> None:
         agent=call.agent,
         channel=call.actor.channel,
         ended=ended,
-        ms=round((time.perf_counter() - began) * 1000, 1),
+        ms=round(seconds * 1000, 1),
     )
 
 

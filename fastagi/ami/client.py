@@ -485,6 +485,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
             order.popleft()
         now = self.loop.time()
         self.client.latency = now - batch.sent_at
+        self.client.on_answered(self.client.latency)
         self.client.last_heard = now
         batch.settle()
 
@@ -569,6 +570,7 @@ class Client(Manager):  # type: ignore[misc]
         on_event: EventCallback | None = None,
         raw_names: Iterable[str] = (),
         on_raw: RawCallback | None = None,
+        on_answered: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         super().__init__(
             host=host,
@@ -597,6 +599,7 @@ class Client(Manager):  # type: ignore[misc]
         self._on_event = on_event
         self._event_names = None if event_names is None else frozenset(event_names)
         self._on_raw = on_raw
+        self.on_answered = on_answered
         self._raw_names = frozenset(name.encode() for name in raw_names)
         self._wanted: dict[bytes, tuple[str, bool, bool, bool]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()

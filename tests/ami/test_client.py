@@ -186,6 +186,7 @@ class Recorder:
     action_timeout = 5.0
     latency = None
     last_heard = 0.0
+    on_answered = staticmethod(lambda seconds: None)
 
     def __init__(self) -> None:
         self.events: list[tuple[bytes, dict[str, str]]] = []
