@@ -298,6 +298,4 @@ def _store_away(doors: Doors, error: Exception) -> Response:
 
 def _told(status: int, words: str) -> Response:
     body = orjson.dumps({"error": words})
-    return Response(
-        body, status_code=status, media_type="application/json", headers=LIVE_HEADERS
-    )
+    return Response(body, status_code=status, media_type="application/json", headers=LIVE_HEADERS)

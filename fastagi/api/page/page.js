@@ -104,13 +104,6 @@ function running(ms) {
   return h ? `${h}:${two(m)}:${two(seconds % 60)}` : `${m}:${two(seconds % 60)}`;
 }
 
-function lasted(ms) {
-  const minutes = Math.max(0, Math.floor(ms / 60_000));
-  if (minutes < 60) return `${minutes} min`;
-  if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-  return `${Math.floor(minutes / 1440)} days`;
-}
-
 function at(iso) {
   const when = new Date(iso);
   const today = new Date(serverNow()).toDateString() === when.toDateString();
@@ -613,11 +606,10 @@ function fillRow(row, agent) {
   }
   cells.queues.replaceChildren(...queueMarks(agent));
   cells.since.replaceChildren();
-  row.sinceAt = agent.since ? Date.parse(agent.since) : 0;
   if (agent.since) {
     const time = make("time", "", at(agent.since));
     time.dateTime = agent.since;
-    cells.since.append(time, " ", make("span", "dim lasted"));
+    cells.since.append(time);
   }
   setText(cells.source, agent.source || "");
   fillActions(cells.actions, agent);
@@ -686,8 +678,6 @@ function say(row, words, kind = "problem") {
 function tickRow(row) {
   const now = serverNow();
   if (row.pausedAt) setText(row.cells_.age.firstChild, running(now - row.pausedAt));
-  const lastedSpan = row.sinceAt && row.cells_.since.lastChild;
-  if (lastedSpan) setText(lastedSpan, lasted(now - row.sinceAt));
 }
 
 function tick() {
@@ -753,10 +743,11 @@ function eventItem(event) {
   const today = new Date(serverNow()).toDateString() === when.toDateString();
   const time = make("time", "", today ? clockSeconds.format(when) : at(event.occurred_at));
   time.dateTime = event.occurred_at;
-  const who = make("span", "who", agents.get(event.agent)?.name || "");
+  const name = agents.get(event.agent)?.name;
+  const who = make("span", "who", name ? `${event.agent} ${name}` : event.agent);
   const what = make("span", "what", happened(event));
   const by = event.source === "api" && event.actor?.name ? `api (${event.actor.name})` : event.source;
-  item.append(time, " ", make("span", "whose", event.agent), " ", who, " ", what, " ");
+  item.append(time, " ", who, " ", what, " ");
   item.append(make("span", "dim by", `by ${by}`));
   return item;
 }
