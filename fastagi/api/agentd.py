@@ -7,7 +7,7 @@ served by ``Agentd``, which reads the path and the body by hand.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -306,12 +306,20 @@ class Agentd:
             "all logins are told to Asterisk anew",
         )
 
-    async def _to_the_end(self, work: Any) -> Answer:
+    async def _to_the_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """A client that goes does not stop it midway."""
-        task: asyncio.Task[Answer] = asyncio.create_task(work)
+        task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._ended_alone)
+            raise
+
+    def _ended_alone(self, task: asyncio.Task[Answer]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._doors.log.error("all agents: not finished", error=str(error))
 
     async def _all(
         self, states: Sequence[AgentState], command: Callable[[AgentState], Command], what: str

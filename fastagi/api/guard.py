@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -86,7 +87,7 @@ class Attempts:
             times = deque(maxlen=self._rule.failures)
         times.append(now)
         self._failed[address] = times
-        for oldest in list(self._failed)[:2]:  # two for one: it does not stay full for ever
+        for oldest in list(islice(self._failed, 2)):  # two for one: it does not stay full for ever
             over = len(self._failed) > MOST_ADDRESSES
             if over or now - self._failed[oldest][-1] > self._rule.memory:
                 del self._failed[oldest]

@@ -28,6 +28,8 @@ HEAD_DEADLINE = 20.0  # seconds in which request line and headers must be there
 MAX_HEAD = 65536  # bytes of them
 HANDSHAKE = 10.0  # seconds for TLS
 MORE = 1000  # connections beside those of listeners
+TICK = 1.0  # seconds: the time in the answers, and a look at heads that are waited for
+REMIND = 60.0  # seconds between two lines about too many connections
 STEP = 0.02  # seconds between two looks at what a drain waits for
 
 ABORT = "fastagi.abort"  # an ASGI extension: cuts the connection without waiting for anything
@@ -101,9 +103,11 @@ if HttpToolsProtocol is not None:
         _head = 0
         _extensions: dict[str, Any]
         most: int  # connections
+        too_many: Callable[[], None]
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             if len(self.connections) >= self.most:
+                self.too_many()
                 transport.abort()
             super().connection_made(transport)
             self._extensions = {ABORT: transport.abort}
@@ -148,6 +152,8 @@ class HttpServer:
         self._state = ServerState()
         self._server: asyncio.Server | None = None
         self._ticks: asyncio.Task[None] | None = None
+        self._most = http.max_listeners + MORE
+        self._reminded = -REMIND
 
     @property
     def port(self) -> int:
@@ -165,10 +171,10 @@ class HttpServer:
         """Raises OSError when the port is taken or a file of TLS is no good."""
         http = self._http
         context = None if http.tls is None else tls_context(http.tls)
-        most = http.max_listeners + MORE
         kind: Any = "h11"
         if HttpToolsProtocol is not None:
-            kind = type("Connection", (Connection,), {"most": most})
+            limits = {"most": self._most, "too_many": staticmethod(self._too_many)}
+            kind = type("Connection", (Connection,), limits)
         # Without log_config uvicorn leaves logging alone.
         config = uvicorn.Config(
             self._app,
@@ -180,7 +186,6 @@ class HttpServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=most,
             timeout_keep_alive=KEEP_ALIVE,
         )
         config.load()
@@ -207,13 +212,19 @@ class HttpServer:
         )
         self._ticks = asyncio.create_task(self._tick(), name="http")
 
+    def _too_many(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._reminded + REMIND:
+            self._reminded = now
+            log.warning("too many connections, some are refused", limit=self._most)
+
     def _tell_time(self) -> None:
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(TICK)
             self._tell_time()
             late = loop.time() - HEAD_DEADLINE
             for connection in list(self._state.connections):
