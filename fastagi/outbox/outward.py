@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any
+from typing import Any, cast
 
 import httpcore2
 import idna
@@ -203,6 +203,8 @@ def refusal(url: str, allow: Sequence[Network]) -> str | None:
 
 
 def _not_allowed(address: Address) -> str:
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # written differently from one Python to the next
     return f"address {address} is not allowed (webhooks.allow)"
 
 
@@ -239,6 +241,7 @@ class Outward:
 
     def __init__(self) -> None:
         self._context: ssl.SSLContext | None = None
+        self._loading = asyncio.Lock()
         self._names = _Names()
         self._connections: _Connections | None = None
 
@@ -299,9 +302,11 @@ class Outward:
 
     async def _current(self, allow: tuple[Network, ...]) -> "_Connections":
         if self._context is None:
-            # Reads the authorities' certificates: too long for the loop. SSL_CERT_FILE counts.
-            context = await asyncio.to_thread(ssl.create_default_context)
-            self._context = self._context or context
+            async with self._loading:
+                if self._context is None:
+                    # Reads the authorities' certificates (those of SSL_CERT_FILE, when that is
+                    # set): tens of milliseconds, too long for the loop.
+                    self._context = await asyncio.to_thread(ssl.create_default_context)
         held = self._connections
         if held is None or held.allow != allow:
             # A connection to what is not allowed any more must not be used again.
@@ -487,8 +492,7 @@ class _Link(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._taken = 0  # bytes since the last request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
 
     def data_received(self, data: bytes) -> None:
         self._received += data

@@ -155,6 +155,8 @@ class HookDispatcher:
             attempt, _ = await self._try(hook, event_id, fields, 1, settings)
         finally:
             self._tests.release()
+            if self._loop is None:  # nobody else will close what was opened
+                await self._outward.close()
         return attempt
 
     async def run(self) -> None:

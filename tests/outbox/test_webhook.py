@@ -633,12 +633,14 @@ async def test_the_test_button(memory: HookMemory) -> None:
     fields = {"agent_status": "available", "agent_id": "136"}
     async with receiver(OK, status(500)) as there, receiver(hang) as dead:
         counted: list[str] = []
-        limit = settings(timeout=timedelta(seconds=0.3), secret=SecretStr(SECRET))
-        async with telling(memory, limit, counted=counted.append) as dispatcher:
+        current = settings(secret=SecretStr(SECRET))
+        async with telling(memory, lambda: current, counted=counted.append) as dispatcher:
             told = hook(there.url(), method="POST")
             good = await dispatcher.test(told, fields)
             bad = await dispatcher.test(told, fields)
+            current = settings(timeout=timedelta(seconds=0.3))
             late = await dispatcher.test(hook(dead.url()), fields)
+            current = settings()
             refused = await dispatcher.test(hook("http://10.0.0.1/"), fields)
             unfit = await dispatcher.test(hook("ftp://10.0.0.1/"), fields)
     assert json.loads(there.seen[0].body) == fields
