@@ -5,7 +5,7 @@ So a name is looked up here, every address it has is judged, and the connection 
 address that was judged: there is no second look-up that could say otherwise (DNS rebinding).
 
 It is httpcore2, which httpx2 stands on, without httpx2 around it: no redirects, no cookies, no
-proxies, no second reading of the URL and no log line with one in it, at a third of the time.
+proxies, no second reading of the URL and no log line with one in it, at half the time.
 """
 
 import asyncio

@@ -261,8 +261,6 @@ class HookDispatcher:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._unanswered.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a hook's delivery broke off", error=_where(error))
 
     async def _deliver(self, delivery: HookDelivery, place: Place, slow: bool) -> None:
         hook, event = delivery.hook, delivery.event
@@ -289,6 +287,9 @@ class HookDispatcher:
             if attempt.outcome == "failed" and final:
                 attempt = replace(attempt, outcome="parked")
             await self._mark(delivery, attempt, wait, place)
+        except Exception as fault:  # ours; the receiver must not be told again and again by it
+            log.error("a hook's delivery broke off", hook=hook.id, error=_where(fault))
+            await self._unless_stopped(self._pace.longest_delay)
         finally:
             self._busy.discard(hook.id)
             self._bell.set()
@@ -373,15 +374,18 @@ class HookDispatcher:
                     log.warning("a hook was told, but that is not marked", **facts)
                     return
                 # Stopped meanwhile, it tries once more.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pace.delay(failures)):
-                        await self._stopping.wait()
+                await self._unless_stopped(pace.delay(failures))
         self._counted(attempt.outcome)
         if attempt.outcome == "failed":
             heapq.heappush(self._retries, until)
             log.warning("a hook's receiver failed, tried again later", **facts)
         elif attempt.outcome == "parked":
             log.error("a hook's delivery given up, parked", **facts)
+
+    async def _unless_stopped(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     def _tell_of_the_store(self, error: StoreUnavailable | None) -> None:
         if (error is not None) is self._store_away:

@@ -629,6 +629,32 @@ async def test_a_fault_of_ours_stops_nobody(
     assert "secret text" not in str(logs)
 
 
+async def test_a_mark_that_fails_for_good_does_not_flood_the_receiver(memory: HookMemory) -> None:
+    async def broken(delivery: HookDelivery, attempt: Any, /) -> None:
+        if delivery.hook == told:
+            raise KeyError("a fault of ours")
+        await real(delivery, attempt)
+
+    real = memory.delivered
+    memory.delivered = broken  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        async with (
+            receiver() as there,
+            receiver() as good,
+            telling(memory, pace=replace(QUICK, longest_delay=3600)),
+        ):
+            told, other = hook(there.url()), hook(good.url())
+            memory.owe(told, login())
+            await until(lambda: logs)
+            for count in range(1, 10):
+                memory.owe(other, login())
+                await until(lambda: len(memory.log) == count)  # noqa: B023
+    assert len(there.seen) == 1
+    assert [entry["event"] for entry in logs] == ["a hook's delivery broke off"]
+    assert logs[0]["hook"] == told.id
+    assert logs[0]["error"].startswith("KeyError at broken:")
+
+
 async def test_the_test_button(memory: HookMemory) -> None:
     fields = {"agent_status": "available", "agent_id": "136"}
     async with receiver(OK, status(500)) as there, receiver(hang) as dead:
