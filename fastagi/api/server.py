@@ -101,6 +101,7 @@ if HttpToolsProtocol is not None:
 
         head_since: float | None = None  # loop time; None: no head is waited for
         _head = 0
+        _refused = False
         _extensions: dict[str, Any]
         most: int  # connections
         too_many: Callable[[], None]
@@ -128,15 +129,24 @@ if HttpToolsProtocol is not None:
             super().on_headers_complete()
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return  # thrown away: unread bytes would take the answer with them
             super().data_received(data)
             if self.head_since is not None and not self.transport.is_closing():
                 self._head += len(data)
                 if self._head > MAX_HEAD:
-                    self.transport.write(
-                        b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-                        b"content-length: 0\r\nconnection: close\r\n\r\n"
-                    )
-                    self.transport.close()
+                    self._refuse()
+
+        def _refuse(self) -> None:
+            self._refused = True
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+                b"content-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            if self.transport.can_write_eof():
+                self.transport.write_eof()  # the client closes, or the deadline of the head does
+            else:
+                self.transport.close()
 
 
 class HttpServer:

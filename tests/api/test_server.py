@@ -1,0 +1,469 @@
+"""The server on a real socket: what clients send, and how it ends."""
+
+import asyncio
+import logging
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from fastagi.api import guard, server
+from fastagi.api.server import HttpServer
+from fastagi.config.settings import HostPort, HttpSettings
+from tests.api.conftest import House
+
+LOGIN = b'{"extension": "1001", "context": "phones"}'
+POST = b"POST /0.1/agents/1001/login HTTP/1.1\r\nHost: localhost\r\n"
+GET = b"GET /0.1/agents/1001/status HTTP/1.1\r\nHost: localhost\r\n"
+
+Serve = Callable[..., Awaitable[HttpServer]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """``await serve(app, …)`` gives a server that is up; keywords are settings of ``http``."""
+    async with AsyncExitStack() as stack:
+
+        async def started(
+            app: Any, ending: Callable[[], Any] = lambda: None, **http: Any
+        ) -> HttpServer:
+            settings = HttpSettings.model_validate(http)
+            if "listen" not in http:
+                settings = settings.model_copy(update={"listen": HostPort("127.0.0.1", 0)})
+            it = HttpServer(app, settings, ending)
+            await it.start()
+            stack.push_async_callback(it.drain, 0)
+            return it
+
+        yield started
+
+
+async def sent(port: int, *parts: bytes) -> bytes:
+    """All that comes back until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            with suppress(ConnectionError):
+                await writer.drain()
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def post(body: bytes, *headers: bytes) -> bytes:
+    lines = b"".join(line + b"\r\n" for line in (*headers, b"Content-Length: %d" % len(body)))
+    return POST + lines + b"\r\n" + body
+
+
+async def test_served(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+        answer = await http.post("/0.1/agents/by-number/1001/login", content=LOGIN)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert "server" not in answer.headers
+        assert "date" in answer.headers
+        assert (await http.get("/0.1/agents/1001/status")).json()["logged"] is True
+        # The connection is kept.
+        assert len(it._state.connections) == 1
+
+
+async def test_the_port_is_taken(serve: Serve, house: House) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="address already in use"):
+            await serve(house.application(), listen=f"127.0.0.1:{port}")
+
+
+async def test_several_requests_at_once_on_one_connection(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    last = GET + b"Connection: close\r\n\r\n"
+    answer = await sent(it.port, post(LOGIN) + GET + b"\r\n" + last)
+    assert answer.count(b"HTTP/1.1 204 No Content\r\n") == 1
+    assert answer.count(b'"number":"1001","logged":true') == 2
+
+
+async def test_without_httptools(
+    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on machines for which it was not built."""
+    monkeypatch.setattr(server, "HttpToolsProtocol", None)
+    it = await serve(house.application())
+    answer = await sent(it.port, post(LOGIN, b"Connection: close"))
+    assert answer.startswith(b"HTTP/1.1 204 ")
+    with suppress(ConnectionError):
+        endless = await sent(it.port, GET, *[b"X-More: " + b"x" * 8000 + b"\r\n"] * 100)
+        assert endless.startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40, 90, 130])
+async def test_a_request_in_pieces(house: House, serve: Serve, cut: int) -> None:
+    it = await serve(house.application())
+    whole = post(LOGIN, b"Connection: close")
+    pieces = [whole[at : at + cut] for at in range(0, len(whole), cut)]
+    assert (await sent(it.port, *pieces)).startswith(b"HTTP/1.1 204 ")
+
+
+# -- what is too much
+
+
+async def test_fifty_megabytes(house: House, serve: Serve) -> None:
+    """The answer arrives, although the client sends on."""
+    it = await serve(house.application())
+    body = b"x" * 50_000_000
+    answer = await sent(it.port, post(body))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.endswith(b'{"error":"The body is larger than 65536 bytes"}')
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+        assert (await http.post("/0.1/agents/1001/login", content=body)).status_code == 413
+
+
+async def test_fifty_megabytes_in_chunks(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    answer = await sent(it.port, head, *[chunk] * 800, b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_who_asks_before_sending_too_much(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    head = b"Content-Length: 50000000\r\nExpect: 100-continue\r\n\r\n"
+    answer = await sent(it.port, POST + head)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_who_asks_before_sending(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    head = b"Content-Length: 42\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    answer = await sent(it.port, POST + head, LOGIN)
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 ")
+
+
+async def test_a_body_without_a_token(house: House, serve: Serve) -> None:
+    it = await serve(house.application(tokens={"crm": "a-token-of-the-crm"}))
+    answer = await sent(it.port, post(LOGIN))
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nwww-authenticate: Bearer\r\n" in answer
+
+
+async def test_headers_without_end(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    lines = [b"X-More: " + b"x" * 8000 + b"\r\n"] * 100
+    answer = await sent(it.port, GET, *lines)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_path_without_end(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    answer = await sent(it.port, b"GET /", *[b"a" * 50_000] * 20)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("begun", [b"", b"G", GET])
+async def test_a_head_that_does_not_come(
+    house: House, serve: Serve, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "TICK", 0.02)
+    monkeypatch.setattr(server, "HEAD_DEADLINE", 0.05)
+    it = await serve(house.application())
+    with suppress(ConnectionError):
+        assert await sent(it.port, begun) == b""
+    assert not it._state.connections
+
+
+async def test_a_body_that_does_not_come(
+    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "BODY_DEADLINE", 0.05)
+    it = await serve(house.application())
+    answer = await sent(it.port, POST + b"Content-Length: 42\r\n\r\n{")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_slow_request_in_time(
+    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for an answer, or between two requests, is not taken for a slow head."""
+    monkeypatch.setattr(server, "TICK", 0.02)
+    monkeypatch.setattr(server, "HEAD_DEADLINE", 0.05)
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.3)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    it = await serve(slow)
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+        assert (await http.get("/")).status_code == 204
+        (connection,) = it._state.connections
+        await asyncio.sleep(0.3)
+        assert (await http.get("/")).status_code == 204
+        assert it._state.connections == {connection}
+
+
+async def test_too_many_connections(
+    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MORE", 2)
+    it = await serve(house.application(), max_listeners=1)
+    with structlog.testing.capture_logs() as logs:
+        kept = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(3)]
+        for _, writer in kept:
+            writer.write(GET + b"\r\n")
+        for reader, _ in kept:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        for _ in range(3):
+            with suppress(ConnectionError):
+                assert await sent(it.port, GET + b"\r\n") == b""
+        for _, writer in kept:
+            writer.close()
+            await writer.wait_closed()
+    assert [line["event"] for line in logs] == ["too many connections, some are refused"]
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+        assert (await http.get("/health/live")).status_code == 200
+
+
+# -- nonsense
+
+NONSENSE = [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS to a server without
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"\r\n\r\n\x00\x00\x00",
+    b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
+    POST + b"Content-Length: -1\r\n\r\n",
+    POST + b"Content-Length: 42, 43\r\n\r\n",
+    POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+    POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+async def test_nonsense(
+    house: House, serve: Serve, nonsense: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    it = await serve(house.application())
+    with structlog.testing.capture_logs() as logs:
+        answer = await sent(it.port, nonsense)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert house.hall.events == []
+    assert logs == []  # whoever scans ports writes no log
+    assert capfd.readouterr() == ("", "")
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+        assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_no_websocket(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    upgrade = (
+        b"Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    answer = await sent(it.port, b"GET /events HTTP/1.1\r\nHost: evil.example\r\n" + upgrade)
+    assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+async def test_no_forwarded_address_is_believed(house: House, serve: Serve) -> None:
+    seen = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope["client"][0], scope["scheme"]))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    it = await serve(app)
+    headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+        await http.get("/", headers=headers)
+    assert seen == [("127.0.0.1", "http")]
+
+
+async def test_what_is_logged(
+    house: House, serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No request line, whoever listens to everything; an application that fails, once."""
+    heard: list[str] = []
+
+    class Ears(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    ears, root = Ears(), logging.getLogger()
+    level = root.level
+    root.addHandler(ears)
+    root.setLevel(logging.DEBUG)
+    try:
+        it = await serve(house.application())
+        with structlog.testing.capture_logs() as logs:
+            await sent(it.port, b"GET /docs?token=secret HTTP/1.0\r\n\r\n")
+            await sent(it.port, b"GET /nowhere?token=secret HTTP/1.0\r\n\r\n")
+    finally:
+        root.removeHandler(ears)
+        root.setLevel(level)
+    assert not [line for line in heard if "secret" in line or "GET" in line]
+    assert logs == []
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_an_answer_that_breaks_off(house: House, serve: Serve) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError("half-way")
+
+    settings = HttpSettings()
+    guarded = guard.Guard(app, settings, house.figures, house.log, house.hall.clock)
+    it = await serve(guarded)
+    with structlog.testing.capture_logs() as logs:
+        answer = await sent(it.port, GET + b"\r\n")
+    assert not answer.endswith(b"0\r\n\r\n")  # the end of a whole one
+    assert [line["event"] for line in logs] == ["HTTP server"]
+
+
+# -- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with certificate.pem and key.pem, of localhost; other.pem is another key, and
+    locked.pem one with a password."""
+    folder = tmp_path_factory.mktemp("tls")
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    for name, more in (("key", ["-nodes"]), ("other", ["-nodes"]), ("locked", [])):
+        made = "certificate" if name == "key" else f"{name}-certificate"
+        request = ["openssl", "req", "-x509", "-days", "2", "-passout", "pass:secret"]
+        files = ["-keyout", f"{folder}/{name}.pem", "-out", f"{folder}/{made}.pem"]
+        subprocess.run([*request, *ec, *more, *subject, *files], check=True, capture_output=True)
+    return folder
+
+
+async def test_tls(house: House, serve: Serve, certificate: Path) -> None:
+    files = {"certificate": certificate / "certificate.pem", "key": certificate / "key.pem"}
+    it = await serve(house.application(), tls=files)
+    trusting = ssl.create_default_context(cafile=str(files["certificate"]))
+    async with httpx2.AsyncClient(base_url=f"https://localhost:{it.port}", verify=trusting) as http:
+        answer = await http.post("/0.1/agents/1001/login", content=LOGIN)
+        assert answer.status_code == 204
+    # Plain HTTP is not served beside it.
+    with suppress(ConnectionError):
+        assert not (await sent(it.port, GET + b"\r\n")).startswith(b"HTTP")
+
+
+async def test_old_tls_is_refused(house: House, serve: Serve, certificate: Path) -> None:
+    files = {"certificate": certificate / "certificate.pem", "key": certificate / "key.pem"}
+    it = await serve(house.application(), tls=files)
+
+    async def with_version(version: ssl.TLSVersion) -> str:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(files["certificate"])
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = context.maximum_version = version
+        _, writer = await asyncio.open_connection("localhost", it.port, ssl=context)
+        spoken: str = writer.get_extra_info("ssl_object").version()
+        writer.close()
+        return spoken
+
+    assert await with_version(ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
+    assert await with_version(ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+    with (
+        pytest.warns(DeprecationWarning, match="TLSv1_1"),
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        await with_version(ssl.TLSVersion.TLSv1_1)
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "error"),
+    [
+        ("missing.pem", "key.pem", r"http\.tls\.certificate: .*missing\.pem: No such file"),
+        ("certificate.pem", "missing.pem", r"http\.tls\.key: .*missing\.pem: No such file"),
+        ("certificate.pem", ".", r"http\.tls\.key: .*: Is a directory"),
+        ("key.pem", "key.pem", r"http\.tls\.certificate: .*key\.pem: is no certificate in PEM"),
+        ("certificate.pem", "certificate.pem", r"http\.tls\.key: .*: is no key in PEM"),
+        ("certificate.pem", "other.pem", r"other\.pem: is not the key of .*certificate\.pem"),
+        ("locked-certificate.pem", "locked.pem", r"locked\.pem: needs a password"),
+    ],
+)
+async def test_bad_files(
+    house: House, serve: Serve, certificate: Path, cert: str, key: str, error: str
+) -> None:
+    files = {"certificate": certificate / cert, "key": certificate / key}
+    with pytest.raises(OSError, match=error):
+        await serve(house.application(), tls=files)
+
+
+# -- the end
+
+
+async def test_drained(house: House, serve: Serve) -> None:
+    """A request on its way is finished, one that waits for nothing is closed, none is taken."""
+    it = await serve(house.application())
+    reached = house.hall.faults.stop_at("before queues.apply")
+    port = it.port
+    idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+    idle_writer.write(GET + b"\r\n")
+    await idle_reader.readuntil(b"}]}")
+    asked = asyncio.create_task(sent(it.port, post(LOGIN)))
+    await reached.wait()
+    drained = asyncio.create_task(it.drain(30))
+    assert await idle_reader.read() == b""
+    idle_writer.close()
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", port)
+    assert not drained.done()
+    house.hall.faults.go_on("before queues.apply")
+    assert (await asked).startswith(b"HTTP/1.1 204 ")
+    await drained
+    assert house.hall.state.session is not None
+    await it.drain(30)  # once more does no harm
+
+
+async def test_who_does_not_finish_is_cut_off(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    reached = house.hall.faults.stop_at("before queues.apply")
+    asked = asyncio.create_task(sent(it.port, post(LOGIN)))
+    await reached.wait()
+    with structlog.testing.capture_logs() as logs:
+        await it.drain(0.05)
+    assert logs[0] == {"event": "requests were cut off", "count": 1, "log_level": "warning"}
+    with suppress(ConnectionError):
+        assert await asked == b""
+
+
+async def test_streams_end_at_once(house: House, serve: Serve) -> None:
+    app = house.application()
+    feed = asyncio.create_task(house.feed.run())
+    it = await serve(app, ending=lambda: bool(feed.cancel()))
+    async with (
+        httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http,
+        http.stream("GET", "/events") as stream,
+    ):
+        assert stream.status_code == 200
+        lines = stream.aiter_lines()
+        await anext(lines)
+        async with asyncio.timeout(10):
+            await it.drain(60)
+            async for _ in lines:
+                pass
+    with suppress(asyncio.CancelledError):
+        await feed
+
+
+async def test_never_started(house: House) -> None:
+    await HttpServer(house.application(), HttpSettings()).drain(1)
