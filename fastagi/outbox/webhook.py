@@ -67,6 +67,9 @@ class Pace:
     places_per_host: int = 10  # of them to one host and port
     places_for_slow: int = 50  # of them to receivers that let us wait for nothing the last time
     held: int = 5000  # deliveries that wait for a place, taken from the store
+    # For so long: then the store is asked again, which may have another URL for the hook, or none,
+    # and where it is shared has lent the delivery for a time.
+    fresh: float = 20.0
     first_delay: float = 1.0
     longest_delay: float = 60.0
     longest_wait: float = 600.0  # that a receiver can ask for
@@ -111,7 +114,7 @@ class HookDispatcher:
         self._bell = asyncio.Event()
         self._stopping = asyncio.Event()
         self._busy: set[int] = set()  # hooks of which a delivery waits here or is under way
-        self._waiting: dict[Place, deque[HookDelivery]] = {}
+        self._waiting: dict[Place, deque[tuple[float, HookDelivery]]] = {}  # and since when
         self._held = 0  # deliveries in there
         self._under_way: Counter[Place] = Counter()
         self._running = 0
@@ -215,9 +218,11 @@ class HookDispatcher:
             limit = min(2 * self._pace.places, self._pace.held - self._held)
             found = await self._hooks.due(now, limit, frozenset(self._busy))
             fresh = [delivery for delivery in found if delivery.hook.id not in self._busy]
+            since = time.monotonic()
             for delivery in fresh:
                 self._busy.add(delivery.hook.id)
-                self._waiting.setdefault(_place(delivery.hook), deque()).append(delivery)
+                queue = self._waiting.setdefault(_place(delivery.hook), deque())
+                queue.append((since, delivery))
             self._held += len(fresh)
             self._start()
             if len(found) < limit or not fresh:
@@ -225,6 +230,7 @@ class HookDispatcher:
 
     def _start(self) -> None:
         """What has a place goes; receivers take turns."""
+        oldest = time.monotonic() - self._pace.fresh
         begun = True
         while begun:
             begun = False
@@ -234,12 +240,16 @@ class HookDispatcher:
                 if not self._free(place):
                     continue
                 queue = self._waiting.pop(place)
-                delivery = queue.popleft()
+                since, delivery = queue.popleft()
                 if queue:
                     self._waiting[place] = queue  # at the end
                 self._held -= 1
-                self._begin(delivery, place)
                 begun = True
+                if since < oldest:
+                    self._busy.discard(delivery.hook.id)
+                    self._bell.set()
+                else:
+                    self._begin(delivery, place)
 
     def _free(self, place: Place) -> bool:
         if self._under_way[place] >= self._pace.places_per_host:

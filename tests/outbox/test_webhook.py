@@ -282,6 +282,27 @@ async def test_all_hooks_of_a_busy_host_get_their_turn(memory: HookMemory) -> No
     assert there.connections <= 3
 
 
+async def test_what_has_waited_for_long_is_asked_for_again(memory: HookMemory) -> None:
+    """Hooks are deleted and changed while their deliveries wait for a place."""
+    go_on = asyncio.Event()
+
+    async def slowly(seen: Seen, writer: asyncio.StreamWriter) -> bytes:
+        await go_on.wait()
+        return OK
+
+    pace = replace(DEAF, places_per_host=1, fresh=0.05)
+    async with receiver(slowly) as there, telling(memory, pace=pace):
+        first, deleted, kept = (hook(there.url(path)) for path in ("/1", "/2", "/3"))
+        for one in (first, deleted, kept):
+            memory.owe(one, login())
+        await until(lambda: there.seen)
+        await asyncio.sleep(0.2)
+        del memory.owed[1]
+        go_on.set()
+        await until(lambda: not memory.owed)
+    assert [seen.path.partition("?")[0] for seen in there.seen] == ["/1", "/3"]
+
+
 async def test_the_slow_leave_places_for_the_others(memory: HookMemory) -> None:
     """Six receivers that hang could fill all six places; known as slow, they get two."""
     pace = replace(DEAF, places=6, places_for_slow=2, grace=0, first_delay=0.001)
