@@ -19,11 +19,14 @@ from peewee import Database, PeeweeException
 from fastagi.agents import errors
 from fastagi.agents.commands import (
     Actor,
+    AddToQueue,
     Adopt,
+    AssignPenalty,
     Command,
     LogOff,
     Pause,
     PauseReason,
+    RemoveFromQueue,
     from_dict,
 )
 from fastagi.agents.devices import Device
@@ -37,7 +40,7 @@ from fastagi.agents.model import (
     PauseSegment,
 )
 from fastagi.agents.service import StoreUnavailable
-from fastagi.contract import Outcome
+from fastagi.contract import HOOK_TYPES, Outcome
 from fastagi.store.database import Place
 from fastagi.store.presence import Presence
 from fastagi.store.worker import Transactor
@@ -176,6 +179,8 @@ class Connection(Transactor):
         # The latest events written here, by number: what tells them to others need not read them.
         self.events: dict[int, Event] = {}
         self.wrote_deliveries = False
+        # SQLite: the numbers of the agents with hooks, which hardly anybody has; None: not known.
+        self._hooked: set[str] | None = None
         self.outdated = True
         self._synced = True
         self._must_sync = False
@@ -199,6 +204,7 @@ class Connection(Transactor):
             if self.outdated or len(self._states) > MAX_STATES:
                 self._version = version
                 self._states.clear()
+                self._hooked = None
         else:
             self._states.clear()
             if writes:
@@ -223,6 +229,7 @@ class Connection(Transactor):
 
     def rollback(self) -> None:
         self._states.clear()
+        self._hooked = None
         self.events.clear()
         try:
             if self._cursor is not None and (self._open or not self._sqlite):
@@ -249,6 +256,10 @@ class Connection(Transactor):
                 self._database.manual_close()  # not back into the pool
         except Exception:  # the connection is given up anyway
             self._database.reset()
+
+    @staticmethod
+    def now() -> float:
+        return time.time()
 
     # -- statements, written with ? for each value
 
@@ -435,7 +446,9 @@ class Connection(Transactor):
                         source,
                     ),
                 )
-        if before.memberships is not after.memberships:
+        if isinstance(change.command, AddToQueue | RemoveFromQueue | AssignPenalty):
+            self._write_assignment(change, at_latest)
+        elif before.memberships is not after.memberships:
             self._write_memberships(before, after, whole, at_latest)
         for event in change.events:
             self.write_event(event)
@@ -459,8 +472,39 @@ class Connection(Transactor):
             elif m != was[m.queue]:
                 self.execute(_ONE_QUEUE, (m.joined, m.own_penalty, *own, before.id, m.queue))
 
+    def _write_assignment(self, change: Change, at_latest: datetime | None) -> None:
+        """Which queues are the agent's, with which penalty."""
+        command, agent = change.command, change.before.id
+        if isinstance(command, AssignPenalty):
+            self.execute(_ASSIGN_PENALTY, (command.penalty, agent, command.queue))
+        elif isinstance(command, AddToQueue):
+            joined = change.after.session is not None
+            values = (agent, command.queue, command.penalty, joined)
+            self.execute(_GIVE_QUEUE, values)
+        elif isinstance(command, RemoveFromQueue):
+            at, _ = _ending(change, at_latest)
+            self.execute(_TAKE_QUEUE, (at, agent, command.queue))
+        # It differs from what is in the tables by more than a state tells.
+        self._states.pop(change.before.number, None)
+
+    def hooks_changed(self) -> None:
+        """Somebody has another hook, or one less."""
+        self._hooked = None
+
+    def _tell_hooks(self, event: Event, seq: int) -> None:
+        if self._sqlite:
+            if self._hooked is None:
+                rows = self.execute(_HOOKED).fetchall()
+                self._hooked = {row[0] for row in rows}
+            if event.agent not in self._hooked:
+                return
+        values = (seq, event.agent, event.type.value, event.device_type)
+        if self.execute(_HOOK_DELIVERIES, values).rowcount:
+            self.wrote_deliveries = True
+
     def write_event(self, event: Event) -> None:
-        """The event and a delivery per sink; an event that is there already writes nothing."""
+        """The event and a delivery per sink and hook; an event that is there already writes
+        nothing."""
         values = (
             event.id,
             event.type.value,
@@ -475,6 +519,7 @@ class Connection(Transactor):
             event.session_seconds,
             event.asterisk,
             event.in_part,
+            event.device_type,
         )
         if self._sqlite:
             cursor = self.execute(_EVENT, values)
@@ -496,6 +541,8 @@ class Connection(Transactor):
                 _DELIVERIES[len(sinks)],
                 [value for sink in sinks for value in (seq, sink.value, event.agent)],
             )
+        if event.type in HOOK_TYPES and not event.in_part:
+            self._tell_hooks(event, seq)
 
 
 def _marks(count: int) -> str:
@@ -571,6 +618,28 @@ _ADOPT_QUEUE = (
     " own_penalty = excluded.own_penalty, own_paused = excluded.own_paused,"
     " own_reason = excluded.own_reason"
 )
+_GIVE_QUEUE = (
+    "INSERT INTO memberships (agent_id, queue_id, penalty, joined, origin)"
+    " VALUES (?, (SELECT id FROM queues WHERE name = ?), ?, ?, 'api')"
+    " ON CONFLICT (agent_id, queue_id) DO UPDATE SET penalty = excluded.penalty,"
+    " joined = excluded.joined, origin = excluded.origin, archived_at = NULL,"
+    " own_penalty = NULL, own_paused = NULL, own_reason = NULL"
+)
+_TAKE_QUEUE = (
+    "UPDATE memberships SET archived_at = ?, joined = FALSE, own_penalty = NULL,"
+    " own_paused = NULL, own_reason = NULL"
+    " WHERE agent_id = ? AND queue_id = (SELECT id FROM queues WHERE name = ?)"
+)
+_ASSIGN_PENALTY = (
+    "UPDATE memberships SET penalty = ?, own_penalty = NULL"
+    " WHERE agent_id = ? AND queue_id = (SELECT id FROM queues WHERE name = ?)"
+)
+_HOOKED = "SELECT DISTINCT a.number FROM hooks h JOIN agents a ON a.id = h.agent_id"
+_HOOK_DELIVERIES = (
+    "INSERT INTO hook_deliveries (hook_id, event, due_at, attempts, leased_until)"
+    " SELECT h.id, ?, 0, 0, 0 FROM hooks h JOIN agents a ON a.id = h.agent_id"
+    " WHERE a.number = ? AND h.event_type = ? AND h.agent_type = ?"
+)
 _INTEND = (
     "INSERT INTO intents (agent_id, command_id, command, decided_at, owner, owned_at)"
     " VALUES (?, ?, ?, ?, ?, ?)"
@@ -591,8 +660,8 @@ _START_PAUSE = (
 _END_PAUSE = "UPDATE pause_segments SET ended_at = ?, ended_how = ?, ended_source = ? WHERE id = ?"
 _EVENT = (
     "INSERT INTO events (id, type, agent, extension, context, queues, reason, source, actor,"
-    " occurred_at, session_seconds, asterisk, in_part)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " occurred_at, session_seconds, asterisk, in_part, device_type)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO NOTHING"
 )
 _DELIVERIES = {

@@ -25,7 +25,7 @@ _SINKS = tuple(Sink)
 
 EVENT_COLUMNS = (
     "e.id, e.type, e.agent, e.extension, e.queues, e.reason, e.source, e.actor, e.occurred_at,"
-    " e.context, e.session_seconds, e.asterisk, e.in_part"
+    " e.context, e.session_seconds, e.asterisk, e.in_part, e.device_type"
 )
 
 _NEXT = EVENT_COLUMNS.count(",") + 1  # the first column after them
@@ -58,6 +58,7 @@ def _event_from(row: Sequence[Any]) -> Event:
         row[10],
         row[11],
         bool(row[12]),
+        row[13],
     )
 
 
@@ -181,14 +182,15 @@ def _claimed(
 
 def release(connection: Connection) -> None:
     """What this service has leased is the others' at once."""
-    connection.execute(
-        "UPDATE deliveries SET leased_until = 0, leased_by = NULL"
-        " WHERE leased_until > 0 AND leased_by = ?",
-        (connection.presence.id,),
-    )
+    for table in ("deliveries", "hook_deliveries"):
+        connection.execute(
+            f"UPDATE {table} SET leased_until = 0, leased_by = NULL"
+            " WHERE leased_until > 0 AND leased_by = ?",
+            (connection.presence.id,),
+        )
 
 
-def _events(
+def events_numbered(
     connection: Connection, numbers: Sequence[int]
 ) -> Mapping[int, Event | UnreadableEvent]:
     """The events with these numbers: those written a moment ago are at hand."""
@@ -259,7 +261,7 @@ class Deliveries:
                 else:
                     query, held = _DUE + _NOT_HELD + _ORDER, (at,)
                 rows = connection.execute(query, (sink.value, at, *held, limit)).fetchall()
-            events = _events(connection, [row[0] for row in rows])
+            events = events_numbered(connection, [row[0] for row in rows])
             found: list[Delivery] = []
             unreadable: dict[int, str] = {}
             for row in rows:

@@ -26,6 +26,7 @@ from fastagi.store.tables import (
     Note,
     PauseReason,
     Queue,
+    QueuePause,
     Table,
 )
 
@@ -143,6 +144,7 @@ def bring_in(database: Database, declared: Declared) -> Difference:
                     if reason.daily_budget is None
                     else reason.daily_budget.total_seconds(),
                     "when_exceeded": str(reason.when_exceeded),
+                    "type": reason.type,
                 }
                 for reason in declared.pause_reasons
             ],
@@ -154,10 +156,15 @@ def bring_in(database: Database, declared: Declared) -> Difference:
             Queue,
             "name",
             "queue",
-            [{"id": q.id, "number": q.number, "name": q.name} for q in declared.queues],
+            [
+                {"id": q.id, "number": q.number, "name": q.name, "call_center": q.call_center}
+                for q in declared.queues
+            ],
             now,
             difference,
         )
+        _queue_pauses(database, declared.queues)
+        _clear_logins(database, agents)
         gone = _bring(
             database,
             Agent,
@@ -171,12 +178,15 @@ def bring_in(database: Database, declared: Declared) -> Difference:
                     "language": agent.language,
                     "pin_hash": hashes[agent.number],
                     "logoff_at": agent.logoff_at,
+                    "login": agent.login,
+                    "enabled": agent.enabled,
                 }
                 for agent in agents
             ],
             now,
             difference,
         )
+        gone += [a.number for a in agents if not a.enabled]
         there = _logged_in(database)
         difference.to_log_off = sorted(number for number in gone if number in there)
         _memberships(database, agents, now, there, difference)
@@ -235,12 +245,16 @@ def _bring(
         old = rows.get(name)
         values = {column: value for column, value in row.items() if column != "id"}
         if old is None:
-            new.append({**values, "id": ids[name], "origin": YAML, "archived_at": None})
+            archived_at = None if row.get("enabled", True) else now
+            new.append({**values, "id": ids[name], "origin": YAML, "archived_at": archived_at})
             difference.created.append(f"{what} {name}")
             continue
         changes = {column: value for column, value in values.items() if old[column] != value}
         told = [_told(column, old[column], value) for column, value in changes.items()]
-        if old["archived_at"] is not None:
+        if not row.get("enabled", True):
+            if old["archived_at"] is None:
+                changes["archived_at"] = now
+        elif old["archived_at"] is not None:
             changes["archived_at"] = None
             told.append("is back")
         if old["origin"] != YAML:
@@ -258,6 +272,53 @@ def _bring(
             f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))"
         )
     return gone
+
+
+def _queue_pauses(database: Any, queues: Sequence[QueueSettings]) -> None:
+    """What stands in the YAML, and nothing else."""
+    ids = dict(Queue.select(Queue.name, Queue.id).tuples().execute(database))
+    QueuePause.delete().execute(database)
+    rows = [
+        {
+            "queue": ids[queue.name],
+            "code": pause.reason,
+            "limit_duration": None
+            if pause.limit_duration is None
+            else pause.limit_duration.total_seconds(),
+            "automatic_unpause": pause.automatic_unpause,
+            "disable_unpause": pause.disable_unpause,
+        }
+        for queue in queues
+        for pause in queue.pauses
+    ]
+    for chunk in _chunks(rows):
+        QueuePause.insert_many(chunk).execute(database)
+
+
+def _clear_logins(database: Any, agents: Sequence[AgentSettings]) -> None:
+    """Two agents may swap their login names: those that change are set aside for a moment."""
+    wanted = {agent.login: agent.number for agent in agents if agent.login is not None}
+    if not wanted:
+        return
+    rows = (
+        Agent.select(Agent.login, Agent.number, Agent.origin)
+        .where(Agent.login.is_null(False))
+        .tuples()
+        .execute(database)
+    )
+    changing: list[str] = []
+    for login, number, origin in list(rows):
+        owner = wanted.get(login)
+        if owner is None or owner == number:
+            continue
+        if origin != YAML:
+            raise DirectoryConflict(
+                f"agent {owner}: the login {login} belongs to agent {number}, "
+                "who was created through an API"
+            )
+        changing.append(number)
+    for chunk in _chunks(changing):
+        Agent.update(login=None).where(Agent.number.in_(chunk)).execute(database)
 
 
 def _told(column: str, old: object, new: object) -> str:

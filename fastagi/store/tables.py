@@ -7,6 +7,7 @@ since 1970-01-01 UTC in double precision, which holds microseconds.
 from peewee import (
     AutoField,
     BigAutoField,
+    BigIntegerField,
     BooleanField,
     CompositeKey,
     DoubleField,
@@ -31,6 +32,9 @@ class Agent(Table):
     logoff_at = TextField(null=True)  # "18:30" or "never"; null: as everybody
     origin = TextField()  # yaml | api
     archived_at = DoubleField(null=True)
+    login = TextField(null=True)  # null: the number
+    password_hash = TextField(null=True)
+    enabled = BooleanField(default=True)  # one who is not is archived, too
 
     class Meta:
         table_name = "agents"
@@ -42,6 +46,7 @@ class Queue(Table):
     name = TextField(unique=True)
     origin = TextField()
     archived_at = DoubleField(null=True)
+    call_center = BooleanField(default=True)
 
     class Meta:
         table_name = "queues"
@@ -78,11 +83,26 @@ class PauseReason(Table):
     max_duration = DoubleField(null=True)  # seconds
     daily_budget = DoubleField(null=True)  # seconds
     when_exceeded = TextField(null=True)
+    type = TextField(default="")
     origin = TextField()
     archived_at = DoubleField(null=True)
 
     class Meta:
         table_name = "pause_reasons"
+
+
+class QueuePause(Table):
+    """What a queue says of a pause reason."""
+
+    queue = ForeignKeyField(Queue, on_update="CASCADE")
+    code = TextField()
+    limit_duration = DoubleField(null=True)  # seconds
+    automatic_unpause = BooleanField(default=False)
+    disable_unpause = BooleanField(default=False)
+
+    class Meta:
+        table_name = "queue_pauses"
+        primary_key = CompositeKey("queue", "code")
 
 
 class DeviceInUse(Table):
@@ -147,6 +167,7 @@ class Event(Table):
     session_seconds = IntegerField()
     asterisk = TextField(default="")
     in_part = BooleanField(default=False)
+    device_type = TextField(default="local")
 
     class Meta:
         table_name = "events"
@@ -168,6 +189,58 @@ class Delivery(Table):
     class Meta:
         table_name = "deliveries"
         primary_key = CompositeKey("sink", "event")
+
+
+class Hook(Table):
+    """Its deliveries and attempts go with it."""
+
+    id = BigAutoField()
+    client = TextField()
+    agent = ForeignKeyField(Agent, on_update="CASCADE")
+    agent_type = TextField()
+    event_type = TextField()
+    method = TextField()
+    url = TextField()
+    content_type = TextField()
+    created_at = DoubleField()
+
+    class Meta:
+        table_name = "hooks"
+
+
+class HookDelivery(Table):
+    """One event owed to one hook. Gone when delivered; leased as a ``Delivery`` is."""
+
+    hook = ForeignKeyField(Hook, on_delete="CASCADE")
+    event = BigIntegerField()
+    due_at = DoubleField(default=0)
+    attempts = IntegerField(default=0)
+    error = TextField(null=True)
+    parked_at = DoubleField(null=True)
+    leased_until = DoubleField(default=0)
+    leased_by = TextField(null=True)
+
+    class Meta:
+        table_name = "hook_deliveries"
+        primary_key = CompositeKey("hook", "event")
+
+
+class HookAttempt(Table):
+    """The delivery log: the latest of each hook."""
+
+    id = BigAutoField()
+    hook = ForeignKeyField(Hook, on_delete="CASCADE")
+    event_id = TextField()
+    event_type = TextField()
+    at = DoubleField()
+    number = IntegerField()
+    status = IntegerField(null=True)
+    error = TextField()
+    seconds = DoubleField()
+    outcome = TextField()
+
+    class Meta:
+        table_name = "hook_attempts"
 
 
 class Intent(Table):
@@ -206,11 +279,15 @@ TABLES: tuple[type[Table], ...] = (
     Queue,
     Membership,
     PauseReason,
+    QueuePause,
     DeviceInUse,
     LoginSession,
     PauseSegment,
     Event,
     Delivery,
+    Hook,
+    HookDelivery,
+    HookAttempt,
     Intent,
     PinFailure,
     Note,

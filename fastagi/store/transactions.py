@@ -27,7 +27,13 @@ from fastagi.agents.commands import (
 from fastagi.agents.devices import Device
 from fastagi.agents.errors import Refused
 from fastagi.agents.events import Event
-from fastagi.agents.limits import OpenPause, PauseLimit, WhenExceeded, exceeded_event
+from fastagi.agents.limits import (
+    OpenPause,
+    PauseLimit,
+    QueuePause,
+    WhenExceeded,
+    exceeded_event,
+)
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, decide
 from fastagi.agents.service import StoreUnavailable
@@ -37,6 +43,7 @@ from fastagi.store.database import Place, claim, parse, prepare
 from fastagi.store.deliveries import Deliveries, release
 from fastagi.store.directory import Declared, Difference
 from fastagi.store.holding import Holders
+from fastagi.store.hooks import Hooks
 from fastagi.store.pins import Pins
 from fastagi.store.presence import Presence, SharedPresence
 from fastagi.store.worker import MAX_BATCH, Workers
@@ -75,6 +82,7 @@ class PeeweeStore:
         self._unclaim = unclaim
         self.pins = Pins()
         self.deliveries = Deliveries(self)
+        self.hooks = Hooks(self)
         self._name = place.name
         # Agents' states as last committed, so that a read need not wait for a thread and for
         # others' commits. With PostgreSQL another service may write, so nothing is kept there;
@@ -82,6 +90,8 @@ class PeeweeStore:
         self._known: dict[str, AgentState] = {}
         self._queue_names: dict[str, tuple[str, str]] | None = None
         self._limits: dict[str, PauseLimit] | None = None
+        self._queue_pauses: dict[tuple[str, str], QueuePause] | None = None
+        self._numbers: dict[int, str] = {}  # by id
         self._woken: list[Callable[[], None]] = []
         self._database = place.database()
         self._presence = Presence() if place.sqlite else SharedPresence(self._database)
@@ -142,6 +152,8 @@ class PeeweeStore:
         self._known.clear()
         self._queue_names = None
         self._limits = None
+        self._queue_pauses = None
+        self._numbers.clear()
 
     # -- the directory; these block: to be called before the loop runs, or in a thread
 
@@ -195,6 +207,39 @@ class PeeweeStore:
         return await self.workers.submit(
             job, writes=False, number=number, seen=lambda state: self._keep(number, state)
         )
+
+    async def agent_by_id(self, id: int) -> AgentState | None:
+        """The agent with this id, unless archived."""
+        number = self._numbers.get(id)
+        if number is not None:
+            known = self._known.get(number)
+            if known is not None and known.id == id:
+                return known
+
+        def job(connection: Connection) -> AgentState | None:
+            row = connection.execute("SELECT number FROM agents WHERE id = ?", (id,)).fetchone()
+            found = None if row is None else connection.load(row[0])
+            return None if found is None or found.archived else found.state
+
+        def seen(state: AgentState | None) -> None:
+            if state is not None and self.sqlite:
+                if len(self._numbers) >= MAX_STATES:
+                    self._numbers.clear()
+                self._numbers[id] = state.number
+                self._keep(state.number, state)
+
+        return await self.workers.submit(job, writes=False, seen=seen)
+
+    async def queue_by_id(self, id: int) -> tuple[str, str] | None:
+        """Name in Asterisk and number, unless archived."""
+
+        def job(connection: Connection) -> tuple[str, str] | None:
+            row = connection.execute(
+                "SELECT name, number FROM queues WHERE id = ? AND archived_at IS NULL", (id,)
+            ).fetchone()
+            return None if row is None else (row[0], row[1])
+
+        return await self.run(job, writes=False)
 
     async def warm_up(self) -> None:
         """Reads the states of all agents, as far as there is room, a few at a time: the first call
@@ -355,6 +400,26 @@ class PeeweeStore:
 
         if self._limits is not None:
             return self._limits
+        return await self.workers.submit(job, writes=False, seen=seen)
+
+    async def queue_pauses(self) -> dict[tuple[str, str], QueuePause]:
+        def job(connection: Connection) -> dict[tuple[str, str], QueuePause]:
+            rows = connection.execute(
+                "SELECT q.name, p.code, p.limit_duration, p.automatic_unpause, p.disable_unpause"
+                " FROM queue_pauses p JOIN queues q ON q.id = p.queue_id"
+                " WHERE q.archived_at IS NULL"
+            ).fetchall()
+            return {
+                (queue, code): QueuePause(_span(limit), bool(automatic), bool(disabled))
+                for queue, code, limit, automatic, disabled in rows
+            }
+
+        def seen(said: dict[tuple[str, str], QueuePause]) -> None:
+            if self.sqlite:
+                self._queue_pauses = said
+
+        if self._queue_pauses is not None:
+            return self._queue_pauses
         return await self.workers.submit(job, writes=False, seen=seen)
 
     async def open_pauses(self) -> list[OpenPause]:
