@@ -11,7 +11,7 @@ const BACK_OFF = [500, 1000, 2000, 3500, 5000]; // ms
 const LONG_AWAY = 30_000; // ms without a connection after which everything is asked for again
 const SILENCE = 45_000; // ms without a byte after which the connection counts as lost
 const REFRESH = 60_000; // ms: what changes without an event (a name, a plan) is seen after this
-const ANNOUNCE = 1500; // ms in which changes are gathered for screen readers
+const ANNOUNCE = 1000; // ms in which changes are gathered for screen readers
 const TOKEN = "fastagi-token";
 
 const STATUS = { available: "Available", paused: "Paused", logged_off: "Logged off" };
