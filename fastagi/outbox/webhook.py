@@ -183,8 +183,11 @@ class HookDispatcher:
                 if looking:
                     self._next = await self._hooks.next_due()
                     await self._outward.rest()
-            except StoreUnavailable as error:
-                self._tell_of_the_store(error)
+            except Exception as error:
+                if isinstance(error, StoreUnavailable):
+                    self._tell_of_the_store(error)
+                else:  # ours; phones must not fall silent because hooks cannot be told
+                    log.error("hooks' deliveries wait for a fault of ours", error=_where(error))
                 failures += 1
                 await asyncio.sleep(self._pace.delay(failures))
                 looking = True

@@ -571,6 +571,22 @@ async def test_the_store_away_when_it_is_asked(memory: HookMemory) -> None:
         await until(lambda: memory.log)
 
 
+async def test_a_fault_when_the_store_is_asked_ends_nothing(memory: HookMemory) -> None:
+    real = memory.next_due
+
+    async def broken() -> datetime | None:
+        memory.next_due = real  # type: ignore[method-assign]
+        raise KeyError("a fault of ours")
+
+    memory.next_due = broken  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        async with receiver() as there, telling(memory, pace=DEAF):
+            await until(lambda: logs)
+            memory.owe(hook(there.url()), login())
+            await until(lambda: memory.log)
+    assert logs[0]["error"].startswith("KeyError at broken:")
+
+
 async def test_stopped_what_was_answered_is_marked(memory: HookMemory) -> None:
     """The answer is there, the store takes its time, a body is still to come."""
     marking, go_on = asyncio.Event(), asyncio.Event()
