@@ -275,6 +275,7 @@ class Doors:
     service: AgentService
     directory: Directory
     reading: Reading
+    records: Records
     hooks: Hooks
     tester: Tester
     figures: Figures

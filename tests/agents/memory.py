@@ -17,6 +17,7 @@ import structlog
 from fastagi.agents import errors
 from fastagi.agents.commands import (
     Actor,
+    AddToQueue,
     Adopt,
     ChangePenalty,
     Command,
@@ -26,6 +27,7 @@ from fastagi.agents.commands import (
     LogOff,
     Pause,
     PauseReason,
+    RemoveFromQueue,
     Unpause,
     from_dict,
     to_dict,
@@ -270,7 +272,11 @@ class MemoryStore:
     def _write(self, change: Change) -> None:
         before, after = change.before, change.after
         assert self.agents[before.number] == before, "written over somebody else's change"
-        own = self.own_queues.get(before.number, {m.queue for m in before.memberships})
+        own = self.own_queues.setdefault(before.number, {m.queue for m in before.memberships})
+        if isinstance(change.command, AddToQueue):
+            own.add(change.command.queue)
+        elif isinstance(change.command, RemoveFromQueue):
+            own.discard(change.command.queue)
         self.agents[before.number] = replace(
             after,
             # One that is none of the agent's is forgotten with the leaving of it.

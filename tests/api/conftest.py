@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -133,6 +133,24 @@ class Reader:
         return len(self._events())
 
 
+class MemoryRecords:
+    """``doors.Records`` over the store in memory."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.logins: dict[str, str] = {}  # login name -> number
+        self.not_call_center: set[str] = set()  # queues
+
+    def call_center_queues(self) -> Mapping[str, bool]:
+        self._reader._there("call_center_queues")
+        return {name: name not in self.not_call_center for name in self._reader.store.known_queues}
+
+    async def number_of(self, login: str) -> str | None:
+        self._reader._there("number_of")
+        number = self.logins.get(login, login)
+        return number if number in self._reader.store.agents else None
+
+
 class MemoryHooks:
     """``doors.Hooks``."""
 
@@ -245,6 +263,7 @@ class House:
         self._stack = stack
         self.hall = Hall(*(agents or (an_agent("1001"), an_agent("1002", "sales"))), **settings)
         self.reader = Reader(self.hall.store)
+        self.records = MemoryRecords(self.reader)
         self.hooks = MemoryHooks(self.reader)
         self.tester = MemoryTester(self.hall.clock)
         self.figures = MemoryFigures()
@@ -257,6 +276,7 @@ class House:
             service=self.hall.service,
             directory=self.reader,
             reading=self.reader,
+            records=cast(Any, self.records),
             hooks=self.hooks,
             tester=self.tester,
             figures=self.figures,
