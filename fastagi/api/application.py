@@ -37,19 +37,21 @@ TOKENS: Mapping[str, Mapping[str, str]] = {
 
 def application(doors: Doors, feed: Feed) -> ASGIApp:
     """``feed`` is run, and woken by commits, by whoever made it."""
-    faces = Faces({"0.1": agentd.Agentd(doors)}, routed(doors, feed))
+    swift = {"agentd": agentd.Agentd(doors)}
+    faces = Faces(swift, routed(doors, feed))
     return Guard(faces, doors.http, doors.figures, doors.log, doors.service.now)
 
 
 class Faces:
-    """Some faces need none of what FastAPI does to a request, which costs as much as all else."""
+    """Some faces, by name, need none of what FastAPI does to a request, which costs as much as all
+    else."""
 
     def __init__(self, swift: Mapping[str, ASGIApp], others: ASGIApp) -> None:
         self._swift = swift
         self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        face = self._swift.get(scope["path"][1:].partition("/")[0], self._others)
+        face = self._swift.get(errors.face_of(scope["path"]), self._others)
         await face(scope, receive, send)
 
 
@@ -84,12 +86,14 @@ def routed(doors: Doors, feed: Feed) -> FastAPI:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return errors.response(error.status_code, str(error.detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    return errors.response(error.status_code, str(error.detail), headers, request.scope["path"])
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return errors.response(422, "; ".join(_problem(one) for one in error.errors()))
+    text = "; ".join(_problem(one) for one in error.errors())
+    return errors.response(422, text, path=request.scope["path"])
 
 
 def _problem(one: Mapping[str, Any]) -> str:
@@ -101,12 +105,13 @@ def _problem(one: Mapping[str, Any]) -> str:
 
 async def _refused(request: Request, error: Exception) -> Response:
     status, text = errors.told(error)
-    return errors.response(status, text, errors.RETRY if status == 503 else None)
+    headers = errors.RETRY if status == 503 else None
+    return errors.response(status, text, headers, request.scope["path"])
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     # It is raised again after this, and the guard writes it into the log.
-    return errors.response(500, errors.FAILED)
+    return errors.response(500, errors.FAILED, path=request.scope["path"])
 
 
 # -- what it says of itself

@@ -178,7 +178,7 @@ class Guard:
         length = headers.get(b"content-length")
         if length == b"0" or (length is None and b"transfer-encoding" not in headers):
             if refusal is not None:
-                await _refuse(answer, *refusal)
+                await _refuse(answer, path, *refusal)
                 return
             take = receive
         else:
@@ -199,7 +199,8 @@ class Guard:
                     body = whole
             if refusal is not None:
                 waits = b"expect" in headers or refusal[0] == 408
-                await _refuse(answer, *refusal, thrown_away=None if waits else receive, close=True)
+                thrown_away = None if waits else receive
+                await _refuse(answer, path, *refusal, thrown_away=thrown_away, close=True)
                 return
             take = _replayed(body, receive)
 
@@ -214,7 +215,7 @@ class Guard:
                 exc_info=error,
             )
             if not started:
-                await _refuse(answer, 500, errors.FAILED)
+                await _refuse(answer, path, 500, errors.FAILED)
             elif not finished:
                 raise  # the server cuts the connection: what was sent is not all
 
@@ -348,6 +349,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def _refuse(
     send: Send,
+    path: str,
     status: int,
     text: str,
     headers: tuple[tuple[bytes, bytes], ...] = (),
@@ -358,7 +360,7 @@ async def _refuse(
     """``thrown_away``: the answer is sent at once, and what the client still sends is taken for a
     while: a connection that is closed with bytes unread takes the answer with it (RFC 9112, 9.6).
     """
-    body = errors.body(text)
+    body = errors.body_at(path, status, text)
     fixed = [
         (b"content-type", errors.JSON.encode()),
         (b"content-length", str(len(body)).encode()),
