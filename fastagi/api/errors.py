@@ -1,6 +1,6 @@
 """What a caller is told when something is refused, and in which shape.
 
-One shape for every face here: ``{"error": "No such agent"}``.
+``{"error": "No such agent"}`` in every face that has no shape of its own.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,11 @@ AWAY = "Asterisk or the database is away and nothing was changed: try again"
 STORE_AWAY = "The database is away: try again"
 FAILED = "Internal error: the log says more"
 
-# The face that a path belongs to, by its first segment: names of figures, too.
+# The face that a path belongs to, by its first segment or two: names of figures, too.
 _FACES = {
     "0.1": "agentd",
+    "api/agent.php": "agent_php",
+    "api/v1": "evolux",
     "client": "agent_events",
     "events": "events",
     "": "page",
@@ -33,18 +35,55 @@ _FACES = {
     "openapi.json": "docs",
 }
 
+# In Evolux's words, as far as its document has them.
+_PHRASES = {
+    400: "Bad request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    408: "Request timeout",
+    409: "Conflict",
+    413: "Request entity too large",
+    422: "Unprocessable entity",
+    429: "Too many requests",
+    500: "Internal server error",
+    503: "Service unavailable",
+}
+
 
 def face_of(path: str) -> str:
     """The name of the face, "other" where no face is."""
-    return _FACES.get(path[1:].partition("/")[0], "other")
+    first, _, rest = path[1:].partition("/")
+    if first == "api":  # two faces live there
+        first = f"api/{rest.partition('/')[0]}"
+    return _FACES.get(first, "other")
 
 
 def body(text: str) -> bytes:
     return orjson.dumps({"error": text})
 
 
-def response(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(body(text), status, headers, JSON)
+def envelope(status: int, text: str) -> bytes:
+    """Evolux's: ``{"meta": {"status": 400, "message": "Bad request"}, "errors": ["…"]}``."""
+    meta = {"status": status, "message": _PHRASES.get(status, "Error")}
+    return orjson.dumps({"meta": meta, "errors": [text]})
+
+
+# Of the faces that do not have the common one: from status and text.
+_SHAPES: dict[str, Callable[[int, str], bytes]] = {"evolux": envelope}
+
+
+def body_at(path: str, status: int, text: str) -> bytes:
+    """In the shape of the face that ``path`` belongs to."""
+    shape = _SHAPES.get(face_of(path))
+    return body(text) if shape is None else shape(status, text)
+
+
+def response(
+    status: int, text: str, headers: dict[str, str] | None = None, path: str = ""
+) -> Response:
+    return Response(body_at(path, status, text), status, headers, JSON)
 
 
 def lacking(right: Right) -> str:
