@@ -636,7 +636,7 @@ _ASSIGN_PENALTY = (
 )
 _HOOKED = "SELECT DISTINCT a.number FROM hooks h JOIN agents a ON a.id = h.agent_id"
 _HOOK_DELIVERIES = (
-    "INSERT INTO hook_deliveries (hook_id, event, due_at, attempts, leased_until)"
+    "INSERT INTO hook_deliveries (hook, event, due_at, attempts, leased_until)"
     " SELECT h.id, ?, 0, 0, 0 FROM hooks h JOIN agents a ON a.id = h.agent_id"
     " WHERE a.number = ? AND h.event_type = ? AND h.agent_type = ?"
 )

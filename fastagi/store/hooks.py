@@ -27,41 +27,41 @@ _CREATE = (
 # Of each hook the first that is not parked: a few pages of an index, however long the backlog is.
 _FIRST = f"""
 SELECT {_HOOK}, d.event, d.attempts, d.leased_until, d.leased_by, d.due_at
-FROM hooks h JOIN hook_deliveries d ON d.hook_id = h.id AND d.event = (
-  SELECT w.event FROM hook_deliveries w WHERE w.hook_id = h.id AND w.parked_at IS NULL
+FROM hooks h JOIN hook_deliveries d ON d.hook = h.id AND d.event = (
+  SELECT w.event FROM hook_deliveries w WHERE w.hook = h.id AND w.parked_at IS NULL
   ORDER BY w.event LIMIT 1)
 """
 _DUE = _FIRST + "WHERE d.due_at <= ? ORDER BY d.event"
 _NEXT_DUE = f"SELECT min(f.due_at) FROM ({_FIRST}) f WHERE f.due_at > 0"
 _CLAIM = """
 SELECT 1 FROM hook_deliveries
-WHERE hook_id = ? AND event = ? AND parked_at IS NULL
+WHERE hook = ? AND event = ? AND parked_at IS NULL
   AND (leased_until <= ? OR leased_by = ? OR leased_by = ANY(?))
 FOR UPDATE SKIP LOCKED
 """
 _LEASE = (
-    "UPDATE hook_deliveries SET leased_until = ?, leased_by = ? WHERE hook_id = ? AND event = ?"
+    "UPDATE hook_deliveries SET leased_until = ?, leased_by = ? WHERE hook = ? AND event = ?"
 )
-_GONE = "DELETE FROM hook_deliveries WHERE hook_id = ? AND event = ?"
+_GONE = "DELETE FROM hook_deliveries WHERE hook = ? AND event = ?"
 _LATER = (
     "UPDATE hook_deliveries SET due_at = ?, error = ?, attempts = attempts + 1, leased_until = 0"
-    " WHERE hook_id = ? AND event = ?"
+    " WHERE hook = ? AND event = ?"
 )
 _PARK = (
     "UPDATE hook_deliveries SET parked_at = ?, error = ?, attempts = attempts + 1,"
-    " leased_until = 0 WHERE hook_id = ? AND event = ?"
+    " leased_until = 0 WHERE hook = ? AND event = ?"
 )
 _LOG = (
-    "INSERT INTO hook_attempts (hook_id, event_id, event_type, at, number, status, error, seconds,"
+    "INSERT INTO hook_attempts (hook, event_id, event_type, at, number, status, error, seconds,"
     " outcome) SELECT id, ?, ?, ?, ?, ?, ?, ?, ? FROM hooks WHERE id = ?"
 )
 _PRUNE = (
-    "DELETE FROM hook_attempts WHERE hook_id = ? AND id <= (SELECT id FROM hook_attempts"
-    " WHERE hook_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?)"
+    "DELETE FROM hook_attempts WHERE hook = ? AND id <= (SELECT id FROM hook_attempts"
+    " WHERE hook = ? ORDER BY id DESC LIMIT 1 OFFSET ?)"
 )
 _READ_LOG = (
     "SELECT event_id, event_type, at, number, status, error, seconds, outcome"
-    " FROM hook_attempts WHERE hook_id = ? ORDER BY id DESC LIMIT ?"
+    " FROM hook_attempts WHERE hook = ? ORDER BY id DESC LIMIT ?"
 )
 
 
@@ -137,7 +137,7 @@ class Hooks:
         def job(connection: Connection) -> bool:
             # By hand: SQLite keeps foreign keys only where it is told to.
             for table in ("hook_deliveries", "hook_attempts"):
-                connection.execute(f"DELETE FROM {table} WHERE hook_id = ?", (id,))
+                connection.execute(f"DELETE FROM {table} WHERE hook = ?", (id,))
             connection.hooks_changed()
             return bool(connection.execute("DELETE FROM hooks WHERE id = ?", (id,)).rowcount)
 
@@ -155,7 +155,7 @@ class Hooks:
     async def parked(self, id: int) -> int:
         def job(connection: Connection) -> int:
             (count,) = connection.execute(
-                "SELECT count(*) FROM hook_deliveries WHERE hook_id = ? AND parked_at IS NOT NULL",
+                "SELECT count(*) FROM hook_deliveries WHERE hook = ? AND parked_at IS NOT NULL",
                 (id,),
             ).fetchone()
             return int(count)
@@ -166,7 +166,7 @@ class Hooks:
         def job(connection: Connection) -> int:
             done = connection.execute(
                 "UPDATE hook_deliveries SET parked_at = NULL, due_at = 0, attempts = 0"
-                " WHERE hook_id = ? AND parked_at IS NOT NULL",
+                " WHERE hook = ? AND parked_at IS NOT NULL",
                 (id,),
             )
             return int(done.rowcount)

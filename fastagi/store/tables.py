@@ -211,7 +211,7 @@ class Hook(Table):
 class HookDelivery(Table):
     """One event owed to one hook. Gone when delivered; leased as a ``Delivery`` is."""
 
-    hook = ForeignKeyField(Hook, on_delete="CASCADE")
+    hook = ForeignKeyField(Hook, column_name="hook", on_delete="CASCADE")
     event = BigIntegerField()
     due_at = DoubleField(default=0)
     attempts = IntegerField(default=0)
@@ -229,7 +229,7 @@ class HookAttempt(Table):
     """The delivery log: the latest of each hook."""
 
     id = BigAutoField()
-    hook = ForeignKeyField(Hook, on_delete="CASCADE")
+    hook = ForeignKeyField(Hook, column_name="hook", on_delete="CASCADE")
     event_id = TextField()
     event_type = TextField()
     at = DoubleField()

@@ -53,7 +53,11 @@ def settings(size: int = 3, /, **sections: Any) -> Settings:
     """A small call centre: agents 1001 and up, each in sales and, with penalty 2, in support."""
     values: dict[str, Any] = {
         "asterisk": {"secret": "of no use here"},
-        "queues": [{"number": "701", "name": "sales"}, {"number": "702", "name": "support"}],
+        "queues": [
+            {"number": "701", "name": "sales"},
+            {"number": "702", "name": "support"},
+            {"number": "703", "name": "billing"},
+        ],
         "pause_reasons": [
             {"code": "10", "name": "meeting"},
             {"code": "2", "name": "coffee"},

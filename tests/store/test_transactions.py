@@ -19,13 +19,17 @@ from hypothesis import strategies as st
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
+    AddToQueue,
     Adopt,
+    AssignPenalty,
     ChangePenalty,
     Command,
     JoinQueue,
     LeaveQueue,
     LogIn,
     PauseReason,
+    Relog,
+    RemoveFromQueue,
     Unpause,
     WhenInCall,
     from_dict,
@@ -75,6 +79,7 @@ def commands(kind: type[Command]) -> list[Command]:
             log_in(),
             log_in(extension="2002", move=True),
             log_in(extension="2002"),
+            replace(log_in(), id="some", queues=("support",)),
         ],
         "LogOff": [
             log_off(),
@@ -99,6 +104,22 @@ def commands(kind: type[Command]) -> list[Command]:
             ChangePenalty(id="penalty-same", queue="sales", penalty=0, **common),
             ChangePenalty(id="penalty-none", queue="nowhere", penalty=7, **common),
         ],
+        "AddToQueue": [
+            AddToQueue(id="give", queue="billing", number="703", penalty=4, **common),
+            AddToQueue(id="give-sales", queue="sales", number="701", **common),
+        ],
+        "RemoveFromQueue": [
+            RemoveFromQueue(id="take", queue="sales", **common),
+            RemoveFromQueue(id="take-support", queue="support", **common),
+            RemoveFromQueue(id="take-none", queue="nowhere", **common),
+        ],
+        "AssignPenalty": [
+            AssignPenalty(id="assign", queue="sales", penalty=7, **common),
+            AssignPenalty(id="assign-support", queue="support", penalty=7, **common),
+            AssignPenalty(id="assign-same", queue="sales", penalty=0, **common),
+            AssignPenalty(id="assign-none", queue="nowhere", penalty=7, **common),
+        ],
+        "Relog": [Relog(id="relog", **common)],
     }[kind.__name__]  # type: ignore[return-value]
 
 
