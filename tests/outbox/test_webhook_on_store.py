@@ -59,6 +59,7 @@ async def service(url: str, **more: Any) -> AsyncIterator[PeeweeStore]:
 
 async def _hook(store: PeeweeStore, url: str, number: str = "1001", **more: Any) -> Hook:
     agent = await store.agent(number)
+    assert agent is not None
     values: dict[str, Any] = {
         "event_type": EventType.LOGIN,
         "method": "GET",
