@@ -34,6 +34,29 @@ TOKENS: Mapping[str, Mapping[str, str]] = {
     "x_auth_token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"},
 }
 
+# What the guard may answer in place of any route.
+GUARDED: Mapping[str, Mapping[str, Any]] = {
+    status: {
+        "description": text,
+        "content": {
+            errors.JSON: {
+                "schema": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {"error": {"type": "string"}},
+                }
+            }
+        },
+    }
+    for status, text in (
+        ("401", "No token, or a wrong one."),
+        ("403", "The token's rights do not reach."),
+        ("408", "The body took too long."),
+        ("413", "The body is too large."),
+        ("429", "Too many wrong tokens from this address."),
+    )
+}
+
 
 def application(doors: Doors, feed: Feed) -> ASGIApp:
     """``feed`` is run, and woken by commits, by whoever made it."""
@@ -72,7 +95,7 @@ def routed(doors: Doors, feed: Feed) -> FastAPI:
     app.include_router(stream.routes(doors, feed), dependencies=[Depends(needs(Right.READ))])
     app.include_router(page.routes(doors))
     app.include_router(health.routes(doors))
-    _document(app)
+    _document(app, tokens=bool(doors.http.tokens))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Refused, _refused)
@@ -117,7 +140,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 # -- what it says of itself
 
 
-def _document(app: FastAPI) -> None:
+def _document(app: FastAPI, *, tokens: bool) -> None:
     made: list[bytes] = []
 
     def schema() -> dict[str, Any]:
@@ -129,10 +152,14 @@ def _document(app: FastAPI) -> None:
                 routes=app.routes,
             )
             document.setdefault("components", {})["securitySchemes"] = TOKENS
-            document["security"] = [{name: []} for name in TOKENS]
-            for path in OPEN & document["paths"].keys():
-                for operation in document["paths"][path].values():
-                    operation["security"] = []
+            document["security"] = [{name: []} for name in TOKENS] if tokens else []
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
+                    if path in OPEN:
+                        operation["security"] = []
+                    else:
+                        for status, refusal in GUARDED.items():
+                            operation["responses"].setdefault(status, refusal)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -498,13 +498,17 @@ async def test_the_documentation_needs_nobody_else(http: httpx2.AsyncClient) -> 
     assert "unsafe" not in policy
 
 
-async def test_openapi(http: httpx2.AsyncClient) -> None:
+async def test_openapi(house: House, http: httpx2.AsyncClient) -> None:
+    assert (await http.get("/openapi.json")).json()["security"] == []
+    http = await house.open(tokens=TOKENS)
     document = (await http.get("/openapi.json")).json()
     assert document["info"]["title"] == "fastagi-agentd"
     schemes = document["components"]["securitySchemes"]
     assert document["security"] == [{name: []} for name in schemes]
     assert document["paths"]["/health/live"]["get"]["security"] == []
-    assert "security" not in document["paths"]["/metrics"]["get"]
+    metrics = document["paths"]["/metrics"]["get"]
+    assert "security" not in metrics
+    assert {"401", "403", "413", "429"} <= metrics["responses"].keys()
     names = [
         operation["operationId"]
         for methods in document["paths"].values()
