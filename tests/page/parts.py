@@ -94,12 +94,17 @@ class Office:
         self.house.hall.service.changed[:] = [lambda change: feed.wake()]
         self._feeding = asyncio.create_task(feed.run())
         doors = self.house.doors(**self.http)
-        self._server = HttpServer(app, doors.http, ending=self._feeding.cancel)
+        self._server = HttpServer(app, doors.http, ending=feed.end)
         await self._server.start()
 
     def close(self) -> None:
         """As a stop does it: streams end, the port is closed."""
-        self.do(self._server.drain(1))
+        self.do(self._close())
+
+    async def _close(self) -> None:
+        await self._server.drain(1)
+        self._feeding.cancel()
+        await asyncio.wait([self._feeding])
 
     def end(self) -> None:
         self.close()
@@ -194,7 +199,9 @@ class Browser:
 
     def prefers(self, **features: str) -> None:
         """``color_scheme="dark"``"""
-        named = [{"name": f"prefers-{k.replace('_', '-')}", "value": v} for k, v in features.items()]
+        named = [
+            {"name": f"prefers-{k.replace('_', '-')}", "value": v} for k, v in features.items()
+        ]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": named})
 
     def visit(self, url: str) -> None:
@@ -231,7 +238,9 @@ class Browser:
 
     def numbers(self) -> list[str]:
         """The agents to be seen, in order."""
-        return list(self.run("return [...document.querySelectorAll('#rows tr')].map(r=>r.dataset.number)"))
+        return list(
+            self.run("return [...document.querySelectorAll('#rows tr')].map(r=>r.dataset.number)")
+        )
 
     @property
     def focus(self) -> str:
@@ -271,7 +280,8 @@ class Browser:
     def complaints(self) -> list[str]:
         """Errors and warnings of the page and of its security policy since the last question."""
         return [
-            entry["message"] for entry in self.driver.get_log("browser")
+            entry["message"]
+            for entry in self.driver.get_log("browser")
             if entry["level"] in ("SEVERE", "WARNING")
         ]
 

@@ -1,12 +1,9 @@
 """What a supervisor sees and does: the page in a real Chromium, over a service in memory."""
 
-import json
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -21,7 +18,7 @@ from tests.page.parts import Browser, Office
 
 ALICE, BOB, CAROL, EVIL = "4001", "4002", "4003", "4004"
 SECOND = timedelta(seconds=1)
-SCRIPT = "<img src=x onerror=\"document.body.dataset.hacked=1\">'&amp;</td>"
+SCRIPT = '<img src=x onerror="document.body.dataset.hacked=1">\'&amp;</td>'
 
 
 def agent(number: str, name: str, *queues: str) -> AgentState:
@@ -100,9 +97,7 @@ def test_what_happens_is_shown_as_it_happens(office: Office, page: Browser) -> N
 
     page.sees(lambda: len(page.all("#events li")) == 8, "every event")
     latest = page.text("#events li:nth-child(1)").replace("\n", " ")
-    assert re.fullmatch(
-        r"\d\d:\d\d:\d\d 4002 Bob Keller logged off by api \(crm\)", latest
-    ), latest
+    assert re.fullmatch(r"\d\d:\d\d:\d\d 4002 Bob Keller logged off by api \(crm\)", latest), latest
     before = page.text("#events li:nth-child(2)").replace("\n", " ")
     assert before.endswith("4001 Alice Martin logged off by phone")
     page.click('[data-status="all"]')
@@ -296,7 +291,7 @@ def test_refusals_in_words(office: Office, page: Browser) -> None:
     hall.asterisk.linked = True
     page.click(button(BOB, "pause"))
     now = datetime.now(UTC)
-    hall.store.known_limits[LUNCH.code] = PauseLimit(None, SECOND, WhenExceeded.WARN)
+    hall.store.known_limits[LUNCH.code] = PauseLimit(None, SECOND, WhenExceeded.UNPAUSE)
     hall.store.ended_pauses.append((BOB, LUNCH.code, now - 2 * SECOND, now))
     page.click("#pause .main")
     page.sees(lambda: "used up" in page.cell(BOB, "actions"), "the budget is spent")
@@ -418,7 +413,9 @@ def test_the_store_is_away(office: Office, browser: Browser) -> None:
     store.down = {"agents"}
     office.pauses(ALICE)
     browser.sees(lambda: "paused: lunch" in browser.text("#events"))
+    browser.sees(lambda: "database is away" in browser.text("#banner"), "the banner again")
     store.down = set()
+    browser.is_live()
     browser.sees(lambda: browser.cell(ALICE, "state") == "Paused")
     assert all("503" in complaint for complaint in browser.complaints())
 
@@ -524,16 +521,18 @@ def test_by_keyboard_alone(office: Office, page: Browser) -> None:
 
 
 CONTRASTS = """
-const parse = (c) => { const [r, g, b, a = 1] = c.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
-const light = ([r, g, b]) => {
-  const [x, y, z] = [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+const parse = (color) => {
+  const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number);
+  return [r, g, b, a];
 };
+const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+const light = ([r, g, b]) =>
+  0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
 const ground = (e) => {
   for (; e; e = e.parentElement) {
-    const c = parse(getComputedStyle(e).backgroundColor);
-    if (c[3] === 1) return c;
-    if (c[3] !== 0) return null;
+    const color = parse(getComputedStyle(e).backgroundColor);
+    if (color[3] === 1) return color;
+    if (color[3] !== 0) return null;
   }
   return parse(getComputedStyle(document.documentElement).backgroundColor);
 };
@@ -542,13 +541,14 @@ const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 let seen = 0;
 while (walker.nextNode()) {
   const e = walker.currentNode.parentElement;
-  if (!walker.currentNode.data.trim() || !e.checkVisibility() || e.closest('.said, .skip, option')) continue;
+  const text = walker.currentNode.data.trim();
+  if (!text || !e.checkVisibility() || e.closest('.said, .skip, option')) continue;
   const under = ground(e);
   if (!under) continue;
   seen += 1;
   const [a, b] = [light(parse(getComputedStyle(e).color)), light(under)].sort((x, y) => y - x);
   const ratio = (a + 0.05) / (b + 0.05);
-  if (ratio < 4.5) poor.push(`${walker.currentNode.data.trim()}: ${ratio.toFixed(2)}`);
+  if (ratio < 4.5) poor.push(`${text}: ${ratio.toFixed(2)}`);
 }
 return [seen, poor];
 """

@@ -183,6 +183,7 @@ async function loadAll(signal) {
   const there = new Set(body.agents.map((agent) => agent.number));
   for (const known of agents.keys()) if (!there.has(known)) agents.delete(known);
   for (const agent of body.agents) take(agent);
+  behind = false;
   fillQueues();
   showClient();
   render();
@@ -207,11 +208,14 @@ function remember(event) {
 const touched = new Set();
 let gathering = 0;
 let lastTook = 0; // ms: a server that takes longer is asked less often
+let streaming = false;
+let behind = false; // events are told of, but the agents themselves could not be asked for
 
 function touch(agent, signal) {
   if (agent) touched.add(agent);
   if (!gathering && touched.size) {
-    gathering = setTimeout(() => refresh(signal), GATHER + Math.min(600, 3 * lastTook));
+    const wait = behind ? BACK_OFF[1] : GATHER + Math.min(600, 3 * lastTook);
+    gathering = setTimeout(() => refresh(signal), wait);
   }
 }
 
@@ -228,13 +232,19 @@ async function refresh(signal) {
       }
       render();
     }
+    behind = false;
+    if (streaming) connection("live");
   } catch (error) {
-    if (!signal.aborted) for (const agent of wanted) touched.add(agent);
-    if (error instanceof Refusal && error.status === 401) restart();
+    if (signal.aborted) return;
+    if (error instanceof Refusal && error.status === 401) return restart();
+    for (const agent of wanted) touched.add(agent);
+    behind = true;
+    if (streaming) connection("lost", error instanceof Refusal ? error.message : "");
   }
   lastTook = Date.now() - began;
+  if (signal.aborted) return;
   gathering = 0;
-  if (!signal.aborted) touch("", signal);
+  touch("", signal);
 }
 
 async function loadSome(wanted, signal) {
@@ -331,6 +341,7 @@ async function run(signal) {
   let lostAt = 0;
   let whole = true; // everything has to be asked for
   touched.clear();
+  streaming = behind = false;
   connection("connecting");
   while (!signal.aborted) {
     let words = "";
@@ -347,7 +358,8 @@ async function run(signal) {
       const how = await follow(signal, () => {
         tries = 0;
         lostAt = 0;
-        connection("live");
+        streaming = true;
+        if (!behind) connection("live");
         touch("", signal); // what could not be asked for while the server was away
       });
       whole = how === "reset";
@@ -360,6 +372,7 @@ async function run(signal) {
         wait = error.wait * 1000;
       }
     }
+    streaming = false;
     if (signal.aborted) return;
     if (!lostAt) lostAt = Date.now();
     wait = Math.max(wait, BACK_OFF[Math.min(tries, BACK_OFF.length - 1)]);
