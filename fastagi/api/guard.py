@@ -31,6 +31,10 @@ MOST_ADDRESSES = 10_000  # whose wrong tokens are remembered
 # These show no more than that the service is there and what can be asked of it.
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready"})
 OPEN_BELOW = "/page/"
+# Who may ask here the face says itself, where it is switched on.
+AGENT_PHP = "/api/agent.php"
+
+OTHER_SITES = "Pages of other sites may not ask"
 
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -44,6 +48,8 @@ class Client:
     name: str
     rights: frozenset[Right]
 
+
+Refusal = tuple[int, str, tuple[tuple[bytes, bytes], ...]]  # status, text, headers
 
 LOCAL = Client("local", frozenset(Right))
 
@@ -98,22 +104,27 @@ def _block(address: str) -> str:
     """Who has one IPv6 address has the 2**64 beside it too: they count as one."""
     if ":" not in address:
         return address
-    parsed = _address(address)
-    if isinstance(parsed, IPv6Address):
-        return str(IPv6Address(int(parsed) >> 64 << 64))
-    return str(parsed) if parsed else address
+    found = parsed(address)
+    if isinstance(found, IPv6Address):
+        return str(IPv6Address(int(found) >> 64 << 64))
+    return str(found) if found else address
 
 
-def _address(text: str) -> IPv4Address | IPv6Address | None:
+def address_of(scope: Scope) -> str:
+    peer = scope.get("client")
+    return peer[0] if peer else ""
+
+
+def parsed(text: str) -> IPv4Address | IPv6Address | None:
     try:
-        parsed = ip_address(text.partition("%")[0])
+        found = ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return getattr(parsed, "ipv4_mapped", None) or parsed
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def _is_loopback(text: str) -> bool:
-    address = _address(text)
+    address = parsed(text)
     return address is not None and address.is_loopback
 
 
@@ -144,8 +155,9 @@ class Guard:
         self._log = log
         self._now = now
         self._max_body = http.max_body
+        self._agent_php = http.agent_php is not None
         self._clients = [
-            (_digest(of.token.get_secret_value().encode()), Client(name, frozenset(of.rights)))
+            (digest(of.token.get_secret_value().encode()), Client(name, frozenset(of.rights)))
             for name, of in http.tokens.items()
         ]
         self._attempts = Attempts(http.lockout.rule())
@@ -172,7 +184,10 @@ class Guard:
             await send(message)
 
         refusal = None
-        if path not in OPEN and not path.startswith(OPEN_BELOW):
+        if path == AGENT_PHP and self._agent_php:
+            refusal = self._locked_out(address_of(scope))
+            scope.setdefault("state", {})["known"] = self._counted
+        elif path not in OPEN and not path.startswith(OPEN_BELOW):
             refusal = self._refusal(scope, headers)
         # Without either header there is no body (RFC 9112, 6.3).
         length = headers.get(b"content-length")
@@ -221,34 +236,23 @@ class Guard:
 
     # -- who asks
 
-    def _refusal(
-        self, scope: Scope, headers: Mapping[bytes, bytes]
-    ) -> tuple[int, str, tuple[tuple[bytes, bytes], ...]] | None:
+    def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Refusal | None:
         """Why not; None: ``scope["state"]["client"]`` is who asks."""
-        peer = scope.get("client")
-        address: str = peer[0] if peer else ""
+        address = address_of(scope)
         if not self._clients:
             why = _not_local(address, headers)
             if why is not None:
                 return 403, why, ()
             scope.setdefault("state", {})["client"] = LOCAL
             return None
-        if self._attempts:
-            left = self._attempts.locked(address, self._now())
-            if left is not None:
-                seconds = max(1, math.ceil(left.total_seconds()))
-                return (
-                    429,
-                    "Too many wrong tokens from this address: try again later",
-                    ((b"retry-after", str(seconds).encode()),),
-                )
-        token = _token(headers)
+        locked = self._locked_out(address)
+        if locked is not None:
+            return locked
+        token = token_in(headers)
         if token is None:
             return 401, "A token is needed", ((b"www-authenticate", b"Bearer"),)
-        client = self._known(token)
+        client = self._counted(token, address)
         if client is None:
-            if self._attempts.failed(address, self._now()):
-                self._log.warning("too many wrong tokens, locked out", address=address)
             return (
                 401,
                 "Wrong token",
@@ -257,13 +261,27 @@ class Guard:
         scope.setdefault("state", {})["client"] = client
         return None
 
-    def _known(self, token: bytes) -> Client | None:
-        """All are compared, and hashes of one length: time tells nothing."""
-        digest = _digest(token)
+    def _locked_out(self, address: str) -> Refusal | None:
+        left = self._attempts.locked(address, self._now()) if self._attempts else None
+        if left is None:
+            return None
+        seconds = max(1, math.ceil(left.total_seconds()))
+        return (
+            429,
+            "Too many wrong tokens from this address: try again later",
+            ((b"retry-after", str(seconds).encode()),),
+        )
+
+    def _counted(self, token: bytes, address: str) -> Client | None:
+        """Whose token this is; a wrong one is an attempt of that address. All are compared, and
+        hashes of one length: time tells nothing."""
+        shown = digest(token)
         found = None
         for known, client in self._clients:
-            if hmac.compare_digest(known, digest):
+            if hmac.compare_digest(known, shown):
                 found = client
+        if found is None and self._attempts.failed(address, self._now()):
+            self._log.warning("too many wrong tokens, locked out", address=address)
         return found
 
     # -- how much
@@ -294,11 +312,11 @@ class Guard:
             size += len(part)
 
 
-def _digest(token: bytes) -> bytes:
+def digest(token: bytes) -> bytes:
     return sha256(token).digest()
 
 
-def _token(headers: Mapping[bytes, bytes]) -> bytes | None:
+def token_in(headers: Mapping[bytes, bytes]) -> bytes | None:
     """One per request, so that one request is one attempt."""
     authorization = headers.get(b"authorization")
     if authorization is not None:
@@ -317,14 +335,17 @@ def _not_local(address: str, headers: Mapping[bytes, bytes]) -> str | None:
     host = headers.get(b"host", b"").decode("latin-1")
     if host and not _names_this_machine(host):
         return "Without tokens only localhost is served: set http.tokens, or ask for localhost"
+    return OTHER_SITES if of_another_site(headers) else None
+
+
+def of_another_site(headers: Mapping[bytes, bytes]) -> bool:
+    """A browser says that a page from elsewhere asks."""
     origin = headers.get(b"origin")
     if origin is not None:
-        _, _, asking = origin.decode("latin-1").partition("://")
-        if asking.lower() != host.lower():
-            return "Pages of other sites may not ask"
-    if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
-        return "Pages of other sites may not ask"
-    return None
+        _, _, asking = origin.partition(b"://")
+        if asking.lower() != headers.get(b"host", b"").lower():
+            return True
+    return headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
 
 
 def _size(length: bytes) -> int:
