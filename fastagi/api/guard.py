@@ -123,16 +123,16 @@ def parsed(text: str) -> IPv4Address | IPv6Address | None:
     return getattr(found, "ipv4_mapped", None) or found
 
 
-def _is_loopback(text: str) -> bool:
+def is_loopback(text: str) -> bool:
     address = parsed(text)
     return address is not None and address.is_loopback
 
 
-def _names_this_machine(host: str) -> bool:
+def names_this_machine(host: str) -> bool:
     """``host`` as in the header ``Host``, with or without a port."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     name = name.lower().removesuffix(".")
-    return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
 class TooLarge(Exception):
@@ -330,10 +330,10 @@ def token_in(headers: Mapping[bytes, bytes]) -> bytes | None:
 def _not_local(address: str, headers: Mapping[bytes, bytes]) -> str | None:
     """Without tokens whoever sits at this machine is trusted: neither other machines, nor pages
     from elsewhere in a browser that runs here."""
-    if not _is_loopback(address):
+    if not is_loopback(address):
         return "Without tokens only this machine is served: set http.tokens"
     host = headers.get(b"host", b"").decode("latin-1")
-    if host and not _names_this_machine(host):
+    if host and not names_this_machine(host):
         return "Without tokens only localhost is served: set http.tokens, or ask for localhost"
     return OTHER_SITES if of_another_site(headers) else None
 

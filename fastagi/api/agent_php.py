@@ -1,0 +1,657 @@
+"""Nuclear Erix's ``/api/agent.php``: four commands by GET or POST, answered in the words of its
+document, its spelling too.
+
+It knows no authentication of its own and its GETs change things: so it is off unless the
+configuration has it, and each request must come from an address that is named there or show a
+token.
+"""
+
+import asyncio
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from fastagi.agents.commands import (
+    Actor,
+    AddToQueue,
+    JoinQueue,
+    LogIn,
+    LogOff,
+    Pause,
+    PauseReason,
+    RemoveFromQueue,
+    Unpause,
+)
+from fastagi.agents.devices import Device, is_extension
+from fastagi.agents.errors import (
+    ExtensionInUse,
+    InCall,
+    LoggedInElsewhere,
+    NoSuchAgent,
+    NotLoggedIn,
+    PauseSpent,
+    QueueRefused,
+    Refused,
+    Unavailable,
+    Unsettled,
+)
+from fastagi.agents.model import AgentState
+from fastagi.agents.service import StoreUnavailable
+from fastagi.api import errors
+from fastagi.api.doors import Doors
+from fastagi.api.guard import (
+    AGENT_PHP,
+    OTHER_SITES,
+    address_of,
+    digest,
+    is_loopback,
+    names_this_machine,
+    of_another_site,
+    parsed,
+    token_in,
+)
+from fastagi.config.settings import AgentPhpSettings, AlreadyElsewhere, InUseByAnother, Right
+from fastagi.contract import DEVICE_LOST, Outcome, Source
+
+PATIENCE = 20.0  # seconds for the store to answer
+MOST_FIELDS = 100
+REASON_BYTES = 79  # app_queue keeps no more
+NO_REASON = PauseReason("", "")
+
+INVALID = "Argument list invalid"
+NO_AGENT = "Agent not exists"
+NO_QUEUE = "Queue not exists"
+NO_EXTEN = "Exten not exists"
+NOT_LOGGED = "Agent not logged"
+PAUSED = "Agent alredy paused"
+AVAILABLE = "Agent alredy available"
+AWAY = "Service unavailable"
+NOT_AUTHORIZED = "Not authorized"
+
+_DIGITS = re.compile(r"[0-9]{1,40}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
+_BOUNDARY = re.compile(rb'multipart/form-data\s*;.*?boundary="?([^";,\s]{1,70})', re.I | re.S)
+# A field; what has a file name too is none.
+_PART = re.compile(
+    rb'^content-disposition:[ \t]*form-data;[ \t]*name="?([a-z]+)"?[ \t]*\r?$', re.I | re.M
+)
+
+
+class Told(Exception):
+    """An error as the caller gets it."""
+
+    def __init__(self, text: str, status: int = 200, **headers: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers
+
+
+class NotAuthorized(Told):
+    """``why`` is for the log."""
+
+    def __init__(self, why: str) -> None:
+        # RFC 9110, 15.5.2: a 401 says how to do it better.
+        super().__init__(NOT_AUTHORIZED, 401, **{"www-authenticate": "Bearer"})
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command needs to know of the request. ``number`` is the agent's."""
+
+    fields: Mapping[str, str]
+    actor: Actor
+    number: str = ""
+
+    def get(self, name: str) -> str:
+        """Given empty is not given."""
+        return self.fields.get(name, "")
+
+
+Operation = Callable[["AgentPhp", Asked], Awaitable[str]]
+
+
+class AgentPhp:
+    """The face as an ASGI application. The guard leaves to it who may ask, and gives
+    ``scope["state"]["known"]``, which tells and counts tokens."""
+
+    def __init__(self, doors: Doors, settings: AgentPhpSettings) -> None:
+        self._doors = doors
+        self._service = doors.service
+        self._allow = settings.allow
+        token = settings.token
+        self._token = None if token is None else digest(token.get_secret_value().encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status, headers = 200, [(b"content-type", errors.JSON.encode())]
+        try:
+            key, text = "success", await self._answered(scope, receive)
+        except Told as told:
+            key, text, status = "error", str(told), told.status
+            headers += [(name.encode(), value.encode()) for name, value in told.headers.items()]
+        body = orjson.dumps({key: text})
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answered(self, scope: Scope, receive: Receive) -> str:
+        if scope["path"] != AGENT_PHP:
+            raise Told("Not Found", 404)
+        method = scope["method"]
+        if method not in ("GET", "POST"):  # a HEAD is no GET here: that would change something
+            raise Told("Method Not Allowed", 405, allow="GET, POST")
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        address = address_of(scope)
+        given: dict[str, str] = {}
+        actor = ""
+        try:
+            # A link or a picture in a web page is enough for a GET: whoever may ask here, and
+            # with whatever token, no other site's page asks in their place.
+            if of_another_site(headers):
+                raise Told(OTHER_SITES, 403)
+            given = _fields(scope["query_string"])
+            if method == "POST":
+                given |= _form(headers.get(b"content-type", b""), await _body(receive))
+            actor = self._who(scope, headers, address, given)
+            done = await self._done(Asked(given, Actor(name=actor)))
+        except Told as told:
+            self._note(address, actor, given, str(told), getattr(told, "why", ""))
+            raise
+        self._note(address, actor, given, done)
+        return done
+
+    def _note(
+        self, address: str, client: str, given: Mapping[str, str], answer: str, why: str = ""
+    ) -> None:
+        """Every use; the token stays out of it."""
+        about = {"why": why} if why else {}
+        self._doors.log.info(
+            "agent.php",
+            address=address,
+            client=client,
+            command=_plain(given.get("command", "")),
+            agent=_plain(given.get("agent", "")),
+            answer=answer,
+            **about,
+        )
+
+    # -- who asks
+
+    def _who(
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        address: str,
+        given: Mapping[str, str],
+    ) -> str:
+        """The name in events: the client's, or the address. A token that is shown decides, also
+        where none is needed; one per request, so that one request is one attempt."""
+        token = token_in(headers) or given.get("token", "").encode("utf-8", "surrogateescape")
+        if token:
+            if self._token is not None and hmac.compare_digest(self._token, digest(token)):
+                return address
+            client = scope["state"]["known"](token, address)
+            if client is None:
+                raise NotAuthorized("wrong token")
+            if Right.CONTROL not in client.rights:
+                raise NotAuthorized(errors.lacking(Right.CONTROL))
+            name: str = client.name
+            return name
+        found = parsed(address)
+        if found is None or not any(found in network for network in self._allow):
+            raise NotAuthorized("no token, and the address is not allowed")
+        if _in_a_browser(headers):
+            raise NotAuthorized("a browser needs a token")
+        host = headers.get(b"host", b"").decode("latin-1")
+        if is_loopback(address) and host and not names_this_machine(host):
+            raise NotAuthorized("asked for by another name than this machine's")
+        return address
+
+    # -- what is asked
+
+    async def _done(self, asked: Asked) -> str:
+        if not asked.get("command"):
+            raise Told("Command not specified", 400)
+        if not asked.get("agent"):
+            raise Told("Agent not specified", 400)
+        operation = COMMANDS.get(asked.get("command"))
+        if operation is None:
+            raise Told(INVALID, 400)
+        needed = NEEDED.get(asked.get("command"), ())
+        if not all(map(asked.get, needed)) or not _is_reason(asked.get("reason").strip()):
+            raise Told(INVALID, 400)
+        try:
+            number = await self._number(asked)
+            return await operation(self, Asked(asked.fields, asked.actor, number))
+        except (Unavailable, StoreUnavailable) as error:
+            self._doors.log.warning("agent.php: not done", why=str(error))
+            raise Told(AWAY, 503, **{"retry-after": "1"}) from error
+        except Refused as refusal:
+            raise _told(refusal) from refusal
+
+    async def _number(self, asked: Asked) -> str:
+        login = asked.get("agent")
+        number = None
+        if len(login) <= 100 and login.isprintable():
+            number = await self._doors.records.number_of(login)
+        if number is None:
+            if asked.get("command") == "login" and _NUMBER.fullmatch(login):
+                await self._refused(asked, Outcome.NO_SUCH_AGENT, login)
+            raise NoSuchAgent(login)
+        return number
+
+    def _values(self, asked: Asked) -> dict[str, Any]:
+        return {
+            "id": self._service.new_id(),
+            "agent": asked.number,
+            "source": Source.API,
+            "actor": asked.actor,
+        }
+
+    # -- logging in
+
+    async def log_in(self, asked: Asked) -> str:
+        state = await self._service.agent(asked.number)
+        queue, device = await self._place(asked)
+        settings = self._doors.login()
+        command = LogIn(
+            **self._values(asked),
+            device=device,
+            # Nobody is there to be asked: "ask" is "refuse".
+            move=settings.already_elsewhere is AlreadyElsewhere.MOVE,
+            queues=(queue,),
+        )
+        take_over = settings.in_use_by_another is InUseByAnother.TAKE_OVER
+        # A login that is one already tells below: the queue is joined then.
+        added = state.session is None and await self._add(asked, state, queue)
+        try:
+            change = await self._service.execute(command, take_over=take_over)
+        except Refused as refusal:
+            if added and not isinstance(refusal, Unsettled):
+                await self._take_back(asked, queue)
+            if isinstance(refusal, LoggedInElsewhere):
+                await self._service.record_refusal(command, refusal.outcome)
+            raise
+        state = change.after
+        if not _is_in(state, queue) and not await self._add(asked, state, queue):
+            await self._service.execute(JoinQueue(**self._values(asked), queue=queue))
+        return "Login OK"
+
+    async def _place(self, asked: Asked) -> tuple[str, Device]:
+        """The queue as Asterisk spells it, and where the agent sits."""
+        queues = await self._call_center_queues()
+        queue = _spelled(queues, asked.get("queue"))
+        if queue is None:
+            await self._refused(asked, Outcome.NO_SUCH_QUEUE)
+            raise Told(NO_QUEUE)
+        exten = asked.get("exten")
+        device = self._doors.device(exten, "") if _DIGITS.fullmatch(exten) else None
+        if device is None:
+            await self._refused(asked, Outcome.NO_SUCH_EXTENSION)
+            raise Told(NO_EXTEN)
+        if not queues[queue]:
+            await self._refused(asked, Outcome.NO_SUCH_QUEUE)
+            raise Told("Queue Call Center false")
+        # The first one that matches made the device.
+        rule = next(rule for rule in self._doors.rules() if rule.pattern.matches(exten))
+        if not rule.call_center:
+            await self._refused(asked, Outcome.NO_SUCH_EXTENSION)
+            raise Told("Exten Call Center false")
+        return queue, device
+
+    async def _call_center_queues(self) -> Mapping[str, bool]:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.to_thread(self._doors.records.call_center_queues)
+        except TimeoutError as error:
+            raise StoreUnavailable("no answer in time") from error
+
+    async def _add(self, asked: Asked, state: AgentState, queue: str) -> bool:
+        """The queue becomes one of the agent's, who is in it at once when logged in; False: it was
+        already."""
+        if any(m.queue == queue for m in state.memberships):
+            return False
+        names = await self._service.store.queue_names()
+        _, dialled = names.get(queue.lower(), ("", ""))
+        if not dialled:  # gone this very moment
+            raise Told(NO_QUEUE)
+        command = AddToQueue(**self._values(asked), queue=queue, number=dialled)
+        return (await self._service.execute(command)).alters
+
+    async def _take_back(self, asked: Asked, queue: str) -> None:
+        """Of a login that did not happen nothing stays."""
+        try:
+            await self._service.execute(
+                RemoveFromQueue(**self._values(asked), queue=queue),
+                only_if=lambda state: state.session is None,
+            )
+        except Refused as refusal:
+            if not isinstance(refusal, NotLoggedIn):  # who has come meanwhile keeps it
+                self._doors.log.warning(
+                    "the queue of a refused login stays the agent's",
+                    agent=asked.number,
+                    queue=queue,
+                    why=str(refusal),
+                )
+
+    async def _refused(self, asked: Asked, outcome: Outcome, number: str = "") -> None:
+        """A login that never became a command is an event all the same."""
+        exten = asked.get("exten")
+        await self._service.record_refused_login(
+            asked.number or number,
+            exten if is_extension(exten) else "",
+            "",
+            asked.actor,
+            Source.API,
+            outcome,
+        )
+
+    # -- the rest
+
+    async def log_off(self, asked: Asked) -> str:
+        when = self._doors.login().logoff_in_call
+        await self._service.execute(LogOff(**self._values(asked), when_in_call=when))
+        return "Logoff OK"
+
+    async def pause(self, asked: Asked) -> str:
+        reason = await self._reason(asked.get("reason").strip())
+        when = self._doors.pause().when_in_call
+        command = Pause(**self._values(asked), reason=reason, when_in_call=when)
+        paused = False
+
+        def may(state: AgentState) -> bool:
+            # Elsewhere a second pause with another reason changes the reason: not in this document.
+            nonlocal paused
+            paused = state.pause is not None
+            return not paused
+
+        try:
+            change = await self._service.execute(command, only_if=may)
+        except NotLoggedIn:
+            if paused:
+                raise Told(PAUSED) from None
+            raise
+        if change.outcome is Outcome.ALREADY_PAUSED:
+            raise Told(PAUSED)
+        return "Pause OK"
+
+    async def _reason(self, wanted: str) -> PauseReason:
+        if not wanted:
+            return NO_REASON
+        reasons = await self._service.reasons()
+        for same in (
+            lambda one: wanted == one.name,
+            lambda one: wanted == one.code,
+            lambda one: wanted.lower() == one.name.lower(),
+        ):
+            found = next(filter(same, reasons), None)
+            if found is not None:
+                return found
+        return PauseReason("", wanted)  # as the document has it: reports group by the name
+
+    async def unpause(self, asked: Asked) -> str:
+        change = await self._service.execute(Unpause(**self._values(asked)))
+        # A pause that was to follow the call is taken back: that is one, too.
+        if change.outcome is Outcome.NOT_PAUSED and not change.alters:
+            raise Told(AVAILABLE)
+        return "Unpause OK"
+
+
+COMMANDS: Mapping[str, Operation] = {
+    "login": AgentPhp.log_in,
+    "logoff": AgentPhp.log_off,
+    "pause": AgentPhp.pause,
+    "unpause": AgentPhp.unpause,
+}
+NEEDED: Mapping[str, tuple[str, ...]] = {"login": ("exten", "queue")}  # beside the agent
+
+
+def _told(refusal: Refused) -> Told:
+    """In the document's words, where it has some."""
+    match refusal:
+        case NoSuchAgent():
+            return Told(NO_AGENT)
+        case NotLoggedIn():
+            return Told(NOT_LOGGED)
+        case LoggedInElsewhere():
+            return Told(f"Agent already logged at {refusal.device.extension}")
+        case ExtensionInUse():
+            return Told(f"Exten in use by agent {refusal.occupant}")
+        case InCall():
+            return Told("Agent in call")
+        case PauseSpent():
+            return Told("Pause reason used up for today")
+        case QueueRefused() if "No such queue" in str(refusal):  # only Asterisk lacks it
+            return Told(NO_QUEUE)
+        case _:
+            status, text = errors.told(refusal)
+            return Told(AWAY, 503) if status == 503 else Told(text)
+
+
+def _is_in(state: AgentState, queue: str) -> bool:
+    return any(m.queue == queue for m in state.joined)
+
+
+def _spelled(queues: Mapping[str, bool], wanted: str) -> str | None:
+    """Letter case does not matter in Asterisk."""
+    if wanted in queues:
+        return wanted
+    return next((name for name in queues if name.lower() == wanted.lower()), None)
+
+
+def _is_reason(text: str) -> bool:
+    """Whether it can be told to Asterisk as it is, which keeps members as one text that it splits
+    on ``, | ;``; and is not the system's own."""
+    return (
+        text.isprintable()  # nor half a character: a lone surrogate is none
+        and len(text.encode("utf-8", "replace")) <= REASON_BYTES
+        and not any(char in text for char in ",|;")
+        and text.lower() != DEVICE_LOST
+    )
+
+
+def _in_a_browser(headers: Mapping[bytes, bytes]) -> bool:
+    """A page in a browser may be what asks. Only to https and localhost do browsers say from where
+    (Fetch Metadata, 2.3), and a picture's GET has no origin either: but for these what a browser
+    shows of itself has to do, which pages cannot change."""
+    if b"sec-fetch-site" in headers:
+        return False  # ``of_another_site`` has seen it
+    agent = headers.get(b"user-agent", b"").lower()
+    return agent.startswith(b"mozilla/5.0") and b"accept-language" in headers
+
+
+# -- what was sent
+
+
+def _fields(text: bytes) -> dict[str, str]:
+    """A query or a form; the last of a name counts, as in PHP. What is no UTF-8 comes out as lone
+    surrogates, which nothing here is named."""
+    try:
+        pairs = parse_qsl(
+            text.decode("utf-8", "surrogateescape"),
+            keep_blank_values=True,
+            errors="surrogateescape",
+            max_num_fields=MOST_FIELDS,
+        )
+    except ValueError:
+        raise Told(INVALID, 400) from None
+    return dict(pairs)
+
+
+def _form(kind: bytes, body: bytes) -> dict[str, str]:
+    """Also as PHP's own curl sends an array; of other bodies PHP reads nothing."""
+    if kind.lower().lstrip().startswith(b"application/x-www-form-urlencoded"):
+        return _fields(body)
+    found = _BOUNDARY.match(kind.lstrip())
+    return dict(_parts(body, b"\r\n--" + found[1])) if found else {}
+
+
+def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[str, str]]:
+    """RFC 7578, for fields of text."""
+    for part in (b"\r\n" + body).split(delimiter, MOST_FIELDS)[1:]:
+        if part.startswith(b"--"):
+            return
+        head, _, value = part.partition(b"\r\n\r\n")
+        name = _PART.search(head)
+        if name is not None:
+            yield name[1].decode(), value.decode("utf-8", "surrogateescape")
+
+
+async def _body(receive: Receive) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+    return body
+
+
+def _plain(text: str) -> str:
+    """For the log: in ASCII, no control characters, not long."""
+    return text[:80].encode("unicode_escape").decode("ascii")
+
+
+# -- the routes, for OpenAPI
+
+_ABOUT = """\
+Nuclear Erix's agent.php. Off unless `http.agent_php` is set; then for the addresses named there,
+or with a token: its own or that of a client with the right `control`. Of a parameter given twice
+the last one counts; of a POST the body counts before the query.
+"""
+_FIELDS: Mapping[str, tuple[bool, str, Mapping[str, Any], str]] = {
+    "command": (True, "What to do", {"enum": list(COMMANDS)}, "login"),
+    "agent": (True, "The agent's login name, or number", {"minLength": 1}, "1001"),
+    "exten": (False, "Where the agent sits, digits only; for `login`", {}, "1001"),
+    "queue": (False, "The queue to be in, by name; for `login`", {}, "sales"),
+    "reason": (
+        False,
+        "Why; for `pause`, and optional: a known reason's name or code, or any other printable text"
+        f" of up to {REASON_BYTES} bytes without `,` `;` `|`",
+        {},
+        "lunch",
+    ),
+    "token": (False, "A token, where none of the headers has it (an extra)", {}, ""),
+}
+_SUCCESS = ("Login OK", "Logoff OK", "Pause OK", "Unpause OK")
+_ERRORS: Mapping[int, tuple[str, tuple[str, ...]]] = {
+    200: (
+        "Done, or why not.",
+        (
+            NOT_LOGGED,
+            NO_AGENT,
+            NO_QUEUE,
+            NO_EXTEN,
+            "Queue Call Center false",
+            "Exten Call Center false",
+            PAUSED,
+            AVAILABLE,
+            "Agent already logged at 1002",
+            "Exten in use by agent 1002",
+            "Agent in call",
+            "Pause reason used up for today",
+        ),
+    ),
+    400: (
+        "Something is missing.",
+        (INVALID, "Agent not specified", "Command not specified"),
+    ),
+    401: ("Neither an allowed address nor a right token.", (NOT_AUTHORIZED,)),
+    403: ("A web page of another site asks.", (OTHER_SITES,)),
+    413: ("The body is too large.", ("The body is larger than 65536 bytes",)),
+    429: (
+        "Too many wrong tokens from this address.",
+        ("Too many wrong tokens from this address: try again later",),
+    ),
+    503: ("Asterisk or the database is away: try again.", (AWAY,)),
+}
+
+
+def _one(key: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [key],
+        "properties": {key: {"type": "string"}},
+        "additionalProperties": False,
+    }
+
+
+def _responses() -> dict[int | str, dict[str, Any]]:
+    found: dict[int | str, dict[str, Any]] = {}
+    for status, (about, texts) in _ERRORS.items():
+        examples = [{"error": text} for text in texts]
+        schema = _one("error")
+        if status == 200:
+            examples = [{"success": text} for text in _SUCCESS] + examples
+            schema = {"oneOf": [_one("success"), schema]}
+        named = {next(iter(e.values())): {"value": e} for e in examples}
+        found[status] = {
+            "description": about,
+            "content": {errors.JSON: {"schema": schema, "examples": named}},
+        }
+    return found
+
+
+def _extra(method: str) -> dict[str, Any]:
+    # {}: nothing at all, from an allowed address.
+    security: dict[str, Any] = {
+        "security": [{}, {"bearer": []}, {"token": []}, {"x_auth_token": []}]
+    }
+    if method == "GET":
+        parameters = [
+            {
+                "name": name,
+                "in": "query",
+                "required": needed,
+                "description": about,
+                "schema": {"type": "string", **more},
+                **({"example": example} if example else {}),
+            }
+            for name, (needed, about, more, example) in _FIELDS.items()
+        ]
+        return {"parameters": parameters, **security}
+    schema = {
+        "type": "object",
+        "required": [name for name, (needed, *_) in _FIELDS.items() if needed],
+        "properties": {
+            name: {"type": "string", "description": about, **more}
+            for name, (_, about, more, _) in _FIELDS.items()
+        },
+    }
+    example = {name: example for name, (*_, example) in _FIELDS.items() if example}
+    del example["reason"]
+    content = {"schema": schema, "example": example}
+    kinds = ("application/x-www-form-urlencoded", "multipart/form-data")
+    return {
+        "requestBody": {"required": True, "content": dict.fromkeys(kinds, content)},
+        **security,
+    }
+
+
+def routes(doors: Doors) -> APIRouter:
+    """What is documented of ``AgentPhp``, which answers; nothing while it is off."""
+    router = APIRouter(tags=["agent.php"])
+
+    async def served(request: Request) -> Response:  # pragma: no cover
+        raise AssertionError("answered by AgentPhp")
+
+    for method in ("GET", "POST") if doors.http.agent_php is not None else ():
+        router.add_api_route(
+            AGENT_PHP,
+            served,
+            methods=[method],
+            name=f"agent_php_{method.lower()}",
+            operation_id=f"agent_php_{method.lower()}",
+            summary=f"Log an agent in or off, pause or unpause, by {method}",
+            description=_ABOUT,
+            response_class=Response,
+            responses=_responses(),
+            openapi_extra=_extra(method),
+        )
+    return router
