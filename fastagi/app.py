@@ -6,6 +6,8 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import structlog
@@ -27,18 +29,31 @@ from fastagi.ami.asterisks import Asterisks
 from fastagi.ami.client import Client, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
+from fastagi.api.application import application
+from fastagi.api.doors import Doors
+from fastagi.api.server import HttpServer
+from fastagi.api.stream import Feed
 from fastagi.config import ConfigError, Settings
 from fastagi.config.settings import (
     AlreadyElsewhere,
     AsteriskSettings,
     ExtensionFrom,
+    HttpSettings,
     InUseByAnother,
 )
 from fastagi.contract import RECONCILE, REPAIRS, Sink, Source
 from fastagi.outbox import lamp, queue_log, user_event
 from fastagi.outbox.dispatcher import Dispatcher
 from fastagi.outbox.metrics import Metrics
-from fastagi.store import Difference, DirectoryConflict, PeeweeStore, open_store
+from fastagi.outbox.webhook import HookDispatcher
+from fastagi.store import (
+    Difference,
+    DirectoryConflict,
+    PeeweeStore,
+    Records,
+    Views,
+    open_store,
+)
 
 log = structlog.get_logger()
 
@@ -108,7 +123,12 @@ class App:
                 {name: Queues(client, name) for name, client in self.clients.items()}
             )
             self.service = AgentService(store, self.queues, store.pins, policy(settings), log)
-            self.metrics = Metrics()
+            self.views = Views(settings.database)
+            self.metrics = Metrics(
+                agents_by_state=self.views.agents_by_state,
+                backlog=self.views.backlog,
+                connected=lambda: {n: self.queues.connected(n) for n in self.queues.names},
+            )
             self.reconciler = Reconciler(
                 self.service,
                 log,
@@ -133,8 +153,16 @@ class App:
                 },
                 self.service.now,
             )
-            store.on_commit(self.dispatcher.wake)
-            features = handlers(self.service, lambda: self.phone)
+            self.hooks = HookDispatcher(
+                store.hooks,
+                self.service.now,
+                lambda: self.settings.webhooks,
+                self.metrics.hooked,
+            )
+            self.feed = Feed(self.views, log, self.metrics)
+            for wake in (self.dispatcher.wake, self.hooks.wake, self.feed.wake):
+                store.on_commit(wake)
+            features = handlers(self.service, lambda: self.phone, self.metrics.called)
             server = Server(
                 {**features, RECONCILE: self._reconcile_now},
                 host=settings.fastagi.listen.host,
@@ -146,9 +174,35 @@ class App:
                 header_timeout=settings.fastagi.header_timeout.total_seconds(),
                 session_deadline=settings.fastagi.session_deadline.total_seconds(),
             )
-            await self._serve(server, difference)
+            http = None if settings.http is None else self._http(settings.http)
+            await self._serve(server, http, difference)
         finally:
+            if hasattr(self, "views"):
+                self.views.close()
             await store.close()
+
+    def _http(self, settings: HttpSettings) -> HttpServer:
+        doors = Doors(
+            service=self.service,
+            directory=self.store,
+            reading=self.views,
+            hooks=self.store.hooks,
+            records=Records(
+                self.store,
+                self.views,
+                lambda: settings.created_agents,
+                lambda: self.settings.language,
+            ),
+            tester=self.hooks,
+            figures=self.metrics,
+            http=settings,
+            rules=lambda: self.phone.rules,
+            login=lambda: self.settings.login,
+            pause=lambda: self.settings.pause,
+            version=version("fastagi-agentd"),
+            log=log,
+        )
+        return HttpServer(application(doors, self.feed), settings, self.feed.end)
 
     def _client(self, asterisk: AsteriskSettings) -> Client:
         """The manager link to one Asterisk, and whoever wants to know what it tells."""
@@ -178,18 +232,21 @@ class App:
             raw_names=EVENTS,
             on_raw=news.take,
             on_ready=connected,
+            on_answered=partial(self.metrics.acted, name),
         )
 
     def _look_again(self, asterisk: str) -> None:
         self.reconciler.reconnected(asterisk)
         self.timers.reconnected(asterisk)
 
-    async def _serve(self, server: Server, difference: Difference) -> None:
+    async def _serve(self, server: Server, http: HttpServer | None, difference: Difference) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.reconciler.run(), name="reconcile"),
                 group.create_task(self.timers.run(), name="timers"),
                 group.create_task(self.dispatcher.run(), name="deliver"),
+                group.create_task(self.hooks.run(), name="deliver to hooks"),
+                group.create_task(self.feed.run(), name="tell listeners"),
                 group.create_task(self._watch(), name="watch the configuration"),
                 group.create_task(self._reloads(), name="reload"),
                 group.create_task(self._bring_along(difference), name="bring along"),
@@ -200,8 +257,12 @@ class App:
             for client in self.clients.values():
                 await client.start()
             await self._first_attempts()
+            if http is not None:
+                await http.start()
             await server.start()
-            log.info("listening", port=server.port)
+            log.info(
+                "listening", port=server.port, **({"http": http.port} if http is not None else {})
+            )
             # What is there now stays: the collector need not look through it again.
             gc.collect()
             gc.freeze()
@@ -209,7 +270,11 @@ class App:
             self._ready()
             await self._stop.wait()
             log.info("stopping: calls in progress finish", calls=server.active)
-            await server.drain(self.settings.fastagi.drain.total_seconds())
+            patience = self.settings.fastagi.drain.total_seconds()
+            draining = [server.drain(patience)]
+            if http is not None:
+                draining.append(http.drain(patience))
+            await asyncio.gather(*draining)
             # What the last calls made known still goes out, if it goes at once.
             await asyncio.sleep(0.05)
             ending = [*reversed(tasks), *self._along]

@@ -190,7 +190,8 @@ class HttpSettings(Section):
 class WebhookSettings(Section):
     allow: tuple[NetworkValue, ...] = ()  # private networks that hooks may reach
     secret: HookSecret | None = None  # signs every delivery, as Standard Webhooks says
-    timeout: Timeout = timedelta(seconds=10)  # for one answer
+    # For one answer. Less than the minute for which a service has a delivery for itself.
+    timeout: Annotated[Timeout, Field(le=timedelta(seconds=50))] = timedelta(seconds=10)
     attempts: Annotated[int, Field(ge=1, le=100)] = 12  # then a delivery is parked
 
 

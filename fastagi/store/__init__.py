@@ -4,6 +4,7 @@ from fastagi.store.database import BadDatabaseUrl
 from fastagi.store.deliveries import Deliveries
 from fastagi.store.directory import Difference, DirectoryConflict
 from fastagi.store.migrations import SchemaTooNew
+from fastagi.store.records import Records
 from fastagi.store.transactions import PeeweeStore, open_store
 from fastagi.store.views import Views, retry_parked
 
@@ -13,6 +14,7 @@ __all__ = [
     "Difference",
     "DirectoryConflict",
     "PeeweeStore",
+    "Records",
     "SchemaTooNew",
     "Views",
     "open_store",

@@ -30,6 +30,11 @@ def matches(pin_hash: str, pin: str) -> bool:
         return False
 
 
+def hash_of(pin: str) -> str:
+    """Blocks for some ms."""
+    return _hasher.hash(pin)
+
+
 def hashed(wanted: Iterable[tuple[str, str]], known: Mapping[str, str | None]) -> dict[str, str]:
     """Hashes for (key, PIN); a known hash that fits the PIN is kept. Blocks, on all processors."""
 

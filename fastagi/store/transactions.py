@@ -241,6 +241,10 @@ class PeeweeStore:
 
         return await self.run(job, writes=False)
 
+    def forget(self, number: str) -> None:
+        """The agent's state as last committed is not that any more."""
+        self._known.pop(number, None)
+
     async def warm_up(self) -> None:
         """Reads the states of all agents, as far as there is room, a few at a time: the first call
         of each then finds its agent at hand. On SQLite only; elsewhere there is no keeping them."""

@@ -144,7 +144,7 @@ class Views:
             self._database.close_all()
 
     @contextmanager
-    def _connected(self) -> Iterator[Any]:
+    def connected(self) -> Iterator[Any]:
         if self._path is not None and not self._path.exists():
             raise StoreUnavailable(f"{self._name}: there is no such file yet")
         try:
@@ -154,7 +154,7 @@ class Views:
             raise StoreUnavailable(f"{self._name}: {error}") from error
 
     def _rows(self, query: "ModelSelect[Any]") -> list[Sequence[Any]]:
-        with self._connected() as database:
+        with self.connected() as database:
             return list(query.tuples().execute(database))
 
     def agents(self, numbers: Sequence[str] | None = None) -> list[AgentView]:
@@ -180,7 +180,7 @@ class Views:
         return found[0] if found else None
 
     def _agents(self, where: str, values: tuple[object, ...]) -> list[AgentView]:
-        with self._connected() as database:
+        with self.connected() as database:
             text = STATE.format(where=where.format(database.param))
             states = [
                 found.state for found in loaded(database.execute_sql(text, values).fetchall())
@@ -220,7 +220,7 @@ class Views:
         found = self.events(after, limit)
         if self._gaps is None or not found:
             return found
-        with self._connected() as database:
+        with self.connected() as database:
             numbers = [(s.seq, s.event.occurred_at.timestamp()) for s in found]
             last = self._gaps.settled(database, after, numbers)
         return [stored for stored in found if stored.seq <= last]
@@ -234,7 +234,7 @@ class Views:
             return 0
         if self._gaps is None:
             return int(newest[-1][0])
-        with self._connected() as database:
+        with self.connected() as database:
             return self._gaps.settled(database, newest[0][0] - 1, newest)
 
     def latest_events(
@@ -318,7 +318,7 @@ class Views:
         return found
 
     def _states(self, where: str, values: tuple[object, ...]) -> list[AgentState]:
-        with self._connected() as database:
+        with self.connected() as database:
             text = STATE.format(where=where.format(database.param))
             return [found.state for found in loaded(database.execute_sql(text, values).fetchall())]
 
@@ -354,7 +354,7 @@ class Views:
             WHERE a.archived_at IS NULL OR s.id IS NOT NULL
             GROUP BY 1
         """
-        with self._connected() as database:
+        with self.connected() as database:
             counted = dict(database.execute_sql(text).fetchall())
         return {status.name.lower(): counted.get(status.name.lower(), 0) for status in Status}
 
@@ -370,7 +370,7 @@ class Views:
             LEFT JOIN events e ON e.seq = b.first
         """
         rows: dict[str, Sequence[Any]] = {}
-        with self._connected() as database:
+        with self.connected() as database:
             for table, sink in (("deliveries", "sink"), ("hook_deliveries", f"'{HOOK}'")):
                 found = database.execute_sql(text.format(table=table, sink=sink)).fetchall()
                 rows |= {row[0]: row for row in found}
