@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastagi.agents.errors import Refused
 from fastagi.agents.service import StoreUnavailable
-from fastagi.api import agent_events, agent_php, agentd, errors, health, page, stream
+from fastagi.api import agent_events, agent_php, agentd, errors, evolux, health, page, stream
 from fastagi.api.docs import PAGE, POLICY
 from fastagi.api.doors import Doors
 from fastagi.api.guard import OPEN, Guard, needs
@@ -60,7 +60,7 @@ GUARDED: Mapping[str, Mapping[str, Any]] = {
 
 def application(doors: Doors, feed: Feed) -> ASGIApp:
     """``feed`` is run, and woken by commits, by whoever made it."""
-    swift: dict[str, ASGIApp] = {"agentd": agentd.Agentd(doors)}
+    swift: dict[str, ASGIApp] = {"agentd": agentd.Agentd(doors), "evolux": evolux.Evolux(doors)}
     if doors.http.agent_php is not None:
         swift["agent_php"] = agent_php.AgentPhp(doors, doors.http.agent_php)
     faces = Faces(swift, routed(doors, feed))
@@ -94,6 +94,7 @@ def routed(doors: Doors, feed: Feed) -> FastAPI:
     )
     app.include_router(agentd.routes(doors))
     app.include_router(agent_events.routes(doors))
+    app.include_router(evolux.routes(doors))
     app.include_router(agent_php.routes(doors))
     app.include_router(stream.routes(doors, feed), dependencies=[Depends(needs(Right.READ))])
     app.include_router(page.routes(doors))

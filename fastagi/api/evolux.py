@@ -1,0 +1,743 @@
+"""Evolux's agents API under ``/api/v1``: paths, fields, envelopes and texts of its document, so
+that programs written for it work here.
+
+Where the document is silent, an answer has the shape of those it shows: texts of refusals that it
+does not know are told in ``errors``.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
+from zlib import crc32
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from fastagi.agents.commands import (
+    Actor,
+    AddToQueue,
+    AssignPenalty,
+    Command,
+    LogOff,
+    Pause,
+    PauseReason,
+    RemoveFromQueue,
+    Unpause,
+    WhenInCall,
+)
+from fastagi.agents.errors import (
+    InCall,
+    NoSuchAgent,
+    NotAMember,
+    NotLoggedIn,
+    PauseLocked,
+    PauseSpent,
+    Refused,
+)
+from fastagi.agents.limits import QueuePause, QueuePauses, WhenExceeded, limit_in_queues
+from fastagi.agents.model import AgentState
+from fastagi.agents.service import StoreUnavailable
+from fastagi.api import errors
+from fastagi.api.doors import AgentRecord, Doors, Reason, Stretch
+from fastagi.api.evolux_document import (
+    LARGEST_ID,
+    LARGEST_PRIORITY,
+    LONGEST_NAME,
+    LONGEST_PASSWORD,
+    MOST,
+    ROUTES,
+    extra,
+    responses,
+)
+from fastagi.api.face import Served, in_thread, in_time, whole
+from fastagi.api.guard import Client
+from fastagi.config.settings import Right
+from fastagi.contract import Outcome, Source
+
+BASE = "/api/v1/agents"
+IMPOSSIBLE = "Request well-formed but has a semantic impossibility."
+BAD = "Bad request"
+LOGIN_TAKEN = "Agente não foi criado, esse login já está sendo usado."
+LEAVING_IN_CALL = "Não é possível sair enquanto está em uma chamada."
+PAUSING_IN_CALL = "Não é possível pausar enquanto está em uma chamada."  # after the one above
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,15}", re.ASCII)
+_LOGIN = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
+_ORDERED = re.compile(r"[0-9a-f]{28}", re.ASCII)
+_HOST = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9._-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", re.ASCII
+)
+
+
+class Refusal(Exception):
+    """An answer: status, ``message`` of ``meta``, and ``errors``, which is left out when None."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str | Mapping[str, str],
+        errors: Sequence[str] | Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(str(message))
+        self.status = status
+        self.message = message
+        self.errors = errors
+        self.headers = headers or {}
+
+
+def _bad(*texts: str) -> Refusal:
+    return Refusal(400, BAD, texts)
+
+
+def _impossible(message: str) -> Refusal:
+    return Refusal(422, message, [IMPOSSIBLE])
+
+
+def _in_fields(wrong: Mapping[str, str]) -> Refusal:
+    """``message`` by field is the document's, and so would ``errors`` be, but for its brackets:
+    ``["password": "…"]`` is no JSON. What stands between them is the inside of an object."""
+    return Refusal(400, wrong, wrong)
+
+
+def _not_found() -> Refusal:
+    return Refusal(404, "Agent not found")
+
+
+@dataclass(slots=True)
+class Call:
+    """A request. ``origin``: scheme and host as the client sees them; ``key``: the agent's id as
+    it stands in the path."""
+
+    client: Client
+    key: str
+    query: bytes
+    origin: str
+    body: bytes
+
+    @property
+    def id(self) -> int:
+        id = int(self.key) if _ID.fullmatch(self.key) else 0
+        if not _in_range(id):
+            raise _not_found()
+        return id
+
+
+Answer = tuple[int, bytes]
+Operation = Callable[["Evolux", Call], Awaitable[Answer]]
+
+
+def _told(status: int, message: str | Mapping[str, str], **parts: Any) -> Answer:
+    meta = {"meta": {"status": status, "message": message}}
+    return status, orjson.dumps(meta | parts)
+
+
+DONE = _told(200, "OK")
+
+
+class Evolux:
+    """The face as an ASGI application; ``scope["state"]["client"]`` is who asks."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._service = doors.service
+        # Two who edit one agent: what comes of it is what one of them wants.
+        self._editing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        more: Mapping[str, str] = {}
+        try:
+            status, body = await self._answered(scope, receive)
+        except Refusal as refusal:
+            parts = {} if refusal.errors is None else {"errors": refusal.errors}
+            status, body = _told(refusal.status, refusal.message, **parts)
+            more = refusal.headers
+        except NoSuchAgent:
+            status, body = _told(404, "Agent not found")
+        except (Refused, StoreUnavailable) as refused:
+            status, text = errors.told(refused)
+            body = errors.envelope(status, text)
+            more = errors.RETRY if status == 503 else {}
+        headers = [(name.lower().encode(), value.encode()) for name, value in more.items()]
+        headers.append((b"content-type", errors.JSON.encode()))
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answered(self, scope: Scope, receive: Receive) -> Answer:
+        key = ""
+        match scope["path"].split("/")[3:]:
+            case ["agents"] | ["agents", ""]:
+                methods = AGENTS
+            case ["agents", key] if key:
+                methods = AGENT
+            case ["agents", key, action]:
+                methods = ACTIONS.get(action, {})
+            case _:
+                methods = {}
+        if not methods:
+            raise Refusal(404, "Not found")
+        chosen = methods.get(scope["method"])
+        if chosen is None:
+            allowed = {"Allow": ", ".join(methods)}
+            raise Refusal(405, "Method not allowed", headers=allowed)
+        right, operation = chosen
+        client: Client = scope["state"]["client"]
+        if right not in client.rights:
+            raise Refusal(403, "Forbidden", [errors.lacking(right)])
+        body = await whole(receive)
+        return await operation(self, Call(client, key, scope["query_string"], _origin(scope), body))
+
+    # -- showing
+
+    async def list_agents(self, call: Call) -> Answer:
+        page = _page(call)
+        said = await in_time(self._doors.directory.queue_pauses())
+
+        def read() -> tuple[list[dict[str, Any]], int]:
+            found, total = self._doors.records.agents(page.offset, page.limit)
+            showing = self._showing(said)
+            return [showing.agent(record) for record in found], total
+
+        shown, total = await in_thread(read)
+        return _listed(page, f"{call.origin}{BASE}/", shown, total)
+
+    async def list_pauses(self, call: Call) -> Answer:
+        id, page = call.id, _page(call)
+        said = await in_time(self._doors.directory.queue_pauses())
+
+        def read() -> list[dict[str, Any]]:
+            record = self._doors.records.agent(id)
+            if record is None:
+                raise _not_found()
+            return list(self._showing(said).pauses(record))
+
+        found = await in_thread(read)
+        shown = found[page.offset : page.offset + page.limit]
+        return _listed(page, f"{call.origin}{BASE}/{id}/pauses", shown, len(found))
+
+    def _showing(self, said: QueuePauses) -> "Showing":
+        """Blocks."""
+        ids = self._doors.reading.queue_ids()
+        return Showing(self._doors.records.reasons(), ids, said)
+
+    # -- creating and editing
+
+    async def create(self, call: Call) -> Answer:
+        given = _fields(call.body)
+        wrong: dict[str, str] = {}
+        for field in ("name", "login", "password"):
+            if given.get(field) is None:
+                wrong[field] = f"{field} is missing"
+        name = _checked(given, "name", _name, wrong)
+        login = _checked(given, "login", _login, wrong)
+        password = _checked(given, "password", _password, wrong)
+        queues = _checked(given, "queues", _queues, wrong) or ()
+        for id in queues:
+            if not _in_range(id):
+                wrong["queues"] = _no_such_queue(id)
+        if wrong:
+            raise _bad(*(f"Agent not created, {text}." for text in wrong.values()))
+        assert name is not None
+        assert login is not None
+        assert password is not None
+        records = self._doors.records
+        try:
+            id = await in_time(records.create(name, login, password, queues))
+        except KeyError as error:
+            text = _no_such_queue(error.args[0])
+            raise _bad(f"Agent not created, {text}.") from None
+        if id is None:
+            raise _bad(LOGIN_TAKEN)
+        self._doors.log.info("an agent was created", by=call.client.name, agent_id=id)
+        said = await in_time(self._doors.directory.queue_pauses())
+
+        def read() -> dict[str, Any]:
+            record = records.agent(id)
+            assert record is not None
+            return self._showing(said).agent(record)
+
+        return _told(201, "Created", data=await in_thread(read))
+
+    async def edit(self, call: Call) -> Answer:
+        id = call.id
+        lock = self._editing.get(id)
+        if lock is None:
+            lock = self._editing[id] = asyncio.Lock()
+        async with lock:
+            state = await self._agent(id)
+            given = _fields(call.body)
+            wrong: dict[str, str] = {}
+            name = _checked(given, "name", _name, wrong)
+            password = _checked(given, "password", _password, wrong)
+            queues = _checked(given, "queues", _queues, wrong)
+            levels = _checked(given, "levels", _levels, wrong)
+            commands: list[Command] = []
+            if queues is not None or levels:
+                commands = await self._assigning(call, state, queues, levels or {}, wrong)
+            if wrong:
+                raise _in_fields(wrong)
+            # From here on only Asterisk or the store may refuse: those changes first that can be.
+            for command in commands:
+                try:
+                    await self._service.execute(command)
+                except NotAMember:
+                    if not isinstance(command, RemoveFromQueue):
+                        raise  # out of it as wanted is as good, whoever did it
+            if name is not None or password is not None:
+                changed = self._doors.records.change(id, name=name, password=password)
+                if not await in_time(changed):
+                    raise _not_found()
+        fields = [field for field in ("name", "password", "queues", "levels") if field in given]
+        log = self._doors.log
+        log.info("an agent was changed", by=call.client.name, agent_id=id, fields=fields)
+        return DONE
+
+    async def _assigning(
+        self,
+        call: Call,
+        state: AgentState,
+        queues: Sequence[int] | None,
+        levels: Mapping[int, int],
+        wrong: dict[str, str],
+    ) -> list[Command]:
+        """What makes the agent's queues exactly ``queues``, with these penalties; what cannot be is
+        told in ``wrong``."""
+        doors = self._doors
+
+        def read() -> tuple[Mapping[str, int], AgentRecord | None]:
+            return doors.reading.queue_ids(), doors.records.agent(state.id)
+
+        ids, record = await in_thread(read)
+        own = set(record.queues) if record is not None else set()
+        there = {ids[m.queue]: m.queue for m in state.memberships if m.queue in ids}
+        joining: list[Command] = []
+        leaving: list[Command] = []
+        penalties: list[Command] = []
+        asked = self._asked(call, state.number)
+        for id in queues or ():
+            if id in there and id in own:
+                continue
+            queue = await in_time(doors.directory.queue_by_id(id)) if _in_range(id) else None
+            if queue is None:
+                wrong.setdefault("queues", _no_such_queue(id))
+                continue
+            name, number = queue
+            if id in there:  # somebody put the agent there in Asterisk: it is to be the agent's own
+                joining.append(RemoveFromQueue(**asked(), queue=name))
+            penalty = levels.get(id, 0)
+            joining.append(AddToQueue(**asked(), queue=name, number=number, penalty=penalty))
+        for id, name in there.items():
+            if queues is not None and id not in queues:
+                leaving.append(RemoveFromQueue(**asked(), queue=name))
+        staying = there.keys() if queues is None else queues
+        for id, penalty in levels.items():
+            if id not in staying:
+                wrong.setdefault("levels", f"the agent is not in the queue with the id {id}")
+            elif id in there and (queues is None or id in own):
+                penalties.append(AssignPenalty(**asked(), queue=there[id], penalty=penalty))
+        # At no moment is the agent in fewer queues than before and after.
+        return joining + penalties + leaving
+
+    # -- who is meant, who asks
+
+    async def _agent(self, id: int) -> AgentState:
+        state = await in_time(self._doors.directory.agent_by_id(id))
+        if state is None:
+            raise _not_found()
+        return state
+
+    def _asked(self, call: Call, number: str) -> Callable[[], dict[str, Any]]:
+        def asked() -> dict[str, Any]:
+            return {
+                "id": self._service.new_id(),
+                "agent": number,
+                "source": Source.API,
+                "actor": Actor(name=call.client.name),
+            }
+
+        return asked
+
+    # -- pausing and logging off
+
+    async def pause(self, call: Call) -> Answer:
+        state = await self._agent(call.id)
+        wanted = _fields(call.body).get("pause_id")
+        if wanted is None:
+            raise _bad("pause_id is missing.")
+        if type(wanted) is not int:  # a boolean is one to isinstance
+            raise _bad("pause_id must be an integer.")
+        reasons = await in_thread(self._doors.records.reasons)
+        reason = next((r for r in reasons if r.id == wanted and not r.archived), None)
+        if reason is None:
+            raise Refusal(404, "Pause not found")
+        paused = False
+
+        def not_paused(now: AgentState) -> bool:
+            nonlocal paused
+            paused = now.pause is not None
+            return not paused
+
+        command = Pause(
+            **self._asked(call, state.number)(),
+            reason=PauseReason(reason.code, reason.name),
+            when_in_call=self._doors.pause().when_in_call,
+        )
+        try:
+            await self._service.execute(command, only_if=not_paused)
+        except NotLoggedIn:
+            if paused:
+                raise _impossible("Agent already paused") from None
+            raise Refusal(400, "Agent is not logged") from None
+        except PauseSpent:
+            raise _impossible("The time for this pause is used up for today") from None
+        except InCall:
+            raise Refusal(400, PAUSING_IN_CALL) from None
+        return DONE
+
+    async def unpause(self, call: Call) -> Answer:
+        state = await self._agent(call.id)
+        try:
+            change = await self._service.execute(Unpause(**self._asked(call, state.number)()))
+        except NotLoggedIn:  # so not paused either, and this the document knows
+            raise _impossible("Agent is unpaused") from None
+        except PauseLocked:
+            raise _impossible("This pause cannot be ended before its time") from None
+        # A pause that waited for the end of a call and is not wanted any more is a change.
+        if change.outcome is Outcome.NOT_PAUSED and not change.alters:
+            raise _impossible("Agent is unpaused")
+        return DONE
+
+    async def log_off(self, call: Call) -> Answer:
+        state = await self._agent(call.id)
+        command = LogOff(**self._asked(call, state.number)(), when_in_call=WhenInCall.REFUSE)
+        try:
+            await self._service.execute(command)
+        except NotLoggedIn:
+            raise Refusal(400, "Agent is not logged") from None
+        except InCall:
+            raise Refusal(400, LEAVING_IN_CALL) from None
+        return DONE
+
+
+Methods = dict[str, tuple[Right, Operation]]
+
+AGENTS: Methods = {
+    "GET": (Right.READ, Evolux.list_agents),
+    "HEAD": (Right.READ, Evolux.list_agents),
+    "POST": (Right.CONFIGURE, Evolux.create),
+}
+AGENT: Methods = {"PUT": (Right.CONFIGURE, Evolux.edit)}
+ACTIONS: dict[str, Methods] = {
+    # The document's table says GET, its curl POST.
+    "pauses": dict.fromkeys(("GET", "HEAD", "POST"), (Right.READ, Evolux.list_pauses)),
+    "pause": {"POST": (Right.CONTROL, Evolux.pause)},
+    "unpause": {"POST": (Right.CONTROL, Evolux.unpause)},
+    "logoff": {"POST": (Right.CONTROL, Evolux.log_off)},
+}
+
+
+# -- what was sent
+
+
+def _origin(scope: Scope) -> str:
+    """``Host`` is whatever the client says: one that is none is not repeated."""
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    text = host.decode("latin-1")
+    if not _HOST.fullmatch(text):
+        server = scope.get("server") or ("localhost", None)
+        name = f"[{server[0]}]" if ":" in server[0] else server[0]
+        text = name if server[1] is None else f"{name}:{server[1]}"
+    return f"{scope['scheme']}://{text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """``asked``: the limit was in the query."""
+
+    limit: int
+    number: int
+    asked: bool
+
+    @property
+    def offset(self) -> int:
+        return (self.number - 1) * self.limit
+
+
+def _page(call: Call) -> Page:
+    """More than the document's maximum is that maximum: who reads on by ``next_url`` gets all."""
+    try:
+        given = dict(parse_qsl(call.query.decode("latin-1"), True, max_num_fields=100))
+    except ValueError:
+        raise _bad("The query has too many fields.") from None
+    counts: dict[str, int] = {}
+    for field in ("limit", "page"):
+        if field in given:
+            text = given[field]
+            counts[field] = int(text) if _COUNT.fullmatch(text) else 0
+            if not counts[field]:
+                raise _bad(f"{field} must be a whole number from 1.")
+    limit = min(counts.get("limit", MOST), MOST)
+    return Page(limit, counts.get("page", 1), "limit" in counts)
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        return {}
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise _bad("The body is no valid JSON.") from None
+    if not isinstance(given, dict):
+        raise _bad("The body must be a JSON object.")
+    return given
+
+
+def _checked(
+    given: Mapping[str, Any], field: str, check: Callable[[Any], T], wrong: dict[str, str]
+) -> T | None:
+    """The field's value, None where it is left out or null; what is wrong with it goes into
+    ``wrong``."""
+    value = given.get(field)
+    if value is None:
+        return None
+    try:
+        return check(value)
+    except ValueError as error:
+        wrong[field] = str(error)
+        return None
+
+
+def _text(value: Any, field: str, longest: int) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{field} must be a string")
+    if not value.strip():
+        raise ValueError(f"{field} must not be empty or contain only spaces")
+    if len(value) > longest:
+        raise ValueError(f"{field} must not be longer than {longest} characters")
+    return value
+
+
+def _name(value: Any) -> str:
+    text = _text(value, "name", LONGEST_NAME).strip()
+    if not text.isprintable():
+        raise ValueError("name must not contain control characters")
+    return text
+
+
+def _password(value: Any) -> str:
+    return _text(value, "password", LONGEST_PASSWORD)
+
+
+def _login(value: Any) -> str:
+    if not isinstance(value, str) or not _LOGIN.fullmatch(value):
+        raise ValueError("login must be 1 to 64 letters, digits and _ . @ -")
+    return value
+
+
+def _queues(value: Any) -> tuple[int, ...]:
+    """Each once."""
+    if not isinstance(value, list) or any(type(id) is not int for id in value):
+        raise ValueError("queues list must contains only integer ids")  # its grammar, too
+    return tuple(dict.fromkeys(value))
+
+
+def _levels(value: Any) -> dict[int, int]:
+    """Penalties by the queue's id."""
+    if not isinstance(value, list) or not all(isinstance(level, dict) for level in value):
+        raise ValueError("levels must be a list of objects with queue_id and priority")
+    found: dict[int, int] = {}
+    for level in value:
+        id, priority = level.get("queue_id"), level.get("priority")
+        if type(id) is not int:
+            raise ValueError("queue_id must be an integer")
+        if type(priority) is not int or not 0 <= priority <= LARGEST_PRIORITY:
+            raise ValueError(f"priority must be an integer from 0 to {LARGEST_PRIORITY}")
+        if found.setdefault(id, priority) != priority:
+            raise ValueError(f"the queue with the id {id} has two priorities")
+    return found
+
+
+def _in_range(id: int) -> bool:
+    """Of what is not, the store is not asked."""
+    return 1 <= id <= LARGEST_ID
+
+
+def _no_such_queue(id: int) -> str:
+    return f"there is no queue with the id {id}"
+
+
+# -- what is told
+
+
+def _listed(page: Page, url: str, data: Sequence[Any], total: int) -> Answer:
+    limit = f"limit={page.limit}&" if page.asked else ""
+    last = max(1, -(-total // page.limit))
+
+    def of(number: int) -> str:
+        return f"{url}?{limit}page={number}"
+
+    pagination = {
+        "max_limit": page.limit,  # the one in force, as both examples have it
+        "limit": page.limit,
+        "first_url": of(1),
+        "next_url": of(page.number + 1) if page.number < last else None,
+        "items": len(data),
+        "last_url": of(last),
+        "total": total,
+        "current_url": of(page.number),
+        # From beyond the end back to where there is something.
+        "prev_url": of(min(page.number - 1, last)) if page.number > 1 else None,
+    }
+    meta = {"status": 200, "message": "OK"}
+    return 200, orjson.dumps({"pagination": pagination, "meta": meta, "data": data})
+
+
+def number_of(id: str) -> int:
+    """The number that stands for a session's or a pause's id: of those made here the microseconds
+    they begin with, which stay below 2**53 and tell the order."""
+    if _ORDERED.fullmatch(id):
+        number = int(id[:16], 16) // 1000
+        if number < 2**53:
+            return number
+    return crc32(id.encode())
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _exten(interface: str) -> str:
+    return interface.lower()
+
+
+class Showing:
+    """Records in the document's fields, in its order."""
+
+    def __init__(
+        self, reasons: Iterable[Reason], queue_ids: Mapping[str, int], said: QueuePauses
+    ) -> None:
+        self._reasons = {reason.code: reason for reason in reasons}
+        self._queues = {id: name for name, id in queue_ids.items()}
+        self._said = said
+
+    def agent(self, record: AgentRecord) -> dict[str, Any]:
+        return {
+            "archived": record.archived,
+            "enable": record.enabled and not record.archived,
+            "name": record.name,
+            "queues": list(record.queues),
+            "current_extension": _exten(record.interface) or None,
+            "last_pause": self._pause(record, record.last_pause),
+            "last_login": self._login(record.last_login),
+            "current_pause": self._pause(record, record.current_pause),
+            "login": record.login,
+            "current_outbound_queue": None,
+            "id": record.id,
+        }
+
+    def _login(self, session: Stretch | None) -> dict[str, Any] | None:
+        if session is None:
+            return None
+        return {
+            "exten": _exten(session.what),
+            "time_logoff": _time(session.ended_at),
+            "id": number_of(session.id),
+            "time_login": _time(session.since),
+        }
+
+    def _pause(self, record: AgentRecord, pause: Stretch | None) -> dict[str, Any] | None:
+        if pause is None:
+            return None
+        reason = self._reasons.get(pause.what) if pause.what else None
+        limit = None
+        if reason is not None:
+            names = [self._queues[id] for id in record.queues if id in self._queues]
+            limit = limit_in_queues(reason.limit, reason.code, names, self._said)
+        return {
+            "max_duration": None
+            if limit is None or limit.max_duration is None
+            else int(limit.max_duration.total_seconds()),
+            "time_start": _time(pause.since),
+            "reason_id": 0 if reason is None else reason.id,
+            "time_end": _time(pause.ended_at),
+            "reason": _own(pause.name) if reason is None else _reason(reason),
+            "id": number_of(pause.id),
+        }
+
+    def pauses(self, record: AgentRecord) -> Iterator[dict[str, Any]]:
+        """What there is for the agent, by queue and by reason."""
+        reasons = sorted(self._reasons.values(), key=lambda reason: reason.id)
+        for queue_id in sorted(record.queues):
+            queue = self._queues.get(queue_id, "")
+            for reason in reasons:
+                if not reason.archived:
+                    yield self._pause_in(queue_id, reason, self._said.get((queue, reason.code)))
+
+    def _pause_in(self, queue_id: int, reason: Reason, said: QueuePause | None) -> dict[str, Any]:
+        duration: timedelta | None
+        if said is not None and said.limit_duration is not None:
+            duration, automatic = said.limit_duration, said.automatic_unpause
+        else:
+            limit = reason.limit
+            duration = limit.max_duration if limit else None
+            automatic = limit is not None and limit.when_exceeded is WhenExceeded.UNPAUSE
+        return {
+            "pause": _reason(reason),
+            "automatic_unpause": automatic,
+            "queue_id": queue_id,
+            "disable_unpause": said is not None and said.disable_unpause,
+            "limit_duration": None if duration is None else int(duration.total_seconds()),
+            "id": queue_id * 100_000 + reason.id,
+        }
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {
+        "system": False,
+        "productive": reason.productive,
+        "type": reason.type or None,
+        "id": reason.id,
+        "description": reason.description or reason.name,
+    }
+
+
+def _own(name: str) -> dict[str, Any]:
+    """A reason that is in no table: the service's own, or somebody's in Asterisk."""
+    return {"system": True, "productive": False, "type": None, "id": 0, "description": name}
+
+
+# -- the routes, for OpenAPI
+
+
+def routes(doors: Doors) -> APIRouter:
+    router = APIRouter(prefix="/api/v1", tags=["evolux"])
+    face = Evolux(doors)
+
+    async def served(request: Request) -> Response:
+        return Served(face)
+
+    for route in ROUTES:
+        router.add_api_route(
+            route.path,
+            served,
+            methods=[route.method],
+            name=route.name,
+            operation_id=f"evolux_{route.name}",
+            summary=route.summary,
+            description="",
+            status_code=route.status,
+            response_class=Response,
+            responses=responses(route),
+            openapi_extra=extra(route),
+        )
+    return router
