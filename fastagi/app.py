@@ -118,17 +118,17 @@ class App:
         settings = self.settings
         try:
             self.store = store
-            self.clients = {a.name: self._client(a) for a in settings.asterisks}
-            self.queues = Asterisks(
-                {name: Queues(client, name) for name, client in self.clients.items()}
-            )
-            self.service = AgentService(store, self.queues, store.pins, policy(settings), log)
             self.views = Views(settings.database)
             self.metrics = Metrics(
                 agents_by_state=self.views.agents_by_state,
                 backlog=self.views.backlog,
                 connected=lambda: {n: self.queues.connected(n) for n in self.queues.names},
             )
+            self.clients = {a.name: self._client(a) for a in settings.asterisks}
+            self.queues = Asterisks(
+                {name: Queues(client, name) for name, client in self.clients.items()}
+            )
+            self.service = AgentService(store, self.queues, store.pins, policy(settings), log)
             self.reconciler = Reconciler(
                 self.service,
                 log,

@@ -109,6 +109,7 @@ class Service:
         self.asterisk = asterisk
         self.ami_port = ami_port
         self.port = free_port()
+        self.http_port = free_port()
         self.config = folder / "config"
         self.log = folder / "service.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -122,6 +123,7 @@ class Service:
             "port": self.ami_port,
             "secret": self.asterisk.ami_secret,
         } | changes.get("asterisk", {})
+        changes["http"] = {"listen": f"127.0.0.1:{self.http_port}"} | changes.get("http", {})
         changes.setdefault("database", f"sqlite:///{self.folder / 'fastagi.db'}")
         settings = sample()
         for key, value in changes.items():

@@ -143,6 +143,7 @@ def make_town(
                     wires[name, place] = stack.enter_context(Wire(there.ami_port))
                 settings = sample() | {
                     "fastagi": {"listen": f"127.0.0.1:{service.port}"},
+                    "http": {"listen": f"127.0.0.1:{service.http_port}"},
                     "database": postgres_url,
                     "asterisks": [
                         {
