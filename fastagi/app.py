@@ -7,7 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import structlog
@@ -62,6 +62,13 @@ LAMPS_AT_ONCE = 100  # manager actions that a phone code may have to wait for
 
 # Sections that are read once: sockets, links and the store live as long as the service.
 FIXED = ("fastagi", "asterisks", "database", "http", "metrics")
+
+
+def own_version() -> str:
+    try:
+        return version("fastagi-agentd")
+    except PackageNotFoundError:  # run from a checkout, without an installation
+        return "unknown"
 
 
 def phone_settings(settings: Settings) -> PhoneSettings:
@@ -199,7 +206,7 @@ class App:
             rules=lambda: self.phone.rules,
             login=lambda: self.settings.login,
             pause=lambda: self.settings.pause,
-            version=version("fastagi-agentd"),
+            version=own_version(),
             log=log,
         )
         return HttpServer(application(doors, self.feed), settings, self.feed.end)
