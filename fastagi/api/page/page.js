@@ -126,14 +126,25 @@ const token = {
   forget: () => localStorage.removeItem(TOKEN),
 };
 
+// The header tells the second alone, and is set once a second: each answer narrows down where the
+// server's clock can be, until it contradicts (somebody has set a clock).
+let [earliest, latest] = [-Infinity, Infinity];
+
+function heard(date, asked, answered) {
+  const [low, high] = [date - answered, date + 1100 - asked];
+  earliest = Math.max(earliest, low);
+  latest = Math.min(latest, high);
+  if (earliest > latest) [earliest, latest] = [low, high];
+  offset = (earliest + latest) / 2;
+}
+
 async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
   if (token.get()) headers.set("Authorization", `Bearer ${token.get()}`);
   const asked = Date.now();
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
   const date = Date.parse(response.headers.get("Date") || "");
-  // The header has whole seconds: half of one is the best guess of the rest.
-  if (date) offset = date + 500 - (asked + Date.now()) / 2;
+  if (date) heard(date, asked, Date.now());
   if (!response.ok && response.status !== 304) throw await refusal(response);
   return response;
 }
