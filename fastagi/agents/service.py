@@ -34,7 +34,14 @@ from fastagi.agents.commands import (
 )
 from fastagi.agents.devices import Device, device_key
 from fastagi.agents.events import Event
-from fastagi.agents.limits import OpenPause, PauseLimit, WhenExceeded, start_of_day
+from fastagi.agents.limits import (
+    OpenPause,
+    PauseLimit,
+    QueuePauses,
+    WhenExceeded,
+    locked,
+    start_of_day,
+)
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
@@ -139,6 +146,9 @@ class Store(Protocol):
 
     async def limits(self) -> dict[str, PauseLimit]:
         """What the pause reasons allow, by code; those without any limit are left out."""
+
+    async def queue_pauses(self) -> QueuePauses:
+        """What queues say of pause reasons."""
 
     async def open_pauses(self) -> list[OpenPause]:
         """The pauses of now."""
@@ -453,6 +463,8 @@ class AgentService:
                 command = replace(command, in_call=in_call)
         if isinstance(command, Pause):
             return await self._budgeted(command)
+        if isinstance(command, Unpause) and command.source is Source.PHONE:
+            return await self._lockable(command)
         if isinstance(command, LeaveQueue) and not command.confirmed:
             state = await self.store.agent(command.agent)
             if state and state.session:
@@ -461,6 +473,17 @@ class AgentService:
                 last = all(m.interface.lower() == here.interface.lower() for m in members)
                 return replace(command, last=last)
         return command
+
+    async def _lockable(self, command: Unpause) -> Command:
+        said = await self.store.queue_pauses()
+        if not said:
+            return command
+        state = await self.store.agent(command.agent)
+        if state is None or state.pause is None:
+            return command
+        pause = OpenPause(state.number, state.pause.id, state.pause.reason, state.pause.since)
+        queues = [m.queue for m in state.memberships]
+        return replace(command, locked=locked(pause, self._clock(), queues, said))
 
     async def _budgeted(self, command: Pause) -> Pause:
         limit = (await self.store.limits()).get(command.reason.code)

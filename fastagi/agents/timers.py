@@ -21,6 +21,7 @@ from fastagi.agents.limits import (
     WhenExceeded,
     exceeded_at,
     exceeded_event,
+    limit_in_queues,
     start_of_day,
 )
 from fastagi.agents.model import AgentState, Change
@@ -193,11 +194,18 @@ class Timers:
         self._warned &= segments
         self._used = {id: used for id, used in self._used.items() if id in segments}
         limits = await self._store.limits()
+        said = await self._store.queue_pauses()
+        codes = {code for _, code in said}
+        theirs = [pause.agent for pause in pauses if pause.reason.code in codes]
+        members = await self._store.states(theirs) if theirs else {}
         now = self._clock()
         today = start_of_day(now, self._policy().zone)
         exceeded: list[tuple[OpenPause, PauseLimit]] = []
         for pause in pauses:
             limit = limits.get(pause.reason.code)
+            if pause.agent in members:
+                queues = [m.queue for m in members[pause.agent].memberships]
+                limit = limit_in_queues(limit, pause.reason.code, queues, said)
             if limit is None:
                 continue
             used = await self._used_today(pause, today) if limit.daily_budget else timedelta()
@@ -267,6 +275,7 @@ class Timers:
                 occurred_at=self._clock(),
                 context=device.context,
                 asterisk=device.asterisk,
+                device_type=device.type,
             )
         )
 

@@ -34,7 +34,7 @@ from fastagi.agents.commands import (
 )
 from fastagi.agents.devices import Device, DeviceRule, Pattern
 from fastagi.agents.events import Event
-from fastagi.agents.limits import OpenPause, PauseLimit
+from fastagi.agents.limits import OpenPause, PauseLimit, QueuePause
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, Membership, decide
 from fastagi.agents.notes import Note
@@ -127,6 +127,7 @@ class MemoryStore:
         self.known_queues = dict(QUEUES)
         self.known_reasons = (LUNCH, BREAK)
         self.known_limits: dict[str, PauseLimit] = {}
+        self.known_queue_pauses: dict[tuple[str, str], QueuePause] = {}
         self.own_shift_ends: dict[str, str] = {}  # by agent
         self.ended_pauses: list[tuple[str, str, datetime, datetime]] = []
         self.others_are_at: set[str] = set()  # what another service is at
@@ -314,6 +315,11 @@ class MemoryStore:
     async def limits(self) -> dict[str, PauseLimit]:
         await self._transaction("limits")
         return self.known_limits
+
+    async def queue_pauses(self) -> dict[tuple[str, str], QueuePause]:
+        if self.known_queue_pauses:
+            await self._transaction("queue_pauses")
+        return self.known_queue_pauses
 
     async def open_pauses(self) -> list[OpenPause]:
         await self._transaction("open_pauses")

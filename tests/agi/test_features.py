@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from agents.memory import BREAK, LUNCH, NOON, Hall, an_agent
 from fastagi.agents.commands import Pause, PauseReason, WhenInCall
 from fastagi.agents.devices import DeviceRule, Pattern
-from fastagi.agents.limits import PauseLimit, WhenExceeded
+from fastagi.agents.limits import PauseLimit, QueuePause, WhenExceeded
 from fastagi.agents.unplugged import PHONE_AWAY
 from fastagi.agi import prompts
 from fastagi.agi.features import (
@@ -195,6 +195,14 @@ async def lunch_eaten(desk: Desk) -> None:
     desk.hall.store.ended_pauses.append(("1001", "1", NOON - hour, NOON))
 
 
+async def locked_in(desk: Desk) -> None:
+    """Ten minutes of lunch, and not less."""
+    await paused(desk)
+    desk.hall.store.known_queue_pauses["sales", "1"] = QueuePause(
+        timedelta(minutes=10), automatic_unpause=True, disable_unpause=True
+    )
+
+
 async def not_in_sales(desk: Desk) -> None:
     await logged_in(desk)
     await desk.hall.do(desk.hall.leave("sales"))
@@ -366,6 +374,10 @@ CASES = [
     Case(O.NO_INPUT, S.PAUSE, before=logged_in, heard=(*REASON_MENU * 3, "vm-sorry")),
     # *34
     Case(O.UNPAUSED, S.UNPAUSE, before=paused, heard=("auth-thankyou", "vm-no", "dictate/pause")),
+    Case(
+        O.PAUSE_LOCKED, S.UNPAUSE, before=locked_in,
+        heard=("beeperr", "dictate/pause", "digits:1", "please-try-again"),
+    ),
     Case(O.NOT_PAUSED, S.UNPAUSE, before=logged_in, heard=("vm-no", "dictate/pause")),
     Case(O.NOT_PAUSED, S.UNPAUSE, before=pause_planned, heard=("vm-no", "dictate/pause")),
     Case(O.NOT_LOGGED_IN, S.UNPAUSE, heard=("beeperr", "vm-no", "spy-agent")),

@@ -194,6 +194,19 @@ async def pause_spent(lab: Lab) -> Told:
     return told
 
 
+@comes_to(Outcome.PAUSE_LOCKED)
+async def pause_locked(lab: Lab) -> Told:
+    queues = sample()["queues"]
+    queues[0]["pauses"] = [{"reason": 1, "limit_duration": "10m", "disable_unpause": True}]
+    service = lab.make_service(queues=queues)
+    desk = await lab.desk("1001")
+    await desk.dial("*314001")
+    await desk.dial("*331")
+    told = Told(await desk.dial("*34"), "4001", reason="lunch", code="1")
+    assert not service.events("agent-unpause")
+    return told
+
+
 @comes_to(Outcome.ALREADY_PAUSED)
 async def already_paused(lab: Lab) -> Told:
     service = lab.make_service()
