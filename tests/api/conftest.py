@@ -268,6 +268,7 @@ class House:
         self.tester = MemoryTester(self.hall.clock)
         self.figures = MemoryFigures()
         self.log = Logged()
+        self.rules = RULES
         self.login = LoginSettings()
         self.pause = PauseSettings()
 
@@ -281,7 +282,7 @@ class House:
             tester=self.tester,
             figures=self.figures,
             http=HttpSettings.model_validate(http),
-            rules=lambda: RULES,
+            rules=lambda: self.rules,
             login=lambda: self.login,
             pause=lambda: self.pause,
             version="0.0",
