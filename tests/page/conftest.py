@@ -5,16 +5,12 @@ from typing import Any
 
 import pytest
 
-from tests.journey.conftest import _session_asterisk as _session_asterisk
-from tests.journey.conftest import _spare as _spare
-from tests.journey.conftest import desk as desk
-from tests.journey.conftest import make_service as make_service
 from tests.page.parts import Browser, Office
 
 MakeOffice = Callable[..., Office]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser = Browser(tmp_path_factory.mktemp("chromium"))
     yield browser

@@ -25,7 +25,7 @@ from fastagi.agents.model import AgentState
 from fastagi.api.server import HttpServer
 from fastagi.contract import EventType, Source
 from fastagi.demo.asterisk import free_port
-from tests.agents.memory import LUNCH, device
+from tests.agents.memory import LUNCH, Clock, device
 from tests.api.conftest import House, Reader, View, view
 
 T = TypeVar("T")
@@ -59,6 +59,11 @@ class Shown(Reader):
         )
 
 
+class Running(Clock):
+    def __call__(self) -> datetime:
+        return datetime.now(UTC)
+
+
 class Office:
     """The application over a hall in memory on a port of this machine, in a thread of its own."""
 
@@ -76,7 +81,8 @@ class Office:
         self.house = House(AsyncExitStack(), *self._agents)
         self.house.reader = Shown(self.house.hall.store)
         # Time runs: the page counts in seconds.
-        self.house.hall.clock = self.house.hall.service._clock = lambda: datetime.now(UTC)
+        self.house.hall.clock = Running()
+        self.house.hall.start()
 
     def do(self, what: Coroutine[Any, Any, T]) -> T:
         """In the service's loop, and wait for it."""
@@ -277,11 +283,16 @@ class Browser:
     def is_live(self) -> None:
         self.sees(lambda: self.text("#connection") == "Live", "the connection")
 
+    def is_online_again(self) -> None:
+        """The machine says so: the page need not wait for its next try."""
+        self.run("window.dispatchEvent(new Event('online'))")
+
     def complaints(self) -> list[str]:
         """Errors and warnings of the page and of its security policy since the last question."""
+        driver: Any = self.driver
         return [
             entry["message"]
-            for entry in self.driver.get_log("browser")
+            for entry in driver.get_log("browser")
             if entry["level"] in ("SEVERE", "WARNING")
         ]
 

@@ -378,6 +378,7 @@ def test_lost_and_back(office: Office, page: Browser) -> None:
     page.sees(lambda: "nothing was done" in page.cell(BOB, "actions"), "why it cannot be")
     page.shot("lost")
     office.open()
+    page.is_online_again()
     page.is_live()
     page.sees(lambda: page.cell(CAROL, "state") == "Available", "what was missed")
     page.sees(lambda: page.cell(ALICE, "state") == "Available")
@@ -395,6 +396,7 @@ def test_another_database(office: Office, page: Browser) -> None:
     store.events = dict(list(store.events.items())[:1])
     store.agents[BOB] = people()[1]
     office.open()
+    page.is_online_again()
     page.is_live()
     page.sees(lambda: page.numbers() == [ALICE], "all was asked for again")
     page.sees(lambda: len(page.all("#events li")) == 1)

@@ -11,6 +11,8 @@ from selenium.webdriver.common.keys import Keys
 
 from fastagi.demo.asterisk import free_port
 from tests.journey.parts import Desk, Service
+from tests.page.conftest import _chromium as _chromium
+from tests.page.conftest import browser as browser
 from tests.page.parts import Browser
 
 pytestmark = pytest.mark.asterisk
@@ -93,7 +95,7 @@ async def test_a_morning(house: House, alice: Desk, browser: Browser) -> None:
 
     assert (await alice.dial("*331")).outcome == "PAUSED"
     await seen(browser, lambda: browser.cell(ALICE, "reason") == "lunch by phone", "her pause")
-    await seen(browser, lambda: browser.cell(ALICE, "age") >= "0:02", "its running time")
+    await seen(browser, lambda: browser.cell(ALICE, "age") >= "0:01", "its running time")
     browser.shot("real-2-paused-by-phone")
 
     browser.click(f'tr[data-number="{ALICE}"] [data-act="unpause"]')
