@@ -252,17 +252,17 @@ class Evolux:
         assert password is not None
         records = self._doors.records
         try:
-            id = await in_time(records.create(name, login, password, queues))
+            new = await in_time(records.create(name, login, password, queues))
         except KeyError as error:
             text = _no_such_queue(error.args[0])
             raise _bad(f"Agent not created, {text}.") from None
-        if id is None:
+        if new is None:
             raise _bad(LOGIN_TAKEN)
-        self._doors.log.info("an agent was created", by=call.client.name, agent_id=id)
+        self._doors.log.info("an agent was created", by=call.client.name, agent_id=new)
         said = await in_time(self._doors.directory.queue_pauses())
 
         def read() -> dict[str, Any]:
-            record = records.agent(id)
+            record = records.agent(new)
             assert record is not None
             return self._showing(said).agent(record)
 
