@@ -44,7 +44,9 @@ def free_port() -> int:
 
 def configuration(folder: Path, ami_port: int, agents: int) -> Path:
     """Agents with three queues each, on extensions of the same numbers."""
-    path = folder / "config.yml"
+    # In a folder of its own, as that one is watched for changes.
+    path = folder / "config" / "config.yml"
+    path.parent.mkdir()
     lines = [
         f"fastagi: {{listen: '127.0.0.1:{free_port()}', max_sessions: 10000}}",
         f"asterisk: {{host: 127.0.0.1, port: {ami_port}, secret: x}}",
