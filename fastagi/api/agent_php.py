@@ -221,11 +221,11 @@ class AgentPhp:
             raise Told("Command not specified", 400)
         if not asked.get("agent"):
             raise Told("Agent not specified", 400)
-        operation = COMMANDS.get(asked.get("command"))
-        if operation is None:
+        command = asked.get("command")
+        operation = COMMANDS.get(command)
+        if operation is None or not all(map(asked.get, NEEDED.get(command, ()))):
             raise Told(INVALID, 400)
-        needed = NEEDED.get(asked.get("command"), ())
-        if not all(map(asked.get, needed)) or not _is_reason(asked.get("reason").strip()):
+        if command == "pause" and not _is_reason(asked.get("reason").strip()):
             raise Told(INVALID, 400)
         try:
             number = await self._number(asked)
