@@ -84,7 +84,7 @@ SELECT a.id, a.number, a.name, a.language, a.pin_hash, a.archived_at,
        s.id, s.extension, s.context, s.interface, s.state_interface, s.type, s.since, s.planned,
        p.id, p.code, p.name, p.since,
        q.name, q.number, m.penalty, m.joined, m.archived_at, q.archived_at,
-       s.asterisk, m.own_penalty, m.own_paused, m.own_reason
+       s.asterisk, m.own_penalty, m.own_paused, m.own_reason{more}
 FROM agents a
 LEFT JOIN intents i ON i.agent_id = a.id
 LEFT JOIN login_sessions s ON s.agent_id = a.id AND s.ended_at IS NULL
@@ -94,13 +94,20 @@ LEFT JOIN queues q ON q.id = m.queue_id
 WHERE {where}
 ORDER BY a.id, m.queue_id
 """
+ORIGIN = ", m.origin"
+
+
+def state_query(where: str, more: str = "") -> str:
+    """``more``: columns behind those of ``STATE``, each with a comma before it."""
+    return STATE.format(where=where, more=more)
 
 
 def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list[Loaded]:
     """States of the rows of ``STATE``: one row per membership, an agent's rows together.
 
     A membership that was taken away counts as long as the agent is in that queue: it has to be
-    left. With ``all_memberships`` it counts anyway.
+    left. With ``all_memberships``, of rows with ``ORIGIN`` behind them, what the YAML has taken
+    away counts anyway.
     """
     found: list[Loaded] = []
     last: Sequence[Any] | None = None
@@ -115,7 +122,7 @@ def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list
         name = row[21]
         if name is not None:
             gone = row[25] is not None or row[26] is not None
-            if row[24] or all_memberships or not gone:
+            if row[24] or not gone or (all_memberships and row[31] == "yaml"):
                 if row[28] is None and row[29] is None:
                     memberships.append(Membership(name, row[22], row[23], bool(row[24])))
                 else:
@@ -257,10 +264,6 @@ class Connection(Transactor):
         except Exception:  # the connection is given up anyway
             self._database.reset()
 
-    @staticmethod
-    def now() -> float:
-        return time.time()
-
     # -- statements, written with ? for each value
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> Any:
@@ -302,7 +305,7 @@ class Connection(Transactor):
         # Padded to a power of two, so that few texts are prepared.
         size = 1 << (len(wanted) - 1).bit_length()
         wanted += [wanted[0]] * (size - len(wanted))
-        text = STATE.format(where=f"a.number IN ({_marks(size)})")
+        text = state_query(f"a.number IN ({_marks(size)})")
         for found in loaded(self.execute(text, wanted).fetchall()):
             self._states[found.state.number] = found
 
@@ -384,7 +387,8 @@ class Connection(Transactor):
     def loaded_where(
         self, where: str, values: Sequence[object] = (), all_memberships: bool = False
     ) -> list[Loaded]:
-        rows = self.execute(STATE.format(where=where), values).fetchall()
+        text = state_query(where, ORIGIN if all_memberships else "")
+        rows = self.execute(text, values).fetchall()
         return loaded(rows, all_memberships)
 
     def write(self, change: Change, at_latest: datetime | None = None) -> None:
@@ -473,7 +477,12 @@ class Connection(Transactor):
                 self.execute(_ONE_QUEUE, (m.joined, m.own_penalty, *own, before.id, m.queue))
 
     def _write_assignment(self, change: Change, at_latest: datetime | None) -> None:
-        """Which queues are the agent's, with which penalty."""
+        """Which queues are the agent's, with which penalty.
+
+        A row that a program has archived is the program's: what the YAML said before does not bring
+        it back."""
+        if change.before.memberships == change.after.memberships:
+            return
         command, agent = change.command, change.before.id
         if isinstance(command, AssignPenalty):
             self.execute(_ASSIGN_PENALTY, (command.penalty, agent, command.queue))
@@ -484,23 +493,19 @@ class Connection(Transactor):
         elif isinstance(command, RemoveFromQueue):
             at, _ = _ending(change, at_latest)
             self.execute(_TAKE_QUEUE, (at, agent, command.queue))
-        # It differs from what is in the tables by more than a state tells.
+        # What is archived now, or not any more, a state does not tell.
         self._states.pop(change.before.number, None)
 
     def hooks_changed(self) -> None:
         """Somebody has another hook, or one less."""
         self._hooked = None
 
-    def _tell_hooks(self, event: Event, seq: int) -> None:
-        if self._sqlite:
-            if self._hooked is None:
-                rows = self.execute(_HOOKED).fetchall()
-                self._hooked = {row[0] for row in rows}
-            if event.agent not in self._hooked:
-                return
-        values = (seq, event.agent, event.type.value, event.device_type)
-        if self.execute(_HOOK_DELIVERIES, values).rowcount:
-            self.wrote_deliveries = True
+    def _is_hooked(self, number: str) -> bool:
+        if not self._sqlite:
+            return True  # others write, too: asked in the statement that writes
+        if self._hooked is None:
+            self._hooked = {row[0] for row in self.execute(_HOOKED).fetchall()}
+        return number in self._hooked
 
     def write_event(self, event: Event) -> None:
         """The event and a delivery per sink and hook; an event that is there already writes
@@ -537,12 +542,16 @@ class Connection(Transactor):
                 self.events.clear()
             self.events[seq] = event
             self.wrote_deliveries = True
-            self.execute(
-                _DELIVERIES[len(sinks)],
-                [value for sink in sinks for value in (seq, sink.value, event.agent)],
-            )
-        if event.type in HOOK_TYPES and not event.in_part:
-            self._tell_hooks(event, seq)
+            text = _DELIVERIES[len(sinks)]
+            owed: list[object] = [value for s in sinks for value in (seq, s.value, event.agent)]
+            # Every type that hooks are told of goes to sinks as well.
+            if event.type in HOOK_TYPES and not event.in_part and self._is_hooked(event.agent):
+                told = (seq, event.agent, event.type.value, event.device_type)
+                if self._sqlite:
+                    self.execute(_HOOK_DELIVERIES, told)
+                else:
+                    text, owed = _TO_HOOKS[len(sinks)], [*told, *owed]
+            self.execute(text, owed)
 
 
 def _marks(count: int) -> str:
@@ -595,7 +604,7 @@ def _pause_ended(change: Change) -> str:
     return outcome.value.lower()
 
 
-_BY_NUMBER = STATE.format(where="a.number = ?")
+_BY_NUMBER = state_query("a.number = ?")
 _LOCK = "SELECT id FROM agents WHERE number = ? FOR NO KEY UPDATE SKIP LOCKED"
 # NO KEY: rows that refer to an agent can be written meanwhile, and are, by whoever holds it.
 _LOCK_MANY = "SELECT id FROM agents WHERE number = ANY(?) ORDER BY number FOR NO KEY UPDATE"
@@ -622,12 +631,15 @@ _GIVE_QUEUE = (
     "INSERT INTO memberships (agent_id, queue_id, penalty, joined, origin)"
     " VALUES (?, (SELECT id FROM queues WHERE name = ?), ?, ?, 'api')"
     " ON CONFLICT (agent_id, queue_id) DO UPDATE SET penalty = excluded.penalty,"
-    " joined = excluded.joined, origin = excluded.origin, archived_at = NULL,"
-    " own_penalty = NULL, own_paused = NULL, own_reason = NULL"
+    " joined = excluded.joined,"
+    # Not archived: brought in from the YAML while Asterisk was being told.
+    " origin = CASE WHEN memberships.archived_at IS NULL THEN memberships.origin"
+    " ELSE excluded.origin END,"
+    " archived_at = NULL, own_penalty = NULL, own_paused = NULL, own_reason = NULL"
 )
 _TAKE_QUEUE = (
-    "UPDATE memberships SET archived_at = ?, joined = FALSE, own_penalty = NULL,"
-    " own_paused = NULL, own_reason = NULL"
+    "UPDATE memberships SET archived_at = coalesce(archived_at, ?), joined = FALSE, origin = 'api',"
+    " own_penalty = NULL, own_paused = NULL, own_reason = NULL"
     " WHERE agent_id = ? AND queue_id = (SELECT id FROM queues WHERE name = ?)"
 )
 _ASSIGN_PENALTY = (
@@ -636,9 +648,9 @@ _ASSIGN_PENALTY = (
 )
 _HOOKED = "SELECT DISTINCT a.number FROM hooks h JOIN agents a ON a.id = h.agent_id"
 _HOOK_DELIVERIES = (
-    "INSERT INTO hook_deliveries (hook, event, due_at, attempts, leased_until)"
-    " SELECT h.id, ?, 0, 0, 0 FROM hooks h JOIN agents a ON a.id = h.agent_id"
-    " WHERE a.number = ? AND h.event_type = ? AND h.agent_type = ?"
+    "INSERT INTO hook_deliveries (hook, event) SELECT h.id, ? FROM hooks h"
+    " WHERE h.agent_id = (SELECT id FROM agents WHERE number = ?)"
+    " AND h.event_type = ? AND h.agent_type = ?"
 )
 _INTEND = (
     "INSERT INTO intents (agent_id, command_id, command, decided_at, owner, owned_at)"
@@ -667,4 +679,10 @@ _EVENT = (
 _DELIVERIES = {
     count: "INSERT INTO deliveries (event, sink, agent) VALUES " + ", ".join(["(?, ?, ?)"] * count)
     for count in range(1, max(len(sinks) for sinks in SINKS.values()) + 1)
+}
+# On PostgreSQL one way there and back for both. A hook that is just being deleted is waited for: a
+# delivery to one that is gone would be refused, and the call with it.
+_TO_HOOKS = {
+    count: f"WITH told AS ({_HOOK_DELIVERIES} FOR KEY SHARE OF h) {text}"
+    for count, text in _DELIVERIES.items()
 }

@@ -1,6 +1,9 @@
 """The store's side of hooks: which there are, which event is owed to which, and how it went."""
 
-from collections.abc import Iterable, Sequence, Set
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -11,11 +14,12 @@ from fastagi.agents.events import Event
 from fastagi.agents.hooks import Attempt, ContentType, Hook, HookDelivery, Method
 from fastagi.contract import EventType
 from fastagi.store.connection import Connection, moment
-from fastagi.store.deliveries import LEASE, Runs, events_numbered
+from fastagi.store.deliveries import LEASE, LOOK_AGAIN, Runs, events_numbered
 
 log = structlog.get_logger()
 
-KEPT = 200  # attempts in the log of a hook
+KEPT = 200  # attempts in the log of a hook; …
+PRUNE = 20  # … and so many more until the oldest are deleted
 
 _HOOK = "h.id, h.client, h.agent_id, h.agent_type, h.event_type, h.method, h.url, h.content_type"
 _PLACE = "client = ? AND agent_id = ? AND agent_type = ?"
@@ -24,24 +28,58 @@ _CREATE = (
     "INSERT INTO hooks (client, agent_id, agent_type, event_type, method, url, content_type,"
     " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id"
 )
-# Of each hook the first that is not parked: a few pages of an index, however long the backlog is.
-_FIRST = f"""
-SELECT {_HOOK}, d.event, d.attempts, d.leased_until, d.leased_by, d.due_at
-FROM hooks h JOIN hook_deliveries d ON d.hook = h.id AND d.event = (
-  SELECT w.event FROM hook_deliveries w WHERE w.hook = h.id AND w.parked_at IS NULL
-  ORDER BY w.event LIMIT 1)
-"""
-_DUE = _FIRST + "WHERE d.due_at <= ? ORDER BY d.event"
-_NEXT_DUE = f"SELECT min(f.due_at) FROM ({_FIRST}) f WHERE f.due_at > 0"
-_CLAIM = """
-SELECT 1 FROM hook_deliveries
-WHERE hook = ? AND event = ? AND parked_at IS NULL
-  AND (leased_until <= ? OR leased_by = ? OR leased_by = ANY(?))
-FOR UPDATE SKIP LOCKED
-"""
-_LEASE = (
-    "UPDATE hook_deliveries SET leased_until = ?, leased_by = ? WHERE hook = ? AND event = ?"
+_CREATED = (
+    "SELECT id FROM hooks WHERE client = ? AND agent_id = ? AND agent_type = ? AND event_type = ?"
+    " AND method = ? AND url = ? AND content_type = ? AND created_at = ?"
 )
+# Of each hook the first that is not parked. From one hook for which something waits to the next,
+# in a few pages of an index: neither the hooks nor what waits are all looked at.
+_FIRST = f"""
+WITH RECURSIVE waiting(id) AS (
+  SELECT min(hook) FROM hook_deliveries WHERE parked_at IS NULL
+  UNION ALL
+  SELECT (SELECT min(n.hook) FROM hook_deliveries n WHERE n.hook > w.id AND n.parked_at IS NULL)
+  FROM waiting w WHERE w.id IS NOT NULL)
+SELECT {_HOOK}, d.event, d.attempts{{more}}
+FROM (SELECT w.id, (SELECT min(n.event) FROM hook_deliveries n {{index}}
+                    WHERE n.hook = w.id AND n.parked_at IS NULL) AS event
+      FROM waiting w WHERE w.id IS NOT NULL) f
+JOIN hook_deliveries d ON d.hook = f.id AND d.event = f.event
+JOIN hooks h ON h.id = f.id
+WHERE d.due_at <= ? {{free}}
+ORDER BY d.event LIMIT ? {{lock}}
+"""
+# SQLite would rather begin with those that were given up.
+_DUE = _FIRST.format(more="", free="", lock="", index="INDEXED BY hook_deliveries_waiting")
+# What is postponed and not held back itself; hardly anything is postponed.
+_NEXT_DUE = """
+SELECT min(d.due_at) FROM hook_deliveries d
+WHERE d.due_at > 0 AND d.due_at > ? AND d.parked_at IS NULL
+  AND NOT EXISTS (SELECT 1 FROM hook_deliveries n
+    WHERE n.hook = d.hook AND n.event < d.event AND n.parked_at IS NULL)
+"""
+
+# -- PostgreSQL, where several services ask
+
+_LESSEES = (
+    "SELECT DISTINCT leased_by FROM hook_deliveries"
+    " WHERE leased_until > 0 AND leased_until > ? AND leased_by <> ?"
+)
+# Of a hook for which another service is at any delivery nothing is due here. What somebody else
+# has locked or leased since this statement began is left out.
+_CLAIM = _FIRST.format(
+    more=", d.ctid::text",
+    free="""AND NOT EXISTS (SELECT 1 FROM hook_deliveries l
+    WHERE l.hook = f.id AND l.leased_until > 0 AND l.leased_until > ? AND l.leased_by = ANY(?))
+  AND (d.parked_at IS NULL AND (d.leased_until <= ? OR d.leased_by = ? OR d.leased_by = ANY(?)))""",
+    lock="FOR UPDATE OF d SKIP LOCKED",
+    index="",
+)
+_LEASE = "UPDATE hook_deliveries SET leased_until = ?, leased_by = ? WHERE ctid = ANY(?::tid[])"
+# Whoever deletes a hook waits for what is being written about it, and the other way round; what
+# is written then finds no hook.
+_KEPT = "SELECT 1 FROM hooks WHERE id = ? FOR KEY SHARE"
+
 _GONE = "DELETE FROM hook_deliveries WHERE hook = ? AND event = ?"
 _LATER = (
     "UPDATE hook_deliveries SET due_at = ?, error = ?, attempts = attempts + 1, leased_until = 0"
@@ -75,6 +113,9 @@ class Hooks:
 
     def __init__(self, store: Runs) -> None:
         self._store = store
+        self._asked = 0.0  # what was due until then was given
+        self._looking_again = False
+        self._logged: Counter[int] = Counter()  # attempts of a hook since this service began
 
     # -- which there are
 
@@ -88,11 +129,17 @@ class Hooks:
         url: str,
         content_type: ContentType,
     ) -> Hook | None:
+        now = time.time()
+
         def job(connection: Connection) -> Hook | None:
             if connection.execute(_AGENT, (agent_id,)).fetchone() is None:
                 return None
             values = (client, agent_id, agent_type, event_type.value, method, url, content_type)
-            (id,) = connection.execute(_CREATE, (*values, connection.now())).fetchone()
+            # There already, when the answer to the commit was lost and this is the second time.
+            row = connection.execute(_CREATED, (*values, now)).fetchone()
+            if row is None:
+                row = connection.execute(_CREATE, (*values, now)).fetchone()
+            (id,) = row
             connection.hooks_changed()
             return Hook(id, client, agent_id, agent_type, event_type, method, url, content_type)
 
@@ -135,19 +182,17 @@ class Hooks:
 
     async def delete(self, id: int) -> bool:
         def job(connection: Connection) -> bool:
-            # By hand: SQLite keeps foreign keys only where it is told to.
-            for table in ("hook_deliveries", "hook_attempts"):
-                connection.execute(f"DELETE FROM {table} WHERE hook = ?", (id,))
             connection.hooks_changed()
             return bool(connection.execute("DELETE FROM hooks WHERE id = ?", (id,)).rowcount)
 
+        self._logged.pop(id, None)
         return await self._store.run(job)
 
     # -- how it went
 
     async def log(self, id: int, limit: int) -> list[Attempt]:
         def job(connection: Connection) -> list[Attempt]:
-            rows = connection.execute(_READ_LOG, (id, limit)).fetchall()
+            rows = connection.execute(_READ_LOG, (id, min(limit, KEPT))).fetchall()
             return [Attempt(row[0], EventType(row[1]), moment(row[2]), *row[3:]) for row in rows]
 
         return await self._store.run(job, writes=False)
@@ -179,28 +224,49 @@ class Hooks:
     # -- what is owed
 
     async def due(self, now: datetime, limit: int, busy: Set[int], /) -> list[HookDelivery]:
+        """Of each hook that is not ``busy``, by id, its first delivery that is not parked, if that
+        is due: up to ``limit``, the oldest events first.
+
+        On PostgreSQL they are leased to this service for a minute, or as long as it lives if that
+        is shorter; it may ask for them again. Hooks of which another service has a delivery are
+        left to it, and looked for again soon. What cannot be read is parked.
+        """
         at = now.timestamp()
 
-        def job(connection: Connection) -> tuple[list[HookDelivery], list[tuple[int, int, str]]]:
-            rows = [row for row in connection.execute(_DUE, (at,)).fetchall() if row[0] not in busy]
-            if not connection.sqlite:
-                rows = _claimed(connection, rows, at, limit)
-            rows = rows[:limit]
+        def job(
+            connection: Connection,
+        ) -> tuple[list[HookDelivery], list[tuple[int, int, str]], bool]:
+            others = False
+            # Those under way come first in the answer, and must not fill it.
+            most = limit + len(busy)
+            if connection.sqlite:
+                rows = connection.execute(_DUE, (at, most)).fetchall()
+                rows = [row for row in rows if row[0] not in busy][:limit]
+            else:
+                rows, others = _claimed(connection, at, most, limit, busy)
             events = events_numbered(connection, [row[8] for row in rows])
             found: list[HookDelivery] = []
             unreadable: list[tuple[int, int, str]] = []
             for row in rows:
-                event = events.get(row[8])
+                event = events[row[8]]
                 if isinstance(event, Event):
                     found.append(HookDelivery(_hook(row), row[8], event, row[9]))
                 else:
-                    unreadable.append((row[0], row[8], str(event or "there is no such event")))
-            return found, unreadable
+                    unreadable.append((row[0], row[8], str(event)))
+            return found, unreadable, others
 
-        found, unreadable = await self._store.run(job, writes=not self._store.sqlite)
+        found, unreadable, others = await self._store.run(job, writes=not self._store.sqlite)
+        self._asked = at
         if unreadable:
             await self._park_unreadable(unreadable, at)
+        if others and not self._looking_again:
+            self._looking_again = True
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_again)
         return found
+
+    def _look_again(self) -> None:
+        self._looking_again = False
+        self._store.wake()
 
     async def _park_unreadable(self, which: Sequence[tuple[int, int, str]], at: float) -> None:
         def job(connection: Connection) -> None:
@@ -213,30 +279,32 @@ class Hooks:
         self._store.wake()  # what they were in the way of
 
     async def next_due(self) -> datetime | None:
+        """When the next of those that are postponed is due; what was due already when ``due`` was
+        asked last does not count. None: nothing is postponed."""
+        asked = self._asked
+
         def job(connection: Connection) -> datetime | None:
-            (at,) = connection.execute(_NEXT_DUE).fetchone()
+            (at,) = connection.execute(_NEXT_DUE, (asked,)).fetchone()
             return None if at is None else moment(at)
 
         return await self._store.run(job, writes=False)
 
     async def delivered(self, delivery: HookDelivery, attempt: Attempt, /) -> None:
-        key = (delivery.hook.id, delivery.seq)
-        await self._mark([(_GONE, key)], delivery, attempt)
+        """Need not be told again."""
+        await self._mark(_GONE, (), delivery, attempt)
 
     async def postpone(self, delivery: HookDelivery, until: datetime, attempt: Attempt, /) -> None:
-        values = (until.timestamp(), attempt.error, delivery.hook.id, delivery.seq)
-        await self._mark([(_LATER, values)], delivery, attempt)
+        """Failed: counts an attempt, not due before ``until``."""
+        await self._mark(_LATER, (until.timestamp(), attempt.error), delivery, attempt)
 
     async def park(self, delivery: HookDelivery, now: datetime, attempt: Attempt, /) -> None:
-        values = (now.timestamp(), attempt.error, delivery.hook.id, delivery.seq)
-        await self._mark([(_PARK, values)], delivery, attempt)
+        """Given up: kept for the admin, not due again, holds nothing back."""
+        await self._mark(_PARK, (now.timestamp(), attempt.error), delivery, attempt)
 
     async def _mark(
-        self,
-        statements: Iterable[tuple[str, tuple[object, ...]]],
-        delivery: HookDelivery,
-        attempt: Attempt,
+        self, text: str, values: tuple[object, ...], delivery: HookDelivery, attempt: Attempt
     ) -> None:
+        """Nothing, when the hook was deleted meanwhile."""
         hook = delivery.hook.id
         logged = (
             attempt.event_id,
@@ -248,31 +316,30 @@ class Hooks:
             attempt.seconds,
             attempt.outcome,
         )
+        self._logged[hook] += 1
+        prune = self._logged[hook] % PRUNE == 1
 
         def job(connection: Connection) -> None:
-            for text, values in statements:
-                connection.execute(text, values)
+            if not connection.sqlite and connection.execute(_KEPT, (hook,)).fetchone() is None:
+                return
+            connection.execute(text, (*values, hook, delivery.seq))
             connection.execute(_LOG, (*logged, hook))
-            connection.execute(_PRUNE, (hook, hook, KEPT))
+            if prune:
+                connection.execute(_PRUNE, (hook, hook, KEPT))
 
         await self._store.run(job, synced=False)  # once too often is allowed
 
 
 def _claimed(
-    connection: Connection, rows: Sequence[Sequence[Any]], at: float, limit: int
-) -> list[Sequence[Any]]:
-    """Those that no other living service has; they are this service's for a while."""
+    connection: Connection, at: float, most: int, limit: int, busy: Set[int]
+) -> tuple[list[Sequence[Any]], bool]:
+    """Leased to this service; and whether others are at some."""
     me = connection.presence.id
-    others = {row[11] for row in rows if row[10] > at and row[11] not in (None, me)}
-    dead = connection.presence.dead(connection, others)
-    mine: list[Sequence[Any]] = []
-    for row in rows:
-        if len(mine) == limit:
-            break
-        if row[10] > at and row[11] in others - dead:
-            continue
-        key = (row[0], row[8])
-        if connection.execute(_CLAIM, (*key, at, me, sorted(dead))).fetchone() is not None:
-            connection.execute(_LEASE, (at + LEASE, me, *key))
-            mine.append(row)
-    return mine
+    lessees = {row[0] for row in connection.execute(_LESSEES, (at, me)).fetchall() if row[0]}
+    dead = connection.presence.dead(connection, lessees)
+    alive = sorted(lessees - dead)
+    rows = connection.execute(_CLAIM, (at, at, alive, at, me, sorted(dead), most)).fetchall()
+    rows = [row for row in rows if row[0] not in busy][:limit]
+    if rows:
+        connection.execute(_LEASE, (at + LEASE, me, [row[10] for row in rows]))
+    return rows, bool(alive)
