@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 CHUNK = 500  # rows per statement
 LINES = 20  # per kind, when a difference is told
-YAML = "yaml"
+YAML, API = "yaml", "api"
 
 
 class Declared(Protocol):
@@ -109,7 +109,8 @@ def _fingerprint(salt: bytes, material: bytes) -> str:
 def bring_in(database: Database, declared: Declared) -> Difference:
     """Blocks: to be called in a thread. All or nothing. Raises DirectoryConflict.
 
-    ``database`` must be connected in this thread.
+    ``database`` must be connected in this thread. What other programs have changed of the
+    memberships since stays as it is until another YAML than the last one is brought in.
     """
     agents = declared.agents
     if agents is None:
@@ -121,8 +122,10 @@ def bring_in(database: Database, declared: Declared) -> Difference:
     plain = [(a.number, a.pin.get_secret_value()) for a in agents if a.pin is not None]
     if plain:
         hashes |= pins.hashed(plain, known)
+    material = declared.fingerprint_material
+    same = bool(material) and knows(database, material)
     salt = os.urandom(16)
-    note = f"{salt.hex()}:{_fingerprint(salt, declared.fingerprint_material)}"
+    note = f"{salt.hex()}:{_fingerprint(salt, material)}"
     difference = Difference()
     with _alone(database):
         now = time.time()
@@ -163,7 +166,7 @@ def bring_in(database: Database, declared: Declared) -> Difference:
             now,
             difference,
         )
-        _queue_pauses(database, declared.queues)
+        _queue_pauses(database, declared.queues, difference)
         _clear_logins(database, agents)
         gone = _bring(
             database,
@@ -189,7 +192,9 @@ def bring_in(database: Database, declared: Declared) -> Difference:
         gone += [a.number for a in agents if not a.enabled]
         there = _logged_in(database)
         difference.to_log_off = sorted(number for number in gone if number in there)
-        _memberships(database, agents, now, there, difference)
+        # One who is not enabled is archived as a whole, and finds the queues when back.
+        enabled = [agent for agent in agents if agent.enabled]
+        _memberships(database, enabled, now, there, same, difference)
         Note.insert(key="directory", value=note).on_conflict(
             conflict_target=[Note.key], update={Note.value: note}
         ).execute(database)
@@ -274,25 +279,46 @@ def _bring(
     return gone
 
 
-def _queue_pauses(database: Any, queues: Sequence[QueueSettings]) -> None:
-    """What stands in the YAML, and nothing else."""
-    ids = dict(Queue.select(Queue.name, Queue.id).tuples().execute(database))
-    QueuePause.delete().execute(database)
-    rows = [
-        {
-            "queue": ids[queue.name],
-            "code": pause.reason,
-            "limit_duration": None
-            if pause.limit_duration is None
-            else pause.limit_duration.total_seconds(),
-            "automatic_unpause": pause.automatic_unpause,
-            "disable_unpause": pause.disable_unpause,
-        }
+def _queue_pauses(database: Any, queues: Sequence[QueueSettings], difference: Difference) -> None:
+    """What stands in the YAML of its queues, and nothing else."""
+    names = dict(
+        Queue.select(Queue.id, Queue.name).where(Queue.origin == YAML).tuples().execute(database)
+    )
+    ids = {name: id for id, name in names.items()}
+    columns = (
+        QueuePause.queue,
+        QueuePause.code,
+        QueuePause.limit_duration,
+        QueuePause.automatic_unpause,
+        QueuePause.disable_unpause,
+    )
+    there = {
+        (row[0], row[1]): tuple(row[2:])
+        for row in QueuePause.select(*columns).tuples().execute(database)
+        if row[0] in names
+    }
+    wanted = {
+        (ids[queue.name], pause.reason): (
+            None if pause.limit_duration is None else pause.limit_duration.total_seconds(),
+            pause.automatic_unpause,
+            pause.disable_unpause,
+        )
         for queue in queues
         for pause in queue.pauses
-    ]
+    }
+    if wanted == there:
+        return
+    changed = {names[key[0]] for key in wanted.keys() | there.keys() if _differ(wanted, there, key)}
+    difference.changed += [f"queue {name}: other pauses" for name in sorted(changed)]
+    for some in _chunks(sorted(names)):
+        QueuePause.delete().where(QueuePause.queue.in_(some)).execute(database)
+    rows = [(*key, *values) for key, values in wanted.items()]
     for chunk in _chunks(rows):
-        QueuePause.insert_many(chunk).execute(database)
+        QueuePause.insert_many(chunk, fields=columns).execute(database)
+
+
+def _differ(one: Mapping[T, object], other: Mapping[T, object], key: T) -> bool:
+    return one.get(key) != other.get(key)
 
 
 def _clear_logins(database: Any, agents: Sequence[AgentSettings]) -> None:
@@ -416,6 +442,7 @@ def _memberships(
     agents: Sequence[AgentSettings],
     now: float,
     there: set[str],
+    same: bool,
     difference: Difference,
 ) -> None:
     """The memberships of the agents who came from the YAML. Rows are archived, never deleted."""
@@ -459,6 +486,8 @@ def _memberships(
                 difference.archived.append(what)
                 if joined:
                     difference.to_leave.append((number, names[queue_id]))
+            continue
+        if same and (archived_at is None or origin == API):
             continue
         if archived_at is not None or penalty != wanted[pair] or origin != YAML:
             changes: dict[str, Any] = {

@@ -7,7 +7,6 @@ since 1970-01-01 UTC in double precision, which holds microseconds.
 from peewee import (
     AutoField,
     BigAutoField,
-    BigIntegerField,
     BooleanField,
     CompositeKey,
     DoubleField,
@@ -32,7 +31,7 @@ class Agent(Table):
     logoff_at = TextField(null=True)  # "18:30" or "never"; null: as everybody
     origin = TextField()  # yaml | api
     archived_at = DoubleField(null=True)
-    login = TextField(null=True)  # null: the number
+    login = TextField(null=True)  # unique; null: the number
     password_hash = TextField(null=True)
     enabled = BooleanField(default=True)  # one who is not is archived, too
 
@@ -62,7 +61,8 @@ class Membership(Table):
     queue = ForeignKeyField(Queue, on_update="CASCADE")
     penalty = IntegerField(default=0)
     joined = BooleanField(default=False)
-    # yaml | api | asterisk: none of the agent's queues, somebody put the agent in; always archived
+    # yaml | api: added, or archived, by a program | asterisk: none of the agent's queues, somebody
+    # put the agent in; always archived
     origin = TextField(default="yaml")
     own_penalty = IntegerField(null=True)
     own_paused = BooleanField(null=True)
@@ -212,7 +212,7 @@ class HookDelivery(Table):
     """One event owed to one hook. Gone when delivered; leased as a ``Delivery`` is."""
 
     hook = ForeignKeyField(Hook, column_name="hook", on_delete="CASCADE")
-    event = BigIntegerField()
+    event = ForeignKeyField(Event, column_name="event")
     due_at = DoubleField(default=0)
     attempts = IntegerField(default=0)
     error = TextField(null=True)

@@ -16,6 +16,7 @@ from playhouse.pool import PooledDatabase
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
+    AddToQueue,
     Adopt,
     Command,
     LogIn,
@@ -92,6 +93,7 @@ class PeeweeStore:
         self._limits: dict[str, PauseLimit] | None = None
         self._queue_pauses: dict[tuple[str, str], QueuePause] | None = None
         self._numbers: dict[int, str] = {}  # by id
+        self._queues: dict[int, tuple[str, str]] | None = None  # by id
         self._woken: list[Callable[[], None]] = []
         self._database = place.database()
         self._presence = Presence() if place.sqlite else SharedPresence(self._database)
@@ -154,6 +156,7 @@ class PeeweeStore:
         self._limits = None
         self._queue_pauses = None
         self._numbers.clear()
+        self._queues = None
 
     # -- the directory; these block: to be called before the loop runs, or in a thread
 
@@ -217,8 +220,11 @@ class PeeweeStore:
                 return known
 
         def job(connection: Connection) -> AgentState | None:
-            row = connection.execute("SELECT number FROM agents WHERE id = ?", (id,)).fetchone()
-            found = None if row is None else connection.load(row[0])
+            if connection.sqlite:
+                row = connection.execute("SELECT number FROM agents WHERE id = ?", (id,)).fetchone()
+                found = None if row is None else connection.load(row[0])
+            else:
+                found = next(iter(connection.loaded_where("a.id = ?", (id,))), None)
             return None if found is None or found.archived else found.state
 
         def seen(state: AgentState | None) -> None:
@@ -233,13 +239,19 @@ class PeeweeStore:
     async def queue_by_id(self, id: int) -> tuple[str, str] | None:
         """Name in Asterisk and number, unless archived."""
 
-        def job(connection: Connection) -> tuple[str, str] | None:
-            row = connection.execute(
-                "SELECT name, number FROM queues WHERE id = ? AND archived_at IS NULL", (id,)
-            ).fetchone()
-            return None if row is None else (row[0], row[1])
+        def job(connection: Connection) -> dict[int, tuple[str, str]]:
+            rows = connection.execute(
+                "SELECT id, name, number FROM queues WHERE archived_at IS NULL"
+            ).fetchall()
+            return {id: (name, number) for id, name, number in rows}
 
-        return await self.run(job, writes=False)
+        def seen(queues: dict[int, tuple[str, str]]) -> None:
+            if self.sqlite:
+                self._queues = queues
+
+        if self._queues is not None:
+            return self._queues.get(id)
+        return (await self.workers.submit(job, writes=False, seen=seen)).get(id)
 
     def forget(self, number: str) -> None:
         """The agent's state as last committed is not that any more."""
@@ -851,7 +863,12 @@ def _decided_again(found: Loaded) -> Change | None:
     except (KeyError, TypeError, ValueError) as error:
         log.error("an intent cannot be read", agent=found.state.number, error=repr(error))
         return None
-    decision = decide(found.state, command, moment(found.decided_at))
+    state = found.state
+    if isinstance(command, AddToQueue):
+        # It was none of the agent's then; the YAML may have made it one since.
+        others = tuple(m for m in state.memberships if m.queue != command.queue)
+        state = replace(state, memberships=others)
+    decision = decide(state, command, moment(found.decided_at))
     if isinstance(decision, Refused):
         log.error("an intent cannot be decided again", agent=found.state.number, why=str(decision))
         return None

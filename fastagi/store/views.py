@@ -7,7 +7,7 @@ block: from an event loop they are made in a thread.
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,17 +23,17 @@ from fastagi.agents.model import AgentState, Status
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store import tables
-from fastagi.store.connection import STATE, loaded, moment
+from fastagi.store.connection import loaded, moment, state_query
 from fastagi.store.database import parse
-from fastagi.store.deliveries import UnreadableEvent, event_from
+from fastagi.store.deliveries import EVENT_COLUMNS, UnreadableEvent, event_from
 
 log = logging.getLogger(__name__)  # not on standard output, where commands write
 
 CHUNK = 1000  # values per statement
 LOG_OFF, PAUSE = "log off", "pause"
 HOOK = "hook"  # among the sinks: all hooks together
-# Seconds, see _Gaps: no transaction takes half as long as LONG_AGO.
-GRACE, LONG_AGO = 1.0, 600.0
+PATIENCE = 1.0  # seconds, with changes that are being committed
+ROUNDS = 5  # of reading, when gaps turn out to be settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +163,9 @@ class Views:
         if numbers is None:
             return self._agents("(a.archived_at IS NULL OR s.id IS NOT NULL)", ())
         found: list[AgentView] = []
-        for begin in range(0, len(numbers), CHUNK):
-            some = tuple(numbers[begin : begin + CHUNK])
+        wanted = list(dict.fromkeys(numbers))
+        for begin in range(0, len(wanted), CHUNK):
+            some = tuple(wanted[begin : begin + CHUNK])
             found += self._agents(
                 "(a.archived_at IS NULL OR s.id IS NOT NULL)"
                 f" AND a.number IN ({', '.join(['{0}'] * len(some))})",
@@ -181,23 +182,11 @@ class Views:
 
     def _agents(self, where: str, values: tuple[object, ...]) -> list[AgentView]:
         with self.connected() as database:
-            text = STATE.format(where=where.format(database.param))
-            states = [
-                found.state for found in loaded(database.execute_sql(text, values).fetchall())
-            ]
-            ids = [state.id for state in states if state.session is not None]
-            logins = self._sources(database, tables.LoginSession, ids)
-            pauses = self._sources(database, tables.PauseSegment, ids)
-        views = [_view(s, logins.get(s.id), pauses.get(s.id)) for s in states]
+            text = state_query(where.format(database.param), ", s.source, p.source")
+            rows = database.execute_sql(text, values).fetchall()
+        sources = {row[0]: row[-2:] for row in rows}
+        views = [_view(found.state, *sources[found.state.id]) for found in loaded(rows)]
         return sorted(views, key=_in_order)
-
-    def _sources(self, database: Any, table: Any, ids: Sequence[int]) -> dict[int, Source]:
-        """Where what is open of these agents came from, by agent."""
-        query = table.select(table.agent, table.source).where(table.ended_at.is_null())
-        if len(ids) <= CHUNK:
-            query = query.where(table.agent.in_(ids))
-        rows = query.tuples().execute(database)
-        return {agent: Source(source) for agent, source in rows}
 
     def events(
         self,
@@ -217,25 +206,47 @@ class Views:
         """Events after the one numbered ``after``, the oldest first, up to ``limit`` of them, and
         up to the first number that may still be filled: who reads on from the last one misses
         nothing."""
-        found = self.events(after, limit)
-        if self._gaps is None or not found:
-            return found
+        while True:
+            rows = self._settled_rows(after, limit)
+            found = _readable(rows)
+            if found or not rows:
+                return found
+            after = rows[-1][-1]  # nothing of the page can be read: the next one may
+
+    def _settled_rows(self, after: int, limit: int) -> Sequence[Sequence[Any]]:
+        text = f"SELECT {EVENT_COLUMNS}, e.seq FROM events e WHERE e.seq > {{0}} ORDER BY e.seq"
         with self.connected() as database:
-            numbers = [(s.seq, s.event.occurred_at.timestamp()) for s in found]
-            last = self._gaps.settled(database, after, numbers)
-        return [stored for stored in found if stored.seq <= last]
+            text = f"{text} LIMIT {{0}}".format(database.param)
+
+            def read() -> list[Sequence[Any]]:
+                rows: list[Sequence[Any]] = database.execute_sql(text, (after, limit)).fetchall()
+                return rows
+
+            if self._gaps is None:
+                return read()
+            return self._gaps.settled(database, after, read)[0]
 
     def last_seq(self) -> int:
-        """The number of the last event up to which all are settled; 0: there is none."""
-        table = tables.Event
-        query = table.select(table.seq, table.occurred_at).order_by(table.seq.desc())
-        newest = [(row[0], row[1]) for row in self._rows(query.limit(CHUNK))][::-1]
-        if not newest:
-            return 0
-        if self._gaps is None:
-            return int(newest[-1][0])
+        """The number of the last event before which none can appear any more; 0: there is none.
+
+        Waits a little for changes that are being committed."""
+        until = time.monotonic() + PATIENCE
         with self.connected() as database:
-            return self._gaps.settled(database, newest[0][0] - 1, newest)
+
+            def read() -> list[Sequence[Any]]:
+                # No transaction of ours is open for so long that so many events pass it by.
+                text = f"SELECT seq FROM events ORDER BY seq DESC LIMIT {CHUNK}"
+                rows: list[Sequence[Any]] = database.execute_sql(text).fetchall()
+                return rows[::-1]
+
+            if self._gaps is None:
+                rows = read()
+                return rows[-1][0] if rows else 0
+            while True:
+                rows, whole = self._gaps.settled(database, None, read)
+                if whole or time.monotonic() > until:
+                    return rows[-1][0] if rows else 0
+                time.sleep(0.01)
 
     def latest_events(
         self,
@@ -250,13 +261,7 @@ class Views:
         return self._events(_narrowed(query, agent, type, source))[::-1]
 
     def _events(self, query: "ModelSelect[Any]") -> list[StoredEvent]:
-        found = []
-        for row in self._rows(query):
-            try:
-                found.append(StoredEvent(row[-1], event_from(row)))
-            except UnreadableEvent as error:  # the others are there all the same
-                log.warning("event %s is left out: %s", row[0], error)
-        return found
+        return _readable(self._rows(query))
 
     def login_sessions(self, agent: str | None = None, limit: int = 100) -> list[LoginSessionView]:
         """The latest first; open ones have no ``ended_at``."""
@@ -319,7 +324,7 @@ class Views:
 
     def _states(self, where: str, values: tuple[object, ...]) -> list[AgentState]:
         with self.connected() as database:
-            text = STATE.format(where=where.format(database.param))
+            text = state_query(where.format(database.param))
             return [found.state for found in loaded(database.execute_sql(text, values).fetchall())]
 
     def queue_ids(self) -> dict[str, int]:
@@ -390,37 +395,16 @@ class Views:
 
     def parked(self) -> list[ParkedDelivery]:
         """The deliveries given up, the oldest event first."""
-        table = tables.Delivery
-        query = (
-            table.select(
-                table.sink,
-                tables.Event.id,
-                table.agent,
-                table.attempts,
-                table.error,
-                table.parked_at,
-            )
-            .join(tables.Event, JOIN.INNER)
-            .where(table.parked_at.is_null(False))
-            .order_by(table.event)
-        )
-        owed = tables.HookDelivery
-        event = tables.Event
-        hooks = (
-            owed.select(
-                owed.hook,
-                event.id,
-                event.agent,
-                owed.attempts,
-                owed.error,
-                owed.parked_at,
-            )
-            .join(event, JOIN.INNER, on=(owed.event == event.seq))
-            .where(owed.parked_at.is_null(False))
-            .order_by(owed.event, owed.hook)
-        )
-        rows = [*self._rows(query)]
-        rows += [(f"{HOOK} {row[0]}", *row[1:]) for row in self._rows(hooks)]
+        text = f"""
+            SELECT d.sink, e.id, e.agent, d.attempts, d.error, d.parked_at, d.event
+            FROM deliveries d JOIN events e ON e.seq = d.event WHERE d.parked_at IS NOT NULL
+            UNION ALL
+            SELECT '{HOOK} ' || d.hook, e.id, e.agent, d.attempts, d.error, d.parked_at, d.event
+            FROM hook_deliveries d JOIN events e ON e.seq = d.event WHERE d.parked_at IS NOT NULL
+            ORDER BY 7, 1
+        """
+        with self.connected() as database:
+            rows = database.execute_sql(text).fetchall()
         return [
             ParkedDelivery(row[0], row[1], row[2], row[3], row[4] or "", moment(row[5]))
             for row in rows
@@ -454,6 +438,17 @@ def retry_parked(url: str, event_id: str | None = None) -> int:
     finally:
         if isinstance(database, PooledDatabase):
             database.close_all()
+
+
+def _readable(rows: Iterable[Sequence[Any]]) -> list[StoredEvent]:
+    """Of rows with ``EVENT_COLUMNS`` and the number behind them."""
+    found: list[StoredEvent] = []
+    for row in rows:
+        try:
+            found.append(StoredEvent(row[-1], event_from(row)))
+        except UnreadableEvent as error:  # the others are there all the same
+            log.warning("event %s is left out: %s", row[0], error)
+    return found
 
 
 def _events() -> "ModelSelect[Any]":
@@ -508,51 +503,78 @@ class _Gaps:
     """Numbers that were taken, and may yet be filled (PostgreSQL).
 
     A sequence gives its numbers before the transactions that ask for them are committed, and not
-    in the order in which these are: event 8 can appear after event 9. A number that is missing is
-    waited for until every transaction that can have taken it has ended: all that were running when
-    it was first seen missing. As a transaction is given its own number a moment after it took one
-    of the sequence, the ones to wait for are counted a little later.
+    in the order in which these are: event 8 can appear after event 9. A transaction that was rolled
+    back leaves its number missing for ever.
+
+    Who inserts has locked the table (ROW EXCLUSIVE) before a number is taken, and until the end of
+    the transaction (https://www.postgresql.org/docs/current/explicit-locking.html). So when event 9
+    is seen and 8 is not, 8 can be filled only by those who hold that lock now; once they have let
+    go of it, what they have written is there for the next look, and what is still missing then will
+    be missing for ever. Transactions of others, however long, and of other databases are nothing
+    to us; the oldest running transaction of all (pg_snapshot_xmin) would wait for them, too.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: dict[int, float] = {}  # missing number -> when that was first seen
-        self._until: dict[int, int] = {}  # … -> all transactions before this one are waited for
+        self._final = 0  # up to here nothing is filled any more
+        # Who may fill what is missing before a number, and who of them has not ended yet.
+        self._open: list[tuple[int, set[str]]] = []
 
-    def settled(self, database: Any, after: int, numbers: Sequence[tuple[int, float]]) -> int:
-        """The last of the numbers (rising, all beyond ``after``, each with the time of its event)
-        before which nothing is open."""
-        if numbers[-1][0] - after == len(numbers):
-            return numbers[-1][0]
-        row = database.execute_sql(
-            "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,"
-            " pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-        ).fetchone()
-        with self._lock:
-            return self._settled(after, numbers, *row)
+    def settled(
+        self, database: Any, after: int | None, read: Callable[[], list[Sequence[Any]]]
+    ) -> tuple[list[Sequence[Any]], bool]:
+        """The rows that ``read`` gives, those whose last column is a number after ``after`` (or
+        from the first row's on), up to the first number that may still be filled; and whether that
+        is all of them."""
+        rows: list[Sequence[Any]] = []
+        count = 0
+        for _ in range(ROUNDS):
+            final = self._final  # before the rows are read
+            rows = read()
+            if not rows:
+                return rows, True
+            count = _before_gap(rows, rows[0][-1] - 1 if after is None else after, final)
+            if count == len(rows):
+                return rows, True
+            if not self._looked(database, rows[count][-1] - 1, rows[-1][-1]):
+                break
+        return rows[:count], False
 
-    def _settled(
-        self, after: int, numbers: Sequence[tuple[int, float]], oldest: int, newest: int
-    ) -> int:
-        now = time.monotonic()
-        long_ago = time.time() - LONG_AGO
-        last = after
-        for number, at in numbers:
-            for missing in range(last + 1, number) if at > long_ago else ():
-                since = self._seen.setdefault(missing, now)
-                if now - since < GRACE:
-                    return last
-                if oldest < self._until.setdefault(missing, newest):
-                    return last
-            last = number
-        if len(self._seen) > CHUNK:
-            for missing in [n for n in self._seen if n <= after - CHUNK]:
-                self._seen.pop(missing)
-                self._until.pop(missing, None)
-        return last
+    def _looked(self, database: Any, missing: int, newest: int) -> bool:
+        """Whether nothing is filled any more up to that number: the rows must be read anew."""
+        with self._lock:  # so that nobody judges by what was seen before another's entry
+            writers = {row[0] for row in database.execute_sql(_WRITERS).fetchall()}
+            still: list[tuple[int, set[str]]] = []
+            for before, who in self._open:
+                if left := who & writers:
+                    still.append((before, left))
+                else:
+                    self._final = max(self._final, before - 1)
+            if not writers:
+                self._final = max(self._final, newest - 1)
+            elif self._final < missing and all(before <= missing for before, _ in still):
+                still.append((newest, writers))
+            self._open = [one for one in still if one[0] - 1 > self._final]
+            return self._final >= missing
 
 
-def _view(state: AgentState, source: Source | None, pause_source: Source | None) -> AgentView:
+def _before_gap(rows: Sequence[Sequence[Any]], after: int, final: int) -> int:
+    """How many of the rows, by their numbers, stand before the first gap beyond ``final``."""
+    for count, row in enumerate(rows):
+        if row[-1] != after + 1 and row[-1] - 1 > final:
+            return count
+        after = row[-1]
+    return len(rows)
+
+
+_WRITERS = (
+    "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted"
+    " AND relation = 'events'::regclass AND mode = 'RowExclusiveLock'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def _view(state: AgentState, source: str | None, pause_source: str | None) -> AgentView:
     session, pause = state.session, state.pause
     return AgentView(
         id=state.id,
@@ -572,6 +594,6 @@ def _view(state: AgentState, source: Source | None, pause_source: Source | None)
         planned=_PLANNED[type(state.planned)],
         context=session.device.context if session else "",
         device_type=session.device.type if session else "local",
-        source=source if session else None,
-        pause_source=pause_source if pause else None,
+        source=Source(source) if session and source else None,
+        pause_source=Source(pause_source) if pause and pause_source else None,
     )

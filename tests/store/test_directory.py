@@ -43,6 +43,7 @@ async def test_a_first_start_and_a_second(url: str, opened: Opened) -> None:
         "pause reason 1",
         "pause reason 10",
         "pause reason 2",
+        "queue billing",
         "queue sales",
         "queue support",
     ]
@@ -63,9 +64,10 @@ async def test_changes_are_told_line_by_line(store: PeeweeStore) -> None:
                 {"number": "702", "name": "sales"},  # swapped
                 {"number": "701", "name": "support"},
                 {"number": "703", "name": "billing"},
+                {"number": "704", "name": "returns"},
             ],
             agents=[
-                agent("1001", "sales", "billing", language="fr", pin="1234"),
+                agent("1001", "sales", "returns", language="fr", pin="1234"),
                 agent("1004"),
             ],
             pause_reasons=[{"code": "1", "name": "break"}],
@@ -82,9 +84,9 @@ async def test_changes_are_told_line_by_line(store: PeeweeStore) -> None:
         " when_exceeded 'unpause' -> 'warn'",
         "changed queue sales: number '701' -> '702'",
         "changed queue support: number '702' -> '701'",
-        "created agent 1001, queue billing",
+        "created agent 1001, queue returns",
         "created agent 1004",
-        "created queue billing",
+        "created queue returns",
     ]
     assert await store.agent("1002") is None
     assert await store.queue_numbered("702") == "sales"
@@ -273,9 +275,9 @@ def test_ten_thousand_agents(url: str, opened: Opened) -> None:
     store = opened(url)
     agents = [agent(str(10_000 + n), "sales", "support") for n in range(10_000)]
     difference = store.bring_in(settings(agents=agents))
-    assert len(difference.created) == 10_005
+    assert len(difference.created) == 10_006
     assert len(difference.lines()) == 21
-    assert difference.lines()[-1] == "created 9985 more"
+    assert difference.lines()[-1] == "created 9986 more"
     assert not store.bring_in(settings(agents=agents))
     store.bring_in(settings(agents=agents[5_000:]))
 

@@ -158,7 +158,8 @@ async def test_what_is_compared_with_asterisk(store: PeeweeStore, url: str) -> N
     assert views.states(numbers).keys() == {"1001", "1003"}  # archived, and still logged in
     assert views.states([]) == {}
     assert views.queue_names() == await store.queue_names()
-    assert views.queue_names() == {"sales": ("sales", "701"), "support": ("support", "702")}
+    assert views.queue_names()["support"] == ("support", "702")
+    assert views.queue_ids() == {"sales": 1, "support": 2, "billing": 3}
     assert views.note("started") is None
     await store.set_note("started", "today")
     assert views.note("started") == "today"
@@ -187,7 +188,7 @@ async def test_from_another_process_while_the_service_runs(store: PeeweeStore, u
 
 async def test_views_cannot_write(store: PeeweeStore, url: str) -> None:
     views = Views(url)
-    with pytest.raises(StoreUnavailable, match=r"read.?only"), views._connected() as database:
+    with pytest.raises(StoreUnavailable, match=r"read.?only"), views.connected() as database:
         database.execute_sql("DELETE FROM notes")
     views.close()
 
