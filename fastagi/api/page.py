@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from fastagi.agents import errors
 from fastagi.agents.commands import Actor, Command, LogOff, Pause, PauseReason, Unpause
 from fastagi.agents.service import StoreUnavailable
-from fastagi.api.doors import AgentView, Doors, StoredEvent
+from fastagi.api.doors import AgentView, Doors, Reading, StoredEvent
 from fastagi.config.settings import Right
 from fastagi.contract import Outcome, Source
 
@@ -83,10 +83,59 @@ class StaticFile:
         return cls(content, TYPES[path.suffix], _etag(content))
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The agents as one JSON object, and a digest of it."""
+
+    text: bytes
+    digest: bytes
+
+    @classmethod
+    def read(cls, reading: Reading, numbers: Sequence[str] | None = None) -> "Snapshot":
+        """Blocks: a second for ten thousand agents. Raises StoreUnavailable."""
+        # The event's number comes first: what happens in between is told by both, never by none.
+        seq = reading.last_seq()
+        agents = reading.agents(numbers)
+        parts = [
+            orjson.dumps([_agent(view) for view in agents[begin : begin + CHUNK]])[1:-1]
+            for begin in range(0, len(agents), CHUNK)
+        ]
+        whole = b'{"seq":%d,"agents":[%b]}' % (seq, b",".join(parts))
+        return cls(whole, hashlib.blake2b(whole, digest_size=12).digest())
+
+
+class Snapshots:
+    """Of all agents, one at a time. Those who wait share the next one: when the service is back
+    after a restart, all pages ask at once."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._lock = asyncio.Lock()
+        self._asked = 0
+        self._waiting = 0
+        self._last: tuple[int, Snapshot] | None = None  # and the last request it was begun after
+
+    async def latest(self) -> Snapshot:
+        """Nothing in it is older than this call. Raises StoreUnavailable."""
+        self._asked += 1
+        mine = self._asked
+        self._waiting += 1
+        try:
+            async with self._lock:
+                if self._last is None or self._last[0] < mine:
+                    upto = self._asked
+                    self._last = upto, await asyncio.to_thread(Snapshot.read, self._reading)
+                return self._last[1]
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._last = None  # it is large
+
+
 def routes(doors: Doors) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     files = {path.name: StaticFile.read(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
-    one_at_a_time = asyncio.Lock()  # of the big ones: many supervisors are one reader to the store
+    snapshots = Snapshots(doors.reading)
 
     # -- the files
 
@@ -119,28 +168,25 @@ def routes(doors: Doors) -> APIRouter:
             return _told(400, f"At most {AT_ONCE} agents by number in one request.")
         try:
             reasons = await doors.service.reasons()
-            client = request.state.client
-            head = {
+            async with asyncio.timeout(PATIENCE):
+                if number is None:
+                    snapshot = await snapshots.latest()
+                else:
+                    snapshot = await asyncio.to_thread(Snapshot.read, doors.reading, number)
+        except (StoreUnavailable, errors.Unavailable, TimeoutError) as error:
+            return _store_away(doors, error)
+        client = request.state.client
+        head = orjson.dumps(
+            {
                 "client": {"name": client.name, "rights": sorted(client.rights)},
                 "reasons": [{"code": r.code, "name": r.name} for r in reasons],
             }
-
-            def read() -> tuple[bytes, str]:
-                # The number comes first: what happens in between is told by both, never by none.
-                seq = doors.reading.last_seq()
-                body = _document(seq, doors.reading.agents(number), head)
-                return body, _etag(body)
-
-            if number is not None:
-                body, etag = await _in_thread(read)
-            else:
-                async with asyncio.timeout(PATIENCE), one_at_a_time:
-                    body, etag = await _in_thread(read)
-        except (StoreUnavailable, errors.Unavailable, TimeoutError) as error:
-            return _store_away(doors, error)
+        )
+        etag = _etag(head + snapshot.digest)
         headers = LIVE_HEADERS | {"ETag": etag}
         if _has(request, etag):
             return Response(status_code=304, headers=headers)
+        body = b"%b,%b" % (snapshot.text[:-1], head[1:])
         return Response(body, media_type="application/json", headers=headers)
 
     @router.get("/live/events")
@@ -230,14 +276,6 @@ def routes(doors: Doors) -> APIRouter:
 async def _in_thread(read: Callable[[], T]) -> T:
     async with asyncio.timeout(PATIENCE):
         return await asyncio.to_thread(read)
-
-
-def _document(seq: int, agents: Sequence[AgentView], head: dict[str, Any]) -> bytes:
-    parts = [
-        orjson.dumps([_agent(view) for view in agents[begin : begin + CHUNK]])[1:-1]
-        for begin in range(0, len(agents), CHUNK)
-    ]
-    return b'{"seq":%d,"agents":[%b],%b' % (seq, b",".join(parts), orjson.dumps(head)[1:])
 
 
 def _agent(view: AgentView) -> dict[str, Any]:

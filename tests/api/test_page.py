@@ -182,6 +182,30 @@ async def test_the_loop_goes_on_meanwhile(house: House, http: httpx2.AsyncClient
     assert (await asked).status_code == 200
 
 
+async def test_many_who_ask_at_once(logged_in: House) -> None:
+    """They share a reading of the store, though never one that began before they asked."""
+    go_on, begun, agents = threading.Event(), threading.Event(), logged_in.reader.agents
+    reads: list[int] = []
+
+    def slowly(numbers: Sequence[str] | None = None) -> Sequence[View]:
+        reads.append(logged_in.reader.last_seq())
+        begun.set()
+        assert go_on.wait(20)
+        return agents(numbers)
+
+    logged_in.reader.agents = slowly  # type: ignore[method-assign]
+    snapshots = page.Snapshots(logged_in.reader)
+    first = asyncio.create_task(snapshots.latest())
+    await asyncio.to_thread(begun.wait, 20)
+    await logged_in.hall.do(logged_in.hall.pause())
+    others = [asyncio.create_task(snapshots.latest()) for _ in range(20)]
+    await asyncio.sleep(0)  # all of them wait
+    go_on.set()
+    assert b'"seq":1,' in (await first).text
+    assert all(b'"seq":2,' in snapshot.text for snapshot in await asyncio.gather(*others))
+    assert reads == [1, 2]
+
+
 async def test_the_last_events(logged_in: House, http: httpx2.AsyncClient) -> None:
     hall = logged_in.hall
     for _ in range(30):

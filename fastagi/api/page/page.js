@@ -10,7 +10,8 @@ const ALL_OVER = 500; // touched agents from which everything is asked for
 const BACK_OFF = [500, 1000, 2000, 3500, 5000]; // ms
 const LONG_AWAY = 30_000; // ms without a connection after which everything is asked for again
 const SILENCE = 45_000; // ms without a byte after which the connection counts as lost
-const REFRESH = 60_000; // ms: what changes without an event (a name, a plan) is seen after this
+const REFRESH = 60_000; // ms: what changes without an event (a name, a plan) is seen after this, …
+const RARELY = 500; // … or after so many times the time that reading everything takes
 const ANNOUNCE = 1000; // ms in which changes are gathered for screen readers
 const TOKEN = "fastagi-token";
 
@@ -182,13 +183,17 @@ function take(agent) {
   agents.set(agent.number, agent);
 }
 
+let refreshAt = 0;
+
 async function loadAll(signal) {
+  const began = Date.now();
   const headers = snapshotTag ? { "If-None-Match": snapshotTag } : {};
   const response = await ask("/live/agents", { signal, headers });
+  refreshAt = Date.now() + Math.max(REFRESH, RARELY * (Date.now() - began));
   if (response.status === 304) return;
   const body = await response.json();
   snapshotTag = response.headers.get("ETag") || "";
-  seq = Math.max(seq, body.seq);
+  if (!streaming) seq = Math.max(seq, body.seq); // else the stream says how far it is
   client = body.client;
   reasons = body.reasons;
   const there = new Set(body.agents.map((agent) => agent.number));
@@ -964,8 +969,10 @@ function prepare() {
   setInterval(tick, 1000);
   setInterval(() => {
     const live = byId("connection").dataset.state === "live";
-    if (live && !document.hidden) loadAll(session.signal).catch(() => {});
-  }, REFRESH);
+    if (live && !document.hidden && Date.now() >= refreshAt) {
+      loadAll(session.signal).catch(() => {}); // the stream says it when the server is away
+    }
+  }, REFRESH / 4);
 }
 
 prepare();
