@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -43,19 +43,17 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.api import errors
 from fastagi.api.agentd_document import LARGEST_ID, ROUTES, extra, responses
 from fastagi.api.doors import AgentView, Doors
+from fastagi.api.face import PATIENCE, Served, in_thread, whole
 from fastagi.api.guard import Client
 from fastagi.config.settings import AlreadyElsewhere, InUseByAnother, Right
 from fastagi.contract import Outcome, Source
 
-PATIENCE = 20.0  # seconds for the store to answer
 CHUNK = 500  # agents written at a time: other threads run between two
 NO_REASON = PauseReason("", "")
 
 _ID = re.compile(r"[0-9]{1,20}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}", re.ASCII)
-
-T = TypeVar("T")
 
 
 class Bad(Exception):
@@ -142,11 +140,7 @@ class Agentd:
             raise Bad(403, errors.lacking(right))
         body = b""
         if method != "GET" and method != "HEAD":
-            message = await receive()
-            body = message.get("body", b"")
-            while message.get("more_body"):
-                message = await receive()
-                body += message.get("body", b"")
+            body = await whole(receive)
         return await operation(self, Call(client, key, by_number, body))
 
     # -- who is meant
@@ -255,7 +249,7 @@ class Agentd:
         state = await self._state(call)
         ids: Mapping[str, int] = {}
         if state.memberships:
-            ids = await _in_thread(self._doors.reading.queue_ids)
+            ids = await in_thread(self._doors.reading.queue_ids)
         return Answer(200, orjson.dumps(_told(state, ids)))
 
     # -- all of them
@@ -274,7 +268,7 @@ class Agentd:
 
         try:
             async with asyncio.timeout(PATIENCE), self._reading:
-                return Answer(200, await _in_thread(read))
+                return Answer(200, await in_thread(read))
         except TimeoutError as error:
             raise StoreUnavailable("too many ask for all agents") from error
 
@@ -483,26 +477,7 @@ def _head(id: int, number: str, logged: bool) -> dict[str, Any]:
     return {"id": id, "number": number, "logged": logged}
 
 
-async def _in_thread(read: Callable[[], T]) -> T:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            return await asyncio.to_thread(read)
-    except TimeoutError as error:
-        raise StoreUnavailable("no answer in time") from error
-
-
 # -- the routes, for OpenAPI
-
-
-class _Served(Response):
-    """What a route of FastAPI's gives back: the face itself answers."""
-
-    def __init__(self, face: Agentd) -> None:
-        super().__init__()
-        self._face = face
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._face(scope, receive, send)
 
 
 def routes(doors: Doors) -> APIRouter:
@@ -510,7 +485,7 @@ def routes(doors: Doors) -> APIRouter:
     face = Agentd(doors)
 
     async def served(request: Request) -> Response:
-        return _Served(face)
+        return Served(face)
 
     for route in ROUTES:
         router.add_api_route(

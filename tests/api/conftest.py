@@ -9,9 +9,9 @@ client of an application with other settings.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 import pytest
@@ -19,14 +19,15 @@ import pytest
 from fastagi.agents.devices import DeviceRule, DeviceType, Pattern
 from fastagi.agents.events import Event
 from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
-from fastagi.agents.model import AgentState, Status
+from fastagi.agents.limits import PauseLimit, QueuePause, QueuePauses
+from fastagi.agents.model import AgentState, Membership, Status
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api.application import application
 from fastagi.api.doors import Doors
 from fastagi.api.stream import Feed
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
 from fastagi.contract import EventType, Source
-from tests.agents.memory import Hall, MemoryStore, an_agent
+from tests.agents.memory import QUEUES, Hall, MemoryStore, an_agent
 
 QUEUE_IDS = {"sales": 1, "support": 2, "billing": 3}
 RULES = (
@@ -94,6 +95,7 @@ class Reader:
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
         self.ids = dict(QUEUE_IDS)
+        self.said: dict[tuple[str, str], QueuePause] = {}  # of pause reasons
 
     def _there(self, name: str) -> None:
         if self.store.down & {name, "*"}:
@@ -109,6 +111,10 @@ class Reader:
             if self.ids.get(name) == id:
                 return name, number
         return None
+
+    async def queue_pauses(self) -> QueuePauses:
+        self._there("queue_pauses")
+        return self.said
 
     def agents(self, numbers: Sequence[str] | None = None) -> Sequence[View]:
         self._there("agents")
@@ -133,22 +139,132 @@ class Reader:
         return len(self._events())
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """``doors.Stretch``."""
+
+    id: str
+    what: str
+    name: str
+    since: datetime
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """``doors.Reason``."""
+
+    id: int
+    code: str
+    name: str
+    description: str = ""
+    productive: bool = False
+    type: str = ""
+    archived: bool = False
+    limit: PauseLimit | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """``doors.AgentRecord``."""
+
+    id: int
+    number: str
+    name: str
+    login: str
+    archived: bool = False
+    enabled: bool = True
+    queues: Sequence[int] = ()
+    interface: str = ""
+    last_login: Stretch | None = None
+    last_pause: Stretch | None = None
+    current_pause: Stretch | None = None
+
+
 class MemoryRecords:
-    """``doors.Records`` over the store in memory."""
+    """``doors.Records``: the agents of the store in memory, and others who are none any more."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._store = reader.store
         self.logins: dict[str, str] = {}  # login name -> number
         self.not_call_center: set[str] = set()  # queues
+        self.others: dict[int, Record] = {}  # by id
+        self.passwords: dict[int, str] = {}
+        self.all_reasons: list[Reason] = [
+            Reason(18, "1", "lunch", "Pausa Cadastro", productive=True),
+            Reason(19, "2", "break"),
+        ]
+
+    def _record(self, state: AgentState) -> Record:
+        own = self._store.own_queues.get(state.number, {m.queue for m in state.memberships})
+        session, pause = state.session, state.pause
+        interface = session.device.interface if session else ""
+        return Record(
+            state.id,
+            state.number,
+            state.name,
+            next((login for login, n in self.logins.items() if n == state.number), state.number),
+            queues=sorted(self._reader.ids[queue] for queue in own),
+            interface=interface,
+            last_login=Stretch(session.id, interface, "", session.since) if session else None,
+            current_pause=Stretch(pause.id, pause.reason.code, pause.reason.name, pause.since)
+            if pause
+            else None,
+        )
+
+    def agents(self, offset: int, limit: int) -> tuple[Sequence[Record], int]:
+        self._reader._there("agents")
+        there = [self._record(state) for state in self._store.agents.values()]
+        every = sorted([*there, *self.others.values()], key=lambda record: record.id)
+        return every[offset : offset + limit], len(every)
+
+    def agent(self, id: int) -> Record | None:
+        self._reader._there("agent")
+        found = [self._record(state) for state in self._store.agents.values() if state.id == id]
+        return found[0] if found else self.others.get(id)
+
+    def reasons(self) -> Sequence[Reason]:
+        self._reader._there("reasons")
+        return self.all_reasons
+
+    async def create(
+        self, name: str, login: str, password: str, queues: Sequence[int]
+    ) -> int | None:
+        self._reader._there("create")
+        names = {id: name for name, id in self._reader.ids.items()}
+        memberships = [Membership(names[id], QUEUES[names[id]]) for id in queues]
+        if login in self.logins or login in self._store.agents:
+            return None
+        id = max((state.id for state in self._store.agents.values()), default=0) + 1
+        number = login if login.isdigit() else str(9000 + id)
+        self._store.agents[number] = AgentState(
+            id, number, name, "en", memberships=tuple(memberships)
+        )
+        self._store.own_queues[number] = {m.queue for m in memberships}
+        self.logins[login] = number
+        self.passwords[id] = password
+        return id
+
+    async def change(self, id: int, *, name: str | None, password: str | None) -> bool:
+        self._reader._there("change")
+        state = next((s for s in self._store.agents.values() if s.id == id), None)
+        if state is None:
+            return False
+        if name is not None:
+            self._store.agents[state.number] = replace(state, name=name)
+        if password is not None:
+            self.passwords[id] = password
+        return True
 
     def call_center_queues(self) -> Mapping[str, bool]:
         self._reader._there("call_center_queues")
-        return {name: name not in self.not_call_center for name in self._reader.store.known_queues}
+        return {name: name not in self.not_call_center for name in self._store.known_queues}
 
     async def number_of(self, login: str) -> str | None:
         self._reader._there("number_of")
         number = self.logins.get(login, login)
-        return number if number in self._reader.store.agents else None
+        return number if number in self._store.agents else None
 
 
 class MemoryHooks:
@@ -277,7 +393,7 @@ class House:
             service=self.hall.service,
             directory=self.reader,
             reading=self.reader,
-            records=cast(Any, self.records),
+            records=self.records,
             hooks=self.hooks,
             tester=self.tester,
             figures=self.figures,

@@ -5,7 +5,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,14 +13,14 @@ import httpx2
 import pytest
 
 from fastagi.agents.commands import PauseReason, WhenInCall
-from fastagi.agents.limits import PauseLimit, QueuePause, QueuePauses, WhenExceeded
-from fastagi.agents.model import AgentState, LoginSession, Membership, PauseSegment
+from fastagi.agents.limits import PauseLimit, QueuePause, WhenExceeded
+from fastagi.agents.model import LoginSession, PauseSegment
 from fastagi.api.evolux import Evolux, _time, number_of
 from fastagi.api.guard import Guard
 from fastagi.config.settings import PauseSettings
 from fastagi.contract import EventType, Source
-from tests.agents.memory import NOON, QUEUES, an_agent, device
-from tests.api.conftest import FULL, QUEUE_IDS, House, MemoryRecords, Reader
+from tests.agents.memory import NOON, an_agent, device
+from tests.api.conftest import FULL, QUEUE_IDS, House, Reason, Record, Stretch
 
 TOKEN = "a-token-of-the-crm"
 SITE = {"host": "example.evolux.net.br"}
@@ -36,146 +36,12 @@ def id_of(number: int) -> str:
     return f"{number * 1000:016x}{'0' * 12}"
 
 
-@dataclass(frozen=True)
-class Stretch:
-    id: str
-    what: str
-    name: str
-    since: datetime
-    ended_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Reason:
-    id: int
-    code: str
-    name: str
-    description: str = ""
-    productive: bool = False
-    type: str = ""
-    archived: bool = False
-    limit: PauseLimit | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    id: int
-    number: str
-    name: str
-    login: str
-    archived: bool = False
-    enabled: bool = True
-    queues: Sequence[int] = ()
-    interface: str = ""
-    last_login: Stretch | None = None
-    last_pause: Stretch | None = None
-    current_pause: Stretch | None = None
-
-
-class Records(MemoryRecords):
-    """The agents of the store in memory, and others who are none any more."""
-
-    def __init__(self, reader: Reader) -> None:
-        super().__init__(reader)
-        self.reader = reader
-        self.store = reader.store
-        self.others: dict[int, Record] = {}
-        self.passwords: dict[int, str] = {}
-        self.all_reasons: list[Reason] = [
-            Reason(18, "1", "lunch", "Pausa Cadastro", productive=True),
-            Reason(19, "2", "break"),
-        ]
-        self.pages: list[tuple[int, int]] = []
-
-    def _record(self, state: AgentState) -> Record:
-        own = self.store.own_queues.get(state.number, {m.queue for m in state.memberships})
-        session, pause = state.session, state.pause
-        interface = session.device.interface if session else ""
-        return Record(
-            state.id,
-            state.number,
-            state.name,
-            next((login for login, n in self.logins.items() if n == state.number), state.number),
-            queues=sorted(self.reader.ids[queue] for queue in own),
-            interface=interface,
-            last_login=Stretch(session.id, interface, "", session.since) if session else None,
-            current_pause=Stretch(pause.id, pause.reason.code, pause.reason.name, pause.since)
-            if pause
-            else None,
-        )
-
-    def agents(self, offset: int, limit: int) -> tuple[Sequence[Record], int]:
-        self.reader._there("agents")
-        self.pages.append((offset, limit))
-        there = [self._record(state) for state in self.store.agents.values()]
-        every = sorted([*there, *self.others.values()], key=lambda record: record.id)
-        return every[offset : offset + limit], len(every)
-
-    def agent(self, id: int) -> Record | None:
-        self.reader._there("agent")
-        found = [self._record(state) for state in self.store.agents.values() if state.id == id]
-        return found[0] if found else self.others.get(id)
-
-    def reasons(self) -> Sequence[Reason]:
-        self.reader._there("reasons")
-        return self.all_reasons
-
-    async def create(
-        self, name: str, login: str, password: str, queues: Sequence[int]
-    ) -> int | None:
-        self.reader._there("create")
-        names = {id: name for name, id in self.reader.ids.items()}
-        memberships = [Membership(names[id], QUEUES[names[id]]) for id in queues]
-        if login in self.logins or login in self.store.agents:
-            return None
-        id = max((state.id for state in self.store.agents.values()), default=0) + 1
-        number = login if login.isdigit() else str(9000 + id)
-        self.store.agents[number] = AgentState(
-            id, number, name, "en", memberships=tuple(memberships)
-        )
-        self.store.own_queues[number] = {m.queue for m in memberships}
-        self.logins[login] = number
-        self.passwords[id] = password
-        return id
-
-    async def change(self, id: int, *, name: str | None, password: str | None) -> bool:
-        self.reader._there("change")
-        state = next((s for s in self.store.agents.values() if s.id == id), None)
-        if state is None:
-            return False
-        if name is not None:
-            self.store.agents[state.number] = replace(state, name=name)
-        if password is not None:
-            self.passwords[id] = password
-        return True
-
-
-def furnished(house: House) -> Records:
-    """What this face asks for beside the others."""
-    records = Records(house.reader)
-    records.said = {}  # type: ignore[attr-defined]
-    house.records = records
-
-    async def queue_pauses() -> QueuePauses:
-        house.reader._there("queue_pauses")
-        said: QueuePauses = records.said  # type: ignore[attr-defined]
-        return said
-
-    house.reader.queue_pauses = queue_pauses  # type: ignore[attr-defined]
-    return records
-
-
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
     """Agents 1 and 2, numbers 1001 (sales, support, billing) and 1002 (sales), logged off."""
     async with AsyncExitStack() as stack:
         one, two = replace(an_agent("1001"), id=1), replace(an_agent("1002", "sales"), id=2)
         yield House(stack, one, two)
-
-
-@pytest.fixture
-def records(house: House) -> Records:
-    return furnished(house)
 
 
 CRM = {"crm": {"token": TOKEN, "rights": FULL}}
@@ -188,13 +54,13 @@ def as_the_document(http: httpx2.AsyncClient) -> httpx2.AsyncClient:
 
 
 @pytest.fixture
-async def everything(house: House, records: Records) -> httpx2.AsyncClient:
+async def everything(house: House) -> httpx2.AsyncClient:
     """All faces, of which this is one."""
     return as_the_document(await house.open(tokens=CRM))
 
 
 @pytest.fixture
-async def http(house: House, records: Records) -> httpx2.AsyncClient:
+async def http(house: House) -> httpx2.AsyncClient:
     """This face and the guard alone, which takes a tenth of the time to build."""
     doors = house.doors(tokens=CRM)
     clock = house.hall.clock
@@ -279,11 +145,11 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(f"2018-07-07T{text}+00:00")
 
 
-def as_in_the_document(records: Records) -> None:
+def as_in_the_document(house: House) -> None:
     """62 agents, those of the example first."""
-    records.store.agents.clear()
-    records.others[53] = Record(53, "53", "Agent 1", "agent1", archived=True)
-    records.others[40] = Record(
+    house.hall.store.agents.clear()
+    house.records.others[53] = Record(53, "53", "Agent 1", "agent1", archived=True)
+    house.records.others[40] = Record(
         40,
         "40",
         "Agent 2",
@@ -296,14 +162,14 @@ def as_in_the_document(records: Records) -> None:
         last_pause=Stretch(id_of(46983), "1", "lunch", moment("16:40:11"), moment("17:06:38.9")),
     )
     for id in range(100, 160):
-        records.others[id] = Record(id, str(id), f"Agent {id}", str(id))
+        house.records.others[id] = Record(id, str(id), f"Agent {id}", str(id))
 
 
 @pytest.mark.parametrize("path", ["/api/v1/agents", "/api/v1/agents/"])
 async def test_the_list_of_the_document(
-    everything: httpx2.AsyncClient, records: Records, path: str
+    everything: httpx2.AsyncClient, house: House, path: str
 ) -> None:
-    as_in_the_document(records)
+    as_in_the_document(house)
     answer = await everything.get(
         f"{path}?page=1&limit=2", headers={"Content-Type": "application/json"}
     )
@@ -346,13 +212,13 @@ async def test_the_list_of_the_document(
 )
 async def test_paging(
     http: httpx2.AsyncClient,
-    records: Records,
+    house: House,
     query: str,
     limit: int,
     items: int,
     pages: tuple[int | None, ...],
 ) -> None:
-    as_in_the_document(records)
+    as_in_the_document(house)
     answer = (await http.get(f"/api/v1/agents{query}")).json()
     asked = f"limit={limit}&" if "limit" in query else ""
 
@@ -378,19 +244,19 @@ async def test_paging(
 
 @pytest.mark.parametrize("limit", [1, 7, 50])
 async def test_who_follows_the_urls_sees_each_once(
-    http: httpx2.AsyncClient, records: Records, limit: int
+    http: httpx2.AsyncClient, house: House, limit: int
 ) -> None:
-    as_in_the_document(records)
+    as_in_the_document(house)
     url, seen = f"/api/v1/agents?limit={limit}", []
     while url:
         answer = (await http.get(url)).json()
         seen += [agent["id"] for agent in answer["data"]]
         url = answer["pagination"]["next_url"]
-    assert seen == sorted(records.others)
+    assert seen == sorted(house.records.others)
 
 
-async def test_a_list_of_nobody(http: httpx2.AsyncClient, records: Records) -> None:
-    records.store.agents.clear()
+async def test_a_list_of_nobody(http: httpx2.AsyncClient, house: House) -> None:
+    house.hall.store.agents.clear()
     answer = (await http.get("/api/v1/agents")).json()
     assert answer["data"] == []
     url = "http://example.evolux.net.br/api/v1/agents/?page=1"
@@ -478,7 +344,7 @@ async def test_a_host_with_line_breaks_is_not_repeated(
 # -- an agent
 
 
-async def test_one_who_is_there(house: House, http: httpx2.AsyncClient, records: Records) -> None:
+async def test_one_who_is_there(house: House, http: httpx2.AsyncClient) -> None:
     state = house.hall.store.agents["1001"]
     later = NOON + timedelta(hours=1)
     house.hall.store.agents["1001"] = replace(
@@ -487,7 +353,7 @@ async def test_one_who_is_there(house: House, http: httpx2.AsyncClient, records:
         pause=PauseSegment(id_of(1753258851265715), PauseReason("1", "lunch"), later),
     )
     limit = PauseLimit(timedelta(minutes=45), None, WhenExceeded.UNPAUSE)
-    records.all_reasons[0] = replace(records.all_reasons[0], limit=limit, type="nr17")
+    house.records.all_reasons[0] = replace(house.records.all_reasons[0], limit=limit, type="nr17")
     (agent, other) = (await http.get("/api/v1/agents")).json()["data"]
     assert agent == {
         "archived": False,
@@ -524,28 +390,28 @@ async def test_one_who_is_there(house: House, http: httpx2.AsyncClient, records:
 
 
 async def test_how_long_a_pause_may_be_is_what_holds(
-    http: httpx2.AsyncClient, records: Records
+    http: httpx2.AsyncClient, house: House
 ) -> None:
     """The shortest of the reason's and the queues'."""
     limit = PauseLimit(timedelta(minutes=45), None, WhenExceeded.WARN)
-    records.all_reasons[0] = replace(records.all_reasons[0], limit=limit)
-    records.said = {  # type: ignore[attr-defined]
+    house.records.all_reasons[0] = replace(house.records.all_reasons[0], limit=limit)
+    house.reader.said = {
         ("support", "1"): QueuePause(timedelta(minutes=10)),
         ("billing", "1"): QueuePause(timedelta(minutes=5)),
     }
     pause = Stretch("p", "1", "lunch", NOON)
-    records.others[70] = Record(70, "70", "In both", "a", queues=(1, 2), current_pause=pause)
-    records.others[71] = Record(71, "71", "In one", "b", queues=(1,), current_pause=pause)
+    house.records.others[70] = Record(70, "70", "In both", "a", queues=(1, 2), current_pause=pause)
+    house.records.others[71] = Record(71, "71", "In one", "b", queues=(1,), current_pause=pause)
     agents = (await http.get("/api/v1/agents")).json()["data"][2:]
     assert [agent["current_pause"]["max_duration"] for agent in agents] == [600, 2700]
 
 
 @pytest.mark.parametrize("code", ["", "77"])
 async def test_a_reason_that_is_in_no_table(
-    http: httpx2.AsyncClient, records: Records, code: str
+    http: httpx2.AsyncClient, house: House, code: str
 ) -> None:
     pause = Stretch("x", code, "device-lost", NOON)
-    records.others[70] = Record(70, "70", "Unplugged", "u", current_pause=pause)
+    house.records.others[70] = Record(70, "70", "Unplugged", "u", current_pause=pause)
     shown = (await http.get("/api/v1/agents")).json()["data"][2]["current_pause"]
     assert shown["reason_id"] == 0
     assert shown["reason"] == {
@@ -557,9 +423,9 @@ async def test_a_reason_that_is_in_no_table(
     }
 
 
-async def test_disabled_and_archived(http: httpx2.AsyncClient, records: Records) -> None:
-    records.others[70] = Record(70, "70", "Off", "off", enabled=False)
-    records.others[71] = Record(71, "71", "Gone", "gone", archived=True, enabled=True)
+async def test_disabled_and_archived(http: httpx2.AsyncClient, house: House) -> None:
+    house.records.others[70] = Record(70, "70", "Off", "off", enabled=False)
+    house.records.others[71] = Record(71, "71", "Gone", "gone", archived=True, enabled=True)
     agents = (await http.get("/api/v1/agents")).json()["data"]
     assert [(agent["archived"], agent["enable"]) for agent in agents] == [
         (False, True),
@@ -570,9 +436,11 @@ async def test_disabled_and_archived(http: httpx2.AsyncClient, records: Records)
 
 
 async def test_a_reason_says_its_name_where_it_has_no_description(
-    http: httpx2.AsyncClient, records: Records
+    http: httpx2.AsyncClient, house: House
 ) -> None:
-    records.others[70] = Record(70, "70", "A", "a", last_pause=Stretch("x", "2", "break", NOON))
+    house.records.others[70] = Record(
+        70, "70", "A", "a", last_pause=Stretch("x", "2", "break", NOON)
+    )
     shown = (await http.get("/api/v1/agents")).json()["data"][2]["last_pause"]
     assert (shown["reason"]["description"], shown["max_duration"]) == ("break", None)
 
@@ -591,10 +459,8 @@ def test_numbers_of_ids() -> None:
 # -- creating
 
 
-async def test_creating_as_in_the_document(
-    house: House, everything: httpx2.AsyncClient, records: Records
-) -> None:
-    records.store.agents.clear()
+async def test_creating_as_in_the_document(house: House, everything: httpx2.AsyncClient) -> None:
+    house.hall.store.agents.clear()
     answer = await everything.post("/api/v1/agents", json=NEW)
     expected = {
         "meta": {"status": 201, "message": "Created"},
@@ -613,7 +479,7 @@ async def test_creating_as_in_the_document(
         },
     }
     assert is_as_printed(answer, 201, expected)
-    assert records.passwords == {1: "agent_pass"}
+    assert house.records.passwords == {1: "agent_pass"}
     assert house.log.lines == [("info", "an agent was created", {"by": "crm", "agent_id": 1})]
     # The login is taken now.
     answer = await everything.post("/api/v1/agents/", json=NEW)
@@ -673,15 +539,15 @@ WRONG_NEW = [
 
 @pytest.mark.parametrize(("field", "value", "text"), WRONG_NEW)
 async def test_creating_is_refused(
-    house: House, http: httpx2.AsyncClient, records: Records, field: str, value: Any, text: str
+    house: House, http: httpx2.AsyncClient, field: str, value: Any, text: str
 ) -> None:
     body = {**NEW, field: value}
     if value is ...:
         del body[field]
-    before = dict(records.store.agents)
+    before = dict(house.hall.store.agents)
     answer = await http.post("/api/v1/agents", content=json.dumps(body))
     assert is_as_printed(answer, 400, bad(f"Agent not created, {text}."))
-    assert (records.store.agents, records.passwords, house.log.lines) == (before, {}, [])
+    assert (house.hall.store.agents, house.records.passwords, house.log.lines) == (before, {}, [])
 
 
 async def test_all_that_is_wrong_is_told(http: httpx2.AsyncClient) -> None:
@@ -695,7 +561,7 @@ async def test_all_that_is_wrong_is_told(http: httpx2.AsyncClient) -> None:
     assert is_as_printed(answer, 400, expected)
 
 
-async def test_what_a_name_may_be(http: httpx2.AsyncClient, records: Records) -> None:
+async def test_what_a_name_may_be(http: httpx2.AsyncClient, house: House) -> None:
     """Text is text: none of this means anything to whoever keeps or shows it as such."""
     for n, name in enumerate(["João Ávila", "'; DROP TABLE agents; --", '"<b>', "${x}", "名前"]):
         answer = await http.post(
@@ -786,7 +652,6 @@ async def test_queues_and_levels_in_one(house: House, http: httpx2.AsyncClient) 
     found = {name: m["pjsip/1001"].penalty for name, m in queues.items() if "pjsip/1001" in m}
     assert found == {"sales": 5, "billing": 6}
     assert house.hall.state.name == "João"
-    assert isinstance(house.records, Records)
     assert house.records.passwords == {1: "new"}
     ((_, event, values),) = house.log.lines
     assert (event, values) == (
@@ -877,11 +742,7 @@ WRONG_EDITS: list[tuple[dict[str, Any], dict[str, str]]] = [
 
 @pytest.mark.parametrize(("body", "wrong"), WRONG_EDITS)
 async def test_editing_is_refused(
-    house: House,
-    http: httpx2.AsyncClient,
-    records: Records,
-    body: dict[str, Any],
-    wrong: dict[str, str],
+    house: House, http: httpx2.AsyncClient, body: dict[str, Any], wrong: dict[str, str]
 ) -> None:
     """And then nothing of it was done, whatever else was right."""
     await log_in(house)
@@ -889,7 +750,7 @@ async def test_editing_is_refused(
     right = {"name": "New", "password": "new", "queues": [1], "levels": []}
     answer = await http.put("/api/v1/agents/1", json={**right, **body})
     assert is_as_printed(answer, 400, wrong_fields(**wrong))
-    assert (house.hall.state, house.hall.events, records.passwords) == (before, events, {})
+    assert (house.hall.state, house.hall.events, house.records.passwords) == (before, events, {})
     assert house.log.lines == []
 
 
@@ -917,14 +778,14 @@ async def test_two_who_edit_one_agent(house: House, http: httpx2.AsyncClient) ->
 # -- pauses of an agent
 
 
-def pauses_of_the_document(records: Records) -> None:
-    records.all_reasons = [
+def pauses_of_the_document(house: House) -> None:
+    house.records.all_reasons = [
         Reason(49, "1", "nr17", "10 minutos/NR17", productive=True, type="nr17rest10"),
         Reason(50, "2", "almoco", "Almoço", productive=True),
     ]
-    records.reader.ids.update({"thirteen": 13, "twenty": 20})
-    records.others[7] = Record(7, "7", "Agent 7", "agent.7", queues=(20, 13))
-    records.said = {  # type: ignore[attr-defined]
+    house.reader.ids.update({"thirteen": 13, "twenty": 20})
+    house.records.others[7] = Record(7, "7", "Agent 7", "agent.7", queues=(20, 13))
+    house.reader.said = {
         ("thirteen", "1"): QueuePause(timedelta(seconds=5)),
         ("twenty", "2"): QueuePause(timedelta(hours=1), True, True),
     }
@@ -950,10 +811,10 @@ def a_pause(queue_id: int, reason: Reason, limit: int | None, *flags: bool) -> d
 
 @pytest.mark.parametrize("method", ["GET", "POST"])  # the document says the one and shows the other
 async def test_pauses_of_an_agent(
-    everything: httpx2.AsyncClient, records: Records, method: str
+    everything: httpx2.AsyncClient, house: House, method: str
 ) -> None:
-    pauses_of_the_document(records)
-    short, long = records.all_reasons
+    pauses_of_the_document(house)
+    short, long = house.records.all_reasons
     # The shell ends the document's own example at the &: without limit, then.
     answer = await everything.request(method, "/api/v1/agents/7/pauses?page=1")
     url = "http://example.evolux.net.br/api/v1/agents/7/pauses?page=1"
@@ -1013,24 +874,24 @@ async def test_pauses_of_an_agent(
 )
 async def test_what_the_queue_says_goes_first(
     http: httpx2.AsyncClient,
-    records: Records,
+    house: House,
     own: PauseLimit | None,
     said: QueuePause | None,
     limit: int | None,
     automatic: bool,
     disabled: bool,
 ) -> None:
-    records.all_reasons = [
+    house.records.all_reasons = [
         Reason(18, "1", "lunch", limit=own),
         Reason(19, "2", "gone", archived=True),
     ]
-    records.said = {} if said is None else {("sales", "1"): said}  # type: ignore[attr-defined]
+    house.reader.said = {} if said is None else {("sales", "1"): said}
     (pause,) = (await http.get("/api/v1/agents/2/pauses")).json()["data"]
-    assert pause == a_pause(1, records.all_reasons[0], limit, automatic, disabled)
+    assert pause == a_pause(1, house.records.all_reasons[0], limit, automatic, disabled)
 
 
-async def test_pauses_of_one_who_is_archived(http: httpx2.AsyncClient, records: Records) -> None:
-    records.others[7] = Record(7, "7", "Gone", "gone", archived=True, queues=(2,))
+async def test_pauses_of_one_who_is_archived(http: httpx2.AsyncClient, house: House) -> None:
+    house.records.others[7] = Record(7, "7", "Gone", "gone", archived=True, queues=(2,))
     answer = (await http.get("/api/v1/agents/7/pauses")).json()
     assert [pause["id"] for pause in answer["data"]] == [200018, 200019]
 
@@ -1119,10 +980,8 @@ async def test_no_body(house: House, http: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("pause_id", [17, 0, -1, 2**63, -(2**63), 20])
-async def test_no_such_pause(
-    house: House, http: httpx2.AsyncClient, records: Records, pause_id: int
-) -> None:
-    records.all_reasons.append(Reason(20, "3", "gone", archived=True))
+async def test_no_such_pause(house: House, http: httpx2.AsyncClient, pause_id: int) -> None:
+    house.records.all_reasons.append(Reason(20, "3", "gone", archived=True))
     await log_in(house)
     expected = {"meta": {"status": 404, "message": "Pause not found"}}
     assert is_as_printed(await act(http, "pause", {"pause_id": pause_id}), 404, expected)
@@ -1211,9 +1070,9 @@ async def test_nobody(
 
 @pytest.mark.parametrize(("method", "action", "body"), [one for one in ONE if "/pauses" not in one])
 async def test_who_is_archived_stays_as_he_is(
-    http: httpx2.AsyncClient, records: Records, method: str, action: str, body: str
+    http: httpx2.AsyncClient, house: House, method: str, action: str, body: str
 ) -> None:
-    records.others[7] = Record(7, "7", "Gone", "gone", archived=True, queues=(1,))
+    house.records.others[7] = Record(7, "7", "Gone", "gone", archived=True, queues=(1,))
     answer = await http.request(method, f"/api/v1/agents/7{action}", content=body)
     assert is_as_printed(answer, 404, NO_AGENT)
 
@@ -1286,7 +1145,7 @@ async def test_tokens(house: House, everything: httpx2.AsyncClient) -> None:
         ("PUT", "/agents/1", "configure"),
     ],
 )
-async def test_rights(house: House, records: Records, method: str, path: str, right: str) -> None:
+async def test_rights(house: House, method: str, path: str, right: str) -> None:
     tokens = {
         "less": {"token": TOKEN, "rights": [one for one in FULL if one != right]},
         "only": {"token": "another-token-of-it", "rights": [right]},
@@ -1346,13 +1205,11 @@ async def test_asterisk_is_away(house: House, http: httpx2.AsyncClient, action: 
     assert is_as_printed(answer, 503, refusal(503, "Service unavailable", text))
 
 
-async def test_a_failure_tells_nothing(
-    house: House, everything: httpx2.AsyncClient, records: Records
-) -> None:
+async def test_a_failure_tells_nothing(house: House, everything: httpx2.AsyncClient) -> None:
     async def create(name: str, login: str, password: str, queues: Sequence[int]) -> int:
         raise RuntimeError("a secret")
 
-    records.create = create  # type: ignore[method-assign]
+    house.records.create = create  # type: ignore[method-assign]
     answer = await everything.post("/api/v1/agents", json=NEW)
     text = "Internal error: the log says more"
     assert is_as_printed(answer, 500, refusal(500, "Internal server error", text))
@@ -1360,7 +1217,7 @@ async def test_a_failure_tells_nothing(
 
 
 async def test_passwords_are_neither_shown_nor_logged(
-    house: House, http: httpx2.AsyncClient, records: Records
+    house: House, http: httpx2.AsyncClient
 ) -> None:
     secret = "hunter2-hunter2"
     answers = [
