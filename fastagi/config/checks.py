@@ -127,6 +127,9 @@ def _http(data: dict[str, Any]) -> Found:
             text = token.get("token") if isinstance(token, dict) else token
             if isinstance(text, str) and first.setdefault(text, name) != name:
                 yield ("http", "tokens", name), f"the same token as that of {first[text]}"
+    php = section.get("agent_php")
+    if isinstance(php, dict) and not (php.get("allow") or php.get("token") or tokens):
+        yield ("http", "agent_php"), "neither addresses nor a token: nobody could use it"
     listen = section.get("listen")
     if isinstance(listen, str) and not tokens:
         try:

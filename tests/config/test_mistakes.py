@@ -349,6 +349,10 @@ MISTAKES: dict[str, tuple[str, int, int, str, str]] = {
         "webhooks: {secret: whsec_t0psecret}\n",
         *(1, 20, "webhooks.secret", "base64 of 24 to 64"),
     ),
+    "agent.php for nobody": (
+        "http:\n  agent_php: {}\n",
+        *(2, 14, "http.agent_php", "nobody could use it"),
+    ),
     "half of TLS": (
         "http:\n  tls: {certificate: /etc/ssl/a.pem}\n",
         *(2, 8, "http.tls.key", "is missing"),
