@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import watchfiles
@@ -29,10 +30,6 @@ from fastagi.ami.asterisks import Asterisks
 from fastagi.ami.client import Client, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
-from fastagi.api.application import application
-from fastagi.api.doors import Doors
-from fastagi.api.server import HttpServer
-from fastagi.api.stream import Feed
 from fastagi.config import ConfigError, Settings
 from fastagi.config.settings import (
     AlreadyElsewhere,
@@ -54,6 +51,10 @@ from fastagi.store import (
     Views,
     open_store,
 )
+
+if TYPE_CHECKING:  # a service without HTTP does not load what it takes
+    from fastagi.api.server import HttpServer
+    from fastagi.api.stream import Feed
 
 log = structlog.get_logger()
 
@@ -166,9 +167,8 @@ class App:
                 lambda: self.settings.webhooks,
                 self.metrics.hooked,
             )
-            self.feed = Feed(self.views, log, self.metrics)
-            for wake in (self.dispatcher.wake, self.hooks.wake, self.feed.wake):
-                store.on_commit(wake)
+            store.on_commit(self.dispatcher.wake)
+            store.on_commit(self.hooks.wake)
             features = handlers(self.service, lambda: self.phone, self.metrics.called)
             server = Server(
                 {**features, RECONCILE: self._reconcile_now},
@@ -181,14 +181,21 @@ class App:
                 header_timeout=settings.fastagi.header_timeout.total_seconds(),
                 session_deadline=settings.fastagi.session_deadline.total_seconds(),
             )
-            http = None if settings.http is None else self._http(settings.http)
-            await self._serve(server, http, difference)
+            web = None if settings.http is None else self._http(settings.http)
+            await self._serve(server, web, difference)
         finally:
             if hasattr(self, "views"):
                 self.views.close()
             await store.close()
 
-    def _http(self, settings: HttpSettings) -> HttpServer:
+    def _http(self, settings: HttpSettings) -> "tuple[HttpServer, Feed]":
+        from fastagi.api.application import application
+        from fastagi.api.doors import Doors
+        from fastagi.api.server import HttpServer
+        from fastagi.api.stream import Feed
+
+        feed = Feed(self.views, log, self.metrics)
+        self.store.on_commit(feed.wake)
         doors = Doors(
             service=self.service,
             directory=self.store,
@@ -209,7 +216,7 @@ class App:
             version=own_version(),
             log=log,
         )
-        return HttpServer(application(doors, self.feed), settings, self.feed.end)
+        return HttpServer(application(doors, feed), settings, feed.end), feed
 
     def _client(self, asterisk: AsteriskSettings) -> Client:
         """The manager link to one Asterisk, and whoever wants to know what it tells."""
@@ -246,14 +253,15 @@ class App:
         self.reconciler.reconnected(asterisk)
         self.timers.reconnected(asterisk)
 
-    async def _serve(self, server: Server, http: HttpServer | None, difference: Difference) -> None:
+    async def _serve(
+        self, server: Server, web: "tuple[HttpServer, Feed] | None", difference: Difference
+    ) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.reconciler.run(), name="reconcile"),
                 group.create_task(self.timers.run(), name="timers"),
                 group.create_task(self.dispatcher.run(), name="deliver"),
                 group.create_task(self.hooks.run(), name="deliver to hooks"),
-                group.create_task(self.feed.run(), name="tell listeners"),
                 group.create_task(self._watch(), name="watch the configuration"),
                 group.create_task(self._reloads(), name="reload"),
                 group.create_task(self._bring_along(difference), name="bring along"),
@@ -264,12 +272,14 @@ class App:
             for client in self.clients.values():
                 await client.start()
             await self._first_attempts()
-            if http is not None:
-                await http.start()
             await server.start()
-            log.info(
-                "listening", port=server.port, **({"http": http.port} if http is not None else {})
-            )
+            if web is None:
+                log.info("listening", port=server.port)
+            else:
+                http, feed = web
+                await http.start()
+                tasks.append(group.create_task(feed.run(), name="tell listeners"))
+                log.info("listening", port=server.port, http=http.port)
             # What is there now stays: the collector need not look through it again.
             gc.collect()
             gc.freeze()
@@ -279,8 +289,8 @@ class App:
             log.info("stopping: calls in progress finish", calls=server.active)
             patience = self.settings.fastagi.drain.total_seconds()
             draining = [server.drain(patience)]
-            if http is not None:
-                draining.append(http.drain(patience))
+            if web is not None:
+                draining.append(web[0].drain(patience))
             await asyncio.gather(*draining)
             # What the last calls made known still goes out, if it goes at once.
             await asyncio.sleep(0.05)

@@ -117,15 +117,19 @@ class Service:
     # -- its configuration
 
     def configure(self, **changes: Any) -> None:
-        """Top-level keys to change; a mapping is merged into the sample's."""
+        """Top-level keys to change; a mapping is merged into the sample's. No HTTP unless asked
+        for: ``http={}``."""
         changes["fastagi"] = {"listen": f"127.0.0.1:{self.port}"} | changes.get("fastagi", {})
         changes["asterisk"] = {
             "port": self.ami_port,
             "secret": self.asterisk.ami_secret,
         } | changes.get("asterisk", {})
-        changes["http"] = {"listen": f"127.0.0.1:{self.http_port}"} | changes.get("http", {})
+        if "http" in changes:
+            changes["http"] = {"listen": f"127.0.0.1:{self.http_port}"} | changes["http"]
         changes.setdefault("database", f"sqlite:///{self.folder / 'fastagi.db'}")
         settings = sample()
+        if "http" not in changes:
+            del settings["http"]
         for key, value in changes.items():
             if isinstance(value, dict) and isinstance(settings.get(key), dict):
                 settings[key] = {**settings[key], **value}

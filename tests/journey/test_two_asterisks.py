@@ -143,7 +143,6 @@ def make_town(
                     wires[name, place] = stack.enter_context(Wire(there.ami_port))
                 settings = sample() | {
                     "fastagi": {"listen": f"127.0.0.1:{service.port}"},
-                    "http": {"listen": f"127.0.0.1:{service.http_port}"},
                     "database": postgres_url,
                     "asterisks": [
                         {
@@ -163,7 +162,7 @@ def make_town(
                     "reconcile": {"every": "3s"},
                     **changes,
                 }
-                del settings["asterisk"]
+                del settings["asterisk"], settings["http"]
                 service.write(settings)
                 services.append(service)
             plan = services[0].settings()
