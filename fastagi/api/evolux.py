@@ -70,7 +70,8 @@ PAUSING_IN_CALL = "Não é possível pausar enquanto está em uma chamada."  # a
 T = TypeVar("T")
 
 _ID = re.compile(r"[0-9]{1,10}", re.ASCII)
-_COUNT = re.compile(r"[0-9]{1,15}", re.ASCII)
+_LIMIT = re.compile(r"[0-9]{1,1000}", re.ASCII)
+_PAGE = re.compile(r"[0-9]{1,15}", re.ASCII)
 _LOGIN = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
 _ORDERED = re.compile(r"[0-9a-f]{28}", re.ASCII)
 _HOST = re.compile(
@@ -480,10 +481,10 @@ def _page(call: Call) -> Page:
     except ValueError:
         raise _bad("The query has too many fields.") from None
     counts: dict[str, int] = {}
-    for field in ("limit", "page"):
+    for field, digits in (("limit", _LIMIT), ("page", _PAGE)):
         if field in given:
             text = given[field]
-            counts[field] = int(text) if _COUNT.fullmatch(text) else 0
+            counts[field] = int(text) if digits.fullmatch(text) else 0
             if not counts[field]:
                 raise _bad(f"{field} must be a whole number from 1.")
     limit = min(counts.get("limit", MOST), MOST)
@@ -670,7 +671,7 @@ class Showing:
             "time_start": _time(pause.since),
             "reason_id": 0 if reason is None else reason.id,
             "time_end": _time(pause.ended_at),
-            "reason": _own(pause.name) if reason is None else _reason(reason),
+            "reason": _own(pause.name) if reason is None else _reason(reason, untyped=""),
             "id": number_of(pause.id),
         }
 
@@ -701,11 +702,13 @@ class Showing:
         }
 
 
-def _reason(reason: Reason) -> dict[str, Any]:
+def _reason(reason: Reason, *, untyped: str | None = None) -> dict[str, Any]:
+    """``untyped``: what a reason without a type has for one, as the document's two examples do not
+    agree on it."""
     return {
         "system": False,
         "productive": reason.productive,
-        "type": reason.type or None,
+        "type": reason.type or untyped,
         "id": reason.id,
         "description": reason.description or reason.name,
     }
@@ -713,7 +716,7 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 def _own(name: str) -> dict[str, Any]:
     """A reason that is in no table: the service's own, or somebody's in Asterisk."""
-    return {"system": True, "productive": False, "type": None, "id": 0, "description": name}
+    return {"system": True, "productive": False, "type": "", "id": 0, "description": name}
 
 
 # -- the routes, for OpenAPI

@@ -101,12 +101,14 @@ _NAME = {
     "type": "string",
     "minLength": 1,
     "maxLength": LONGEST_NAME,
+    "pattern": r"\S",
     "description": "Nome do agente",
 }
 _PASSWORD = {
     "type": "string",
     "minLength": 1,
     "maxLength": LONGEST_PASSWORD,
+    "pattern": r"\S",
     "description": "Senha do agente",
 }
 _QUEUES = {

@@ -122,7 +122,7 @@ ONCE_THERE = {
         "reason": {
             "system": False,
             "productive": True,
-            "type": None,
+            "type": "",
             "id": 18,
             "description": "Pausa Cadastro",
         },
@@ -199,7 +199,7 @@ async def test_the_list_of_the_document(
         ("?page=2", 50, 12, (1, 2, None, 2)),
         ("?limit=50", 50, 50, (None, 1, 2, 2)),
         ("?limit=51", 50, 50, (None, 1, 2, 2)),
-        ("?limit=100000", 50, 50, (None, 1, 2, 2)),
+        (f"?limit={'9' * 40}", 50, 50, (None, 1, 2, 2)),
         ("?limit=31", 31, 31, (None, 1, 2, 2)),
         ("?limit=31&page=2", 31, 31, (1, 2, None, 2)),
         ("?limit=31&page=3", 31, 0, (2, 3, None, 2)),
@@ -277,10 +277,17 @@ async def test_a_list_of_nobody(http: httpx2.AsyncClient, house: House) -> None:
 @pytest.mark.parametrize("field", ["limit", "page"])
 @pytest.mark.parametrize(
     "value",
-    ["0", "-1", "x", "", "1.5", "%201", "1%0d%0aX:y", "1;drop", "٣", "%D9%A3", "1e3", "9" * 16],
+    ["0", "-1", "x", "", "1.5", "%201", "1%0d%0aX:y", "1;drop", "٣", "%D9%A3", "1e3"],
 )
 async def test_bad_paging(http: httpx2.AsyncClient, path: str, field: str, value: str) -> None:
     answer = await http.get(f"{path}?{field}={value}")
+    assert is_as_printed(answer, 400, bad(f"{field} must be a whole number from 1."))
+
+
+@pytest.mark.parametrize("query", ["page=" + "9" * 16, "limit=" + "9" * 4500])
+async def test_numbers_that_are_too_long(http: httpx2.AsyncClient, query: str) -> None:
+    answer = await http.get(f"/api/v1/agents?{query}")
+    field = query.partition("=")[0]
     assert is_as_printed(answer, 400, bad(f"{field} must be a whole number from 1."))
 
 
@@ -417,7 +424,7 @@ async def test_a_reason_that_is_in_no_table(
     assert shown["reason"] == {
         "system": True,
         "productive": False,
-        "type": None,
+        "type": "",
         "id": 0,
         "description": "device-lost",
     }
