@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from fastagi.agents.commands import Adopt, Seen, WhenInCall
+from fastagi.agents.devices import Device
+from fastagi.agents.hooks import Attempt
 from fastagi.agents.model import Status
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
@@ -199,3 +201,96 @@ def test_a_store_that_was_never_made(tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
     with pytest.raises(StoreUnavailable):
         Views("postgresql://127.0.0.1:1/none").agents()
+
+
+# -- for pages and figures
+
+
+async def test_where_an_agent_is_and_how_the_agent_got_there(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    outside = Device("0612345678", "", "Local/0612345678@outbound/n", "", "remote", "paris")
+    await done(store, replace(log_in("1002"), device=outside, source=Source.API))
+    await done(store, pause("1002"), LATER)
+    await done(store, replace(log_in("1003", "3003"), source=Source.SYSTEM))
+    (away,) = views.agents(["1002"])
+    assert (away.extension, away.context, away.device_type) == ("0612345678", "", "remote")
+    assert (away.asterisk, away.source, away.pause_source) == ("paris", Source.API, Source.PHONE)
+    off, here = views.agents(["1003", "1001", "1001", "nobody"])
+    assert (off.number, off.context, off.device_type) == ("1001", "", "local")
+    assert (off.source, off.pause_source) == (None, None)
+    assert (here.number, here.context, here.source) == ("1003", "phones", Source.SYSTEM)
+    assert here.pause_source is None
+    assert views.agents([]) == []
+    assert {view.number: view for view in views.agents()} == {
+        "1001": off,
+        "1002": away,
+        "1003": here,
+    }
+    # Of the present session, not of the one before.
+    await done(store, log_off("1002"), LATER)
+    await done(store, log_in("1002", "2002"), LATER)
+    (back,) = views.agents(["1002"])
+    assert (back.source, back.pause_source, back.device_type) == (Source.PHONE, None, "local")
+    (event,) = views.latest_events(1)
+    assert event.event.device_type == "local"
+    assert [s.event.device_type for s in views.events(agent="1002")][:2] == ["remote", "remote"]
+    views.close()
+
+
+async def test_how_many_are_at_it(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    assert views.agents_by_state() == {"logged_off": 3, "available": 0, "paused": 0}
+    await done(store, log_in("1001"))
+    await done(store, log_in("1002", "2002"))
+    await done(store, pause("1002"))
+    assert views.agents_by_state() == {"logged_off": 1, "available": 1, "paused": 1}
+    store.bring_in(settings(agents=[{"number": "1003", "name": "C", "queues": []}]))
+    # Archived, and logged in still.
+    assert views.agents_by_state() == {"logged_off": 1, "available": 1, "paused": 1}
+    await done(store, log_off("1002"))
+    assert views.agents_by_state() == {"logged_off": 1, "available": 1, "paused": 0}
+    views.close()
+
+
+async def test_what_waits_by_sink(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    nothing = [(sink, 0, None, 0) for sink in (*(s.value for s in Sink), "hook")]
+
+    def figures() -> list[tuple[str, int, object, int]]:
+        return [(b.sink, b.waiting, b.oldest, b.parked) for b in views.backlog()]
+
+    assert figures() == nothing
+    state = await store.agent("1001")
+    assert state is not None
+    for event_type in (EventType.LOGIN, EventType.LOGIN, EventType.PAUSE):
+        await store.hooks.create(
+            "7", state.id, "local", event_type, "GET", "http://receiver.example/", "json"
+        )
+    await done(store, log_in("1001"))
+    await done(store, pause("1001"), LATER)
+    assert figures() == [
+        ("user_event", 2, NOW, 0),
+        ("queue_log", 1, NOW, 0),
+        ("lamp", 2, NOW, 0),
+        ("hook", 3, NOW, 0),
+    ]
+    for owed in (await store.hooks.due(NOW, 9, frozenset()))[:2]:
+        failed = Attempt(owed.event.id, owed.event.type, NOW, 1, 410, "410", 0.1, "parked")
+        await store.hooks.park(owed, NOW, failed)
+    for delivery in await store.deliveries.due(LATER, 9, Sink.QUEUE_LOG):
+        await store.deliveries.park(delivery.id, "refused", NOW)
+    assert figures() == [
+        ("user_event", 2, NOW, 0),
+        ("queue_log", 0, None, 1),
+        ("lamp", 2, NOW, 0),
+        ("hook", 1, LATER, 2),
+    ]
+    assert [parked.sink.split()[0] for parked in views.parked()] == ["hook", "hook", "queue_log"]
+    views.close()
+
+
+async def test_queues_by_name_archived_ones_too(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    store.bring_in(settings(queues=[{"number": "702", "name": "support"}], agents=[]))
+    assert views.queue_ids() == {"sales": 1, "support": 2, "billing": 3}
+    views.close()
