@@ -501,10 +501,10 @@ def _memberships(
             elif penalty != wanted[pair]:
                 changes["own_penalty"] = None
             Membership.update(**changes).where(here).execute(database)
-            if origin != YAML:
-                difference.changed.append(f"{what}: is in the YAML now")
-            elif archived_at is not None:
+            if archived_at is not None and origin in (YAML, API):
                 difference.changed.append(f"{what}: is back")
+            elif origin != YAML:
+                difference.changed.append(f"{what}: is in the YAML now")
             if penalty != wanted[pair]:
                 difference.changed.append(f"{what}: penalty {penalty} -> {wanted[pair]}")
                 if joined:

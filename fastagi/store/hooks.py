@@ -76,6 +76,10 @@ _CLAIM = _FIRST.format(
     index="",
 )
 _LEASE = "UPDATE hook_deliveries SET leased_until = ?, leased_by = ? WHERE ctid = ANY(?::tid[])"
+_RENEW = (
+    "UPDATE hook_deliveries SET leased_until = ?"
+    " WHERE leased_until > 0 AND leased_by = ? AND hook = ANY(?)"
+)
 # Whoever deletes a hook waits for what is being written about it, and the other way round; what
 # is written then finds no hook.
 _KEPT = "SELECT 1 FROM hooks WHERE id = ? FOR KEY SHARE"
@@ -115,6 +119,9 @@ class Hooks:
         self._store = store
         self._asked = 0.0  # what was due until then was given
         self._looking_again = False
+        self._asker: frozenset[int] = frozenset()  # hooks of which the asker has something
+        self._at = (0.0, 0.0)  # the asker's time then, and the loop's
+        self._renewal: asyncio.TimerHandle | None = None
         self._logged: Counter[int] = Counter()  # attempts of a hook since this service began
 
     # -- which there are
@@ -227,8 +234,8 @@ class Hooks:
         """Of each hook that is not ``busy``, by id, its first delivery that is not parked, if that
         is due: up to ``limit``, the oldest events first.
 
-        On PostgreSQL they are leased to this service for a minute, or as long as it lives if that
-        is shorter; it may ask for them again. Hooks of which another service has a delivery are
+        On PostgreSQL they are leased to this service until they are marked, or not ``busy`` at the
+        next asking, or it ends; it may ask for them again. Hooks of which another service has a delivery are
         left to it, and looked for again soon. What cannot be read is parked.
         """
         at = now.timestamp()
@@ -257,12 +264,40 @@ class Hooks:
 
         found, unreadable, others = await self._store.run(job, writes=not self._store.sqlite)
         self._asked = at
+        self._asker = frozenset(busy) | {delivery.hook.id for delivery in found}
+        if not self._store.sqlite:
+            self._at = (at, asyncio.get_running_loop().time())
+            self._renew_later()
         if unreadable:
             await self._park_unreadable(unreadable, at)
         if others and not self._looking_again:
             self._looking_again = True
             asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_again)
         return found
+
+    def _renew_later(self) -> None:
+        if self._renewal is None and self._asker:
+            self._renewal = asyncio.get_running_loop().call_later(LEASE / 3, self._renew)
+
+    def _renew(self) -> None:
+        """What waits for a slow receiver waits for long, and is nobody else's all the same."""
+        self._renewal = None
+        then, at = self._at
+        now = then + asyncio.get_running_loop().time() - at
+        hooks = list(self._asker)
+
+        def job(connection: Connection) -> None:
+            connection.execute(_RENEW, (now + LEASE, connection.presence.id, hooks))
+
+        if hooks:
+            self._store.run(job).add_done_callback(_log_failure)
+            self._renew_later()
+
+    def close(self) -> None:
+        """Nothing is renewed any more."""
+        self._asker = frozenset()
+        if self._renewal is not None:
+            self._renewal.cancel()
 
     def _look_again(self) -> None:
         self._looking_again = False
@@ -328,6 +363,12 @@ class Hooks:
                 connection.execute(_PRUNE, (hook, hook, KEPT))
 
         await self._store.run(job, synced=False)  # once too often is allowed
+        self._asker -= {hook}
+
+
+def _log_failure(future: "asyncio.Future[None]") -> None:
+    if not future.cancelled() and future.exception() is not None:
+        log.warning("leases of hooks' deliveries are not renewed", error=str(future.exception()))
 
 
 def _claimed(

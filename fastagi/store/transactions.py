@@ -132,6 +132,7 @@ class PeeweeStore:
 
     async def close(self) -> None:
         """Works off what was begun, then closes."""
+        self.hooks.close()
         if not self.sqlite:
             # A database that is away shall not hold up the stop.
             with suppress(StoreUnavailable, TimeoutError):
@@ -728,6 +729,8 @@ def _begin(
         connection.write_intent(found, command, now)
     elif change.alters:
         connection.write(change, now)
+    elif isinstance(command, AddToQueue):
+        connection.keep_queue(change.before, command.queue)
     return change
 
 

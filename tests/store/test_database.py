@@ -17,7 +17,7 @@ import pytest
 from fastagi.agents.commands import PauseReason, WhenInCall, to_dict
 from fastagi.agents.model import Membership
 from fastagi.agents.service import StoreUnavailable
-from fastagi.contract import Sink
+from fastagi.contract import EventType, Sink
 from fastagi.store import BadDatabaseUrl, PeeweeStore, SchemaTooNew, open_store
 from fastagi.store.database import parse
 from fastagi.store.migrations import FOLDER, migrate
@@ -237,3 +237,58 @@ async def test_what_version_1_wrote_is_kept(url: str, tmp_path: Path, opened: Op
         lambda c: c.execute("SELECT origin FROM memberships ORDER BY agent_id").fetchall()
     )
     assert [origin for (origin,) in origins] == ["yaml", "api"]
+
+
+# As version 0002 wrote it.
+BEFORE_0003 = """
+INSERT INTO agents (id, number, name, language, origin) VALUES (1, '1001', 'Ann', 'en', 'yaml'),
+    (2, '1002', 'Ben', 'en', 'yaml');
+INSERT INTO queues (id, number, name, origin) VALUES (1, '701', 'sales', 'yaml');
+INSERT INTO memberships (agent_id, queue_id, penalty, joined, origin) VALUES
+    (1, 1, 3, TRUE, 'yaml'), (2, 1, 0, FALSE, 'api');
+INSERT INTO pause_reasons (code, name, description, productive, daily_budget, origin)
+    VALUES ('1', 'lunch', '', FALSE, 3600.0, 'yaml');
+INSERT INTO devices_in_use (interface, agent_id) VALUES ('pjsip/1001', 1);
+INSERT INTO login_sessions (id, agent_id, extension, context, interface, state_interface, type,
+    asterisk, since, source) VALUES ('s', 1, '1001', 'phones', 'PJSIP/1001', 'PJSIP/1001', 'local',
+    '', 1700000000.5, 'phone');
+INSERT INTO events (id, type, agent, extension, context, queues, reason, source, actor,
+    occurred_at, session_seconds) VALUES ('e-1', 'agent-login', '1001', '1001', 'phones',
+    '["sales"]', '', 'phone', '{}', 1700000000.5, 0);
+INSERT INTO deliveries (sink, event, agent) SELECT 'lamp', seq, agent FROM events;
+"""
+
+
+async def test_what_version_2_wrote_is_kept(url: str, tmp_path: Path, opened: Opened) -> None:
+    (tmp_path / "steps").mkdir()
+    for name in ("0001_tables.py", "0002_truth.py"):
+        shutil.copy(FOLDER / name, tmp_path / "steps")
+    database: Any = parse(url).database()
+    with database.connection_context():
+        assert migrate(database, tmp_path / "steps") == ["0001_tables", "0002_truth"]
+        for statement in BEFORE_0003.split(";")[:-1]:
+            database.execute_sql(statement)
+    if hasattr(database, "close_all"):
+        database.close_all()
+    store = opened(url)
+    state = await store.agent_by_id(1)
+    assert state is not None
+    assert state.memberships == (Membership("sales", "701", 3, True),)
+    assert await store.queue_by_id(1) == ("sales", "701")
+    assert await store.queue_pauses() == {}
+    (delivery,) = await store.deliveries.due(NOW, 9, Sink.LAMP)
+    assert delivery.event.device_type == "local"
+    flags = await store.run(
+        lambda c: c.execute(
+            "SELECT a.enabled, a.login, q.call_center, p.type FROM agents a, queues q,"
+            " pause_reasons p WHERE a.id = 1"
+        ).fetchone()
+    )
+    assert [bool(flags[0]), flags[1], bool(flags[2]), flags[3]] == [True, None, True, ""]
+    # An agent who was there before has hooks as any other.
+    hook = await store.hooks.create(
+        "7", 1, "local", EventType.LOGOUT, "GET", "https://receiver.example/", "json"
+    )
+    await done(store, log_off())
+    (owed,) = await store.hooks.due(NOW, 9, frozenset())
+    assert (owed.hook, owed.event.type) == (hook, EventType.LOGOUT)

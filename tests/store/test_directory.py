@@ -1,11 +1,13 @@
 """The YAML is brought into the store."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from fastagi.agents.errors import ExtensionInUse, NoSuchAgent
+from fastagi.agents.limits import QueuePause
 from fastagi.agents.model import Change, Membership
 from fastagi.store import Difference, DirectoryConflict, PeeweeStore
 from fastagi.store.connection import Connection
@@ -291,3 +293,125 @@ def test_a_difference_never_tells_a_pin(store: PeeweeStore) -> None:
         assert "987654" not in repr(difference)
         assert "456789" not in repr(difference)
         assert "argon2" not in repr(difference)
+
+
+# -- what other programs know of agents, queues and pauses
+
+
+def named(number: str, **more: Any) -> dict[str, Any]:
+    return agent(number, "sales", **more)
+
+
+async def column(store: PeeweeStore, name: str, table: str = "agents") -> list[Any]:
+    def job(connection: Connection) -> list[Any]:
+        rows = connection.execute(f"SELECT {name} FROM {table} ORDER BY id").fetchall()
+        return [row[0] for row in rows]
+
+    return await store.run(job, writes=False)
+
+
+async def test_logins_are_given_swapped_and_passed_on(url: str, opened: Opened) -> None:
+    store = opened(url)
+    store.bring_in(settings(agents=[named("1001", login="ann"), named("1002", login="ben")]))
+    assert await column(store, "login") == ["ann", "ben"]
+    store.bring_in(settings(agents=[named("1001", login="ben"), named("1002", login="ann")]))
+    assert await column(store, "login") == ["ben", "ann"]
+    store.bring_in(settings(agents=[named("1001"), named("1003", login="ann")]))
+    assert await column(store, "login") == [None, None, "ann"]
+    assert not store.bring_in(settings(agents=[named("1001"), named("1003", login="ann")]))
+
+
+async def test_a_login_that_a_program_has_given_is_taken(store: PeeweeStore) -> None:
+    await store.run(
+        lambda connection: (
+            connection.execute(
+                "INSERT INTO agents (id, number, name, language, origin, login)"
+                " VALUES (60, '9001', 'Made', 'en', 'api', 'ann')"
+            ).rowcount
+        )
+    )
+    before = await column(store, "name")
+    with pytest.raises(DirectoryConflict, match="agent 1001: the login ann belongs to agent 9001"):
+        store.bring_in(settings(agents=[named("1001", login="ann")]))
+    assert await column(store, "name") == before
+
+
+async def test_one_who_is_not_enabled_is_archived_and_comes_back(store: PeeweeStore) -> None:
+    await done(store, log_in("1001"))
+    one, other = named("1001"), named("1002")
+    store.bring_in(settings(agents=[one, other]))
+    difference = store.bring_in(settings(agents=[one | {"enabled": False}, other]))
+    assert difference.changed == ["agent 1001: enabled True -> False"]
+    assert (difference.to_log_off, difference.to_leave) == (["1001"], [])
+    assert (await store.left_over())[0] == ["1001"]
+    assert await store.agent("1001") is None
+    assert await store.agent_by_id(1) is None
+    with pytest.raises(NoSuchAgent):
+        await store.begin(log_in("1001"), NOW)
+    assert not store.bring_in(settings(agents=[one | {"enabled": False}, other]))
+    await done(store, log_off("1001"))
+    back = store.bring_in(settings(agents=[one | {"queues": ["sales", "support"]}, other]))
+    assert "agent 1001: enabled False -> True, is back" in back.changed
+    state = await store.agent("1001")
+    assert state is not None
+    assert [m.queue for m in state.memberships] == ["sales", "support"]
+
+
+async def test_an_agent_may_be_new_and_not_enabled(url: str, opened: Opened) -> None:
+    store = opened(url)
+    difference = store.bring_in(settings(agents=[named("1001", enabled=False)]))
+    assert "agent 1001" in difference.created
+    assert await store.agent("1001") is None
+    assert difference.to_log_off == []
+    assert "is back" in store.bring_in(settings(agents=[named("1001")])).changed[0]
+    state = await store.agent("1001")
+    assert state is not None
+    assert [m.queue for m in state.memberships] == ["sales"]
+
+
+async def test_call_centre_queues_and_kinds_of_reasons(url: str, opened: Opened) -> None:
+    store = opened(url)
+    queues: list[dict[str, Any]] = [
+        {"number": "701", "name": "sales", "call_center": False},
+        {"number": "702", "name": "support"},
+    ]
+    reasons = [{"code": "1", "name": "lunch", "type": "break"}]
+    store.bring_in(settings(1, queues=queues, pause_reasons=reasons))
+    assert list(map(bool, await column(store, "call_center", "queues"))) == [False, True]
+    assert await column(store, "type", "pause_reasons") == ["break"]
+    queues[0]["call_center"] = True
+    difference = store.bring_in(settings(1, queues=queues, pause_reasons=reasons))
+    assert difference.lines() == ["changed queue sales: call_center False -> True"]
+
+
+async def test_queue_pauses_are_what_stands_in_the_yaml(url: str, opened: Opened) -> None:
+    store = opened(url)
+
+    def with_pauses(*pauses: dict[str, Any], id: int = 1) -> Any:
+        sales = {"id": id, "number": "701", "name": "sales", "pauses": list(pauses)}
+        return settings(1, queues=[sales, {"number": "702", "name": "support"}])
+
+    lunch = {"reason": "1", "limit_duration": "30m", "automatic_unpause": True}
+    coffee = {"reason": "2", "disable_unpause": True}
+    store.bring_in(with_pauses(lunch, coffee))
+    assert await store.queue_pauses() == {
+        ("sales", "1"): QueuePause(timedelta(minutes=30), True, False),
+        ("sales", "2"): QueuePause(None, False, True),
+    }
+    assert not store.bring_in(with_pauses(lunch, coffee))
+
+    def made(connection: Connection) -> None:
+        connection.execute(
+            "INSERT INTO queues (id, number, name, origin) VALUES (50, '750', 'made', 'api')"
+        )
+        connection.execute("INSERT INTO queue_pauses VALUES (50, '1', 60, TRUE, TRUE)")
+
+    await store.run(made)  # none of the YAML's business
+    difference = store.bring_in(with_pauses(coffee | {"limit_duration": "5m"}, id=9))
+    assert difference.lines() == ["changed queue sales: other pauses"]
+    assert await store.queue_pauses() == {
+        ("sales", "2"): QueuePause(timedelta(minutes=5), False, True),
+        ("made", "1"): QueuePause(timedelta(minutes=1), True, True),
+    }
+    store.bring_in(settings(queues=[{"number": "702", "name": "support"}], agents=[]))
+    assert (await store.queue_pauses()).keys() == {("made", "1")}

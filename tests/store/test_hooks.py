@@ -633,3 +633,26 @@ async def test_what_another_service_has_is_looked_for_again(pair: Pair) -> None:
     other.on_commit(woken.set)
     assert await due(other) == []
     await woken.wait()
+
+
+@pytest.mark.postgres
+async def test_what_waits_for_long_stays_this_services(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow receiver's deliveries wait in the service for a place, longer than a lease lasts."""
+    monkeypatch.setattr("fastagi.store.hooks.LEASE", 0.3)
+    one, other = pair
+    await hooked(one)
+    await hooked(one, "1002")
+    await one.record(event("e0"))
+    await one.record(event("f0", "1002"))
+    kept, marked = await one.hooks.due(NOW, 9, frozenset())
+    await one.hooks.delivered(marked, attempt(marked))
+    until = (NOW + timedelta(seconds=0.4)).timestamp()
+    condition = f"hook_deliveries WHERE hook = {kept.hook.id} AND leased_until > {until}"
+    assert await eventually(lambda: counted(one, condition)) == 1
+    assert await due(other, 0.35) == []
+    assert await due(one, busy=frozenset({kept.hook.id})) == []
+    # What is not busy any more and was never marked is anybody's, once its lease has run out.
+    one.hooks.close()
+    assert await due(other, 60) == ["e0"]
