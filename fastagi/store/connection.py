@@ -496,6 +496,13 @@ class Connection(Transactor):
         # What is archived now, or not any more, a state does not tell.
         self._states.pop(change.before.number, None)
 
+    def keep_queue(self, state: AgentState, queue: str) -> None:
+        """The agent is in it already, be it by somebody's doing in Asterisk, or because the YAML
+        has taken it away and Asterisk was not told yet: it is the agent's from now on, as it is."""
+        if self.execute(_KEEP_QUEUE, (state.id, queue)).rowcount:
+            self._must_sync = True
+            self._states.pop(state.number, None)
+
     def hooks_changed(self) -> None:
         """Somebody has another hook, or one less."""
         self._hooked = None
@@ -641,6 +648,11 @@ _TAKE_QUEUE = (
     "UPDATE memberships SET archived_at = coalesce(archived_at, ?), joined = FALSE, origin = 'api',"
     " own_penalty = NULL, own_paused = NULL, own_reason = NULL"
     " WHERE agent_id = ? AND queue_id = (SELECT id FROM queues WHERE name = ?)"
+)
+_KEEP_QUEUE = (
+    "UPDATE memberships SET archived_at = NULL, origin = 'api'"
+    " WHERE agent_id = ? AND queue_id = (SELECT id FROM queues WHERE name = ?)"
+    " AND archived_at IS NOT NULL"
 )
 _ASSIGN_PENALTY = (
     "UPDATE memberships SET penalty = ?, own_penalty = NULL"

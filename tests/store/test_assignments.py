@@ -312,3 +312,34 @@ async def test_by_id_what_another_process_has_changed(url: str, opened: Opened) 
     assert found is not None
     assert found.number == "1003"
     assert await store.queue_by_id(1) == ("sales", "709")
+
+
+async def test_a_queue_is_given_that_somebody_has_put_the_agent_into(store: PeeweeStore) -> None:
+    """In Asterisk itself: nothing is to be told there, and the queue is the agent's from now on."""
+    await done(store, log_in())
+    members = tuple(
+        Seen(m.queue, m.number, m.penalty, False, "") for m in (SALES, SUPPORT, BILLING)
+    )
+    adopt = Adopt(
+        id="seen", agent="1001", source=Source.ASTERISK, actor=ACTOR, members=members, reasons=()
+    )
+    await store.begin(adopt, NOW)
+    assert (await row(store) or ())[2:4] == ("asterisk", False)
+    change = await store.begin(add(penalty=1), NOW)
+    assert (change.steps, change.events) == ((), ())
+    assert (await row(store) or ())[:4] == (4, True, "api", True)
+    await done(store, log_off())
+    assert (await there(store)).memberships == (SALES, SUPPORT, BILLING)
+
+
+async def test_a_queue_is_given_that_the_yaml_is_taking(store: PeeweeStore) -> None:
+    """The agent is in it still, and stays."""
+    await done(store, log_in())
+    store.bring_in(with_queues("sales"))
+    assert await store.left_over() == ([], [("1001", "support")])
+    assert not (await store.begin(add("support", "702", 2), NOW)).steps
+    assert await store.left_over() == ([], [])
+    await done(store, log_off())
+    assert (await there(store)).memberships == (SALES, SUPPORT)
+    store.bring_in(with_queues("sales"))
+    assert (await there(store)).memberships == (SALES, SUPPORT)
