@@ -235,8 +235,8 @@ class Hooks:
         is due: up to ``limit``, the oldest events first.
 
         On PostgreSQL they are leased to this service until they are marked, or not ``busy`` at the
-        next asking, or it ends; it may ask for them again. Hooks of which another service has a delivery are
-        left to it, and looked for again soon. What cannot be read is parked.
+        next asking, or it ends; it may ask for them again. Hooks of which another service has a
+        delivery are left to it, and looked for again soon. What cannot be read is parked.
         """
         at = now.timestamp()
 
