@@ -72,6 +72,7 @@ class Pause(Command):
     when_in_call: WhenInCall = WhenInCall.ALLOW
     in_call: bool = False  # filled in by the service, from Asterisk
     spent: bool = False  # filled in by the service: the day's budget of this reason is used up
+    locked: bool = False  # filled in by the service: the pause there is stays, see Unpause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -331,6 +331,8 @@ def _pause(state: AgentState, command: Pause, now: datetime) -> Decision:
     same = now_for is not None and (wanted.code or wanted) == (now_for.code or now_for)
     if same and not any(m.own_pause for m in state.joined):
         return Change(command, Outcome.ALREADY_PAUSED, state, _nothing_planned(state))
+    if command.locked and state.pause is not None and not same:
+        return errors.PauseLocked()  # another reason would be the way out of it
     if command.spent:
         return errors.PauseSpent(command.reason.name)
     if command.in_call and command.when_in_call is WhenInCall.REFUSE:

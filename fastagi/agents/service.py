@@ -461,10 +461,10 @@ class AgentService:
                 wrapup = self.policy.wrapup if isinstance(command, Pause) else timedelta()
                 in_call = await self.in_call(state.session.device, wrapup)
                 command = replace(command, in_call=in_call)
+        if isinstance(command, Pause | Unpause) and command.source is Source.PHONE:
+            command = await self._lockable(command)
         if isinstance(command, Pause):
             return await self._budgeted(command)
-        if isinstance(command, Unpause) and command.source is Source.PHONE:
-            return await self._lockable(command)
         if isinstance(command, LeaveQueue) and not command.confirmed:
             state = await self.store.agent(command.agent)
             if state and state.session:
@@ -474,7 +474,7 @@ class AgentService:
                 return replace(command, last=last)
         return command
 
-    async def _lockable(self, command: Unpause) -> Command:
+    async def _lockable(self, command: Pause | Unpause) -> Pause | Unpause:
         said = await self.store.queue_pauses()
         if not said:
             return command

@@ -579,6 +579,15 @@ ROWS = [
         Outcome.PAUSE_LOCKED, refused=errors.PauseLocked,
     ),
     Row("unpause where nothing is locked", IN, command(Unpause, locked=True), Outcome.NOT_PAUSED),
+    Row(
+        "another reason is no way out of a pause", PAUSED,
+        command(Pause, reason=BREAK, locked=True), Outcome.PAUSE_LOCKED,
+        refused=errors.PauseLocked,
+    ),
+    Row(
+        "the same reason once more", PAUSED, command(Pause, reason=LUNCH, locked=True),
+        Outcome.ALREADY_PAUSED,
+    ),
     # -- once more
     Row("relog", IN, command(Relog), Outcome.ALREADY_LOGGED_IN, (add("sales"), add("support"))),
     Row(
