@@ -126,6 +126,10 @@ class AssignPenalty(Command):
 class Relog(Command):
     """What the store has of the login is told to Asterisk once more, as it is."""
 
+    # Asterisk has a queue call on this device, which it would forget with the member: that one is
+    # not taken out and put in anew.
+    in_call: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:

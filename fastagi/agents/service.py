@@ -29,6 +29,7 @@ from fastagi.agents.commands import (
     LogOff,
     Pause,
     PauseReason,
+    Relog,
     Unpause,
     WhenInCall,
 )
@@ -549,7 +550,8 @@ class AgentService:
         except QueuesUnavailable:
             await self._withdraw(change, errors.Unavailable("nothing was sent"), hung_up())
             raise
-        if all(result.ok for result in results):
+        in_call = isinstance(change.command, Relog) and change.command.in_call
+        if all(result.ok for result in results) and not in_call:
             results = await self._replace_strangers(results)
         if any(result.answer is Answer.UNKNOWN for result in results):
             # The intent stays recorded; it is settled when the link is back.

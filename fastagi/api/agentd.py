@@ -294,11 +294,13 @@ class Agentd:
 
     async def _relog_all(self, call: Call) -> Answer:
         states = await self._service.store.logged_in()
-        return await self._all(
-            states,
-            lambda state: Relog(**self._asked(call, state.number)),
-            "all logins are told to Asterisk anew",
-        )
+        in_call = await self._service.devices_in_call() if states else set()
+
+        def command(state: AgentState) -> Command:
+            talks = state.session is not None and state.session.device.key in in_call
+            return Relog(**self._asked(call, state.number), in_call=talks)
+
+        return await self._all(states, command, "all logins are told to Asterisk anew")
 
     async def _to_the_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """A client that goes does not stop it midway."""
