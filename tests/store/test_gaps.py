@@ -259,3 +259,22 @@ async def test_many_writers_and_readers_miss_nothing(postgres_url: str, shared: 
     assert whole[1:] == [id for seq, id in rows if seq > begin]
     assert sorted(whole[1:]) == sorted(kept)
     assert part[1:] == [id for seq, id in rows if seq > int(part[0])]
+
+
+@pytest.mark.postgres
+async def test_what_is_committed_between_reading_and_asking_who_writes(
+    postgres_url: str, shared: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = shared.last_seq()
+    looked = views._Gaps._looked
+    with psycopg.connect(postgres_url) as slow, psycopg.connect(postgres_url) as quick:
+        slow.execute(INSERT, ("slow",))
+        quick.execute(INSERT, ("quick",))
+        quick.commit()
+
+        def late(self: views._Gaps, database: object, missing: int, newest: int) -> bool:
+            slow.commit()
+            return looked(self, database, missing, newest)
+
+        monkeypatch.setattr(views._Gaps, "_looked", late)
+        assert told(shared, after) == ["slow", "quick"]
