@@ -455,6 +455,18 @@ def _change_penalty(state: AgentState, command: ChangePenalty, now: datetime) ->
             replace(m, own_penalty=own) if m is membership else m for m in state.memberships
         ),
     )
+    return _with_penalty(state, after, membership, command, now)
+
+
+def _with_penalty(
+    state: AgentState,
+    after: AgentState,
+    membership: Membership,
+    command: ChangePenalty | AssignPenalty,
+    now: datetime,
+) -> Change:
+    """A member's penalty is another one."""
+    assert state.session is not None
     device = state.session.device
 
     def said(penalty: int) -> SetPenalty:
@@ -515,22 +527,7 @@ def _assign_penalty(state: AgentState, command: AssignPenalty, now: datetime) ->
     )
     if not membership.joined or membership.penalty_now == command.penalty:
         return Change(command, Outcome.QUEUE_JOINED, state, state if after == state else after)
-    assert state.session is not None
-    device = state.session.device
-
-    def said(penalty: int) -> SetPenalty:
-        return SetPenalty(command.queue, device.interface, penalty, device.asterisk)
-
-    event = _event(
-        EventType.QUEUE_PENALTY,
-        after,
-        command,
-        now,
-        reason=str(command.penalty),
-        queues=(command.queue,),
-    )
-    step = Step(said(command.penalty), said(membership.penalty_now))
-    return Change(command, Outcome.QUEUE_JOINED, state, after, (step,), (event,))
+    return _with_penalty(state, after, membership, command, now)
 
 
 def _relog(state: AgentState, command: Relog, now: datetime) -> Decision:

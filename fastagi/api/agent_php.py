@@ -46,6 +46,7 @@ from fastagi.agents.model import AgentState
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api import errors
 from fastagi.api.doors import Doors
+from fastagi.api.face import whole
 from fastagi.api.guard import (
     AGENT_PHP,
     OTHER_SITES,
@@ -158,7 +159,7 @@ class AgentPhp:
                 raise Told(OTHER_SITES, 403)
             given = _fields(scope["query_string"])
             if method == "POST":
-                given |= _form(headers.get(b"content-type", b""), await _body(receive))
+                given |= _form(headers.get(b"content-type", b""), await whole(receive))
             actor = self._who(scope, headers, address, given)
             done = await self._done(Asked(given, Actor(name=actor)))
         except Told as told:
@@ -502,15 +503,6 @@ def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[str, str]]:
         name = _PART.search(head)
         if name is not None:
             yield name[1].decode(), value.decode("utf-8", "surrogateescape")
-
-
-async def _body(receive: Receive) -> bytes:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body"):
-        message = await receive()
-        body += message.get("body", b"")
-    return body
 
 
 def _plain(text: str) -> str:

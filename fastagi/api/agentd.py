@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
 from starlette.types import Receive, Scope, Send
 
 from fastagi.agents.commands import (
@@ -43,7 +43,7 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.api import errors
 from fastagi.api.agentd_document import LARGEST_ID, ROUTES, extra, responses
 from fastagi.api.doors import AgentView, Doors
-from fastagi.api.face import PATIENCE, Served, in_thread, whole
+from fastagi.api.face import PATIENCE, documented, in_thread, whole
 from fastagi.api.guard import Client
 from fastagi.config.settings import AlreadyElsewhere, InUseByAnother, Right
 from fastagi.contract import Outcome, Source
@@ -483,24 +483,4 @@ def _head(id: int, number: str, logged: bool) -> dict[str, Any]:
 
 
 def routes(doors: Doors) -> APIRouter:
-    router = APIRouter(prefix="/0.1", tags=["agentd"])
-    face = Agentd(doors)
-
-    async def served(request: Request) -> Response:
-        return Served(face)
-
-    for route in ROUTES:
-        router.add_api_route(
-            route.path,
-            served,
-            methods=[route.method],
-            name=route.name,
-            operation_id=f"agentd_{route.name}",
-            summary=route.summary + (" (an extra)" if route.beyond else ""),
-            description="",
-            status_code=204 if route.answer is None else 200,
-            response_class=Response,
-            responses=responses(route),
-            openapi_extra=extra(route),
-        )
-    return router
+    return documented(Agentd(doors), "agentd", "/0.1", ROUTES, responses, extra)

@@ -131,8 +131,11 @@ class Route:
     needed: bool = True  # the body
     answer: Any = None  # 200: schema and example
     errors: Mapping[int, Sequence[str]] | None = None
-    beyond: bool = False  # not in the document
     partly: bool = False
+
+    @property
+    def status(self) -> int:
+        return 204 if self.answer is None else 200
 
 
 _QUEUE_ERRORS = ("Asterisk refused the change: No such queue",)
@@ -201,7 +204,11 @@ ROUTES = (
     ),
     *(
         route
-        for path, which, suffix in ((_AGENT, "ID", ""), (_BY_NUMBER, "number", "_by_number"))
+        # The document pauses by number alone.
+        for path, which, suffix, beyond in (
+            (_AGENT, "ID", "", " (an extra)"),
+            (_BY_NUMBER, "number", "_by_number", ""),
+        )
         for route in (
             Route(
                 "POST",
@@ -223,20 +230,18 @@ ROUTES = (
                 "POST",
                 path + "/pause",
                 "pause" + suffix,
-                f"Pause an agent, by {which}",
+                f"Pause an agent, by {which}" + beyond,
                 _PAUSE,
                 {"reason": "lunch"},
                 needed=False,
                 errors=_PAUSE_ERRORS,
-                beyond=path == _AGENT,
             ),
             Route(
                 "POST",
                 path + "/unpause",
                 "unpause" + suffix,
-                f"Unpause an agent, by {which}",
+                f"Unpause an agent, by {which}" + beyond,
                 errors=_UNPAUSE_ERRORS,
-                beyond=path == _AGENT,
             ),
             Route(
                 "GET",

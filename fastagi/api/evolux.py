@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from zlib import crc32
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
 from starlette.types import Receive, Scope, Send
 
 from fastagi.agents.commands import (
@@ -55,7 +55,7 @@ from fastagi.api.evolux_document import (
     extra,
     responses,
 )
-from fastagi.api.face import Served, in_thread, in_time, whole
+from fastagi.api.face import documented, in_thread, in_time, whole
 from fastagi.api.guard import Client
 from fastagi.config.settings import Right
 from fastagi.contract import Outcome, Source
@@ -723,24 +723,4 @@ def _own(name: str) -> dict[str, Any]:
 
 
 def routes(doors: Doors) -> APIRouter:
-    router = APIRouter(prefix="/api/v1", tags=["evolux"])
-    face = Evolux(doors)
-
-    async def served(request: Request) -> Response:
-        return Served(face)
-
-    for route in ROUTES:
-        router.add_api_route(
-            route.path,
-            served,
-            methods=[route.method],
-            name=route.name,
-            operation_id=f"evolux_{route.name}",
-            summary=route.summary,
-            description="",
-            status_code=route.status,
-            response_class=Response,
-            responses=responses(route),
-            openapi_extra=extra(route),
-        )
-    return router
+    return documented(Evolux(doors), "evolux", "/api/v1", ROUTES, responses, extra)

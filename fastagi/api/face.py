@@ -1,10 +1,10 @@
 """What the faces that read paths and bodies by hand have in common."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
-from fastapi import Response
+from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastagi.agents.service import StoreUnavailable
@@ -12,6 +12,56 @@ from fastagi.agents.service import StoreUnavailable
 PATIENCE = 20.0  # seconds for the store to answer
 
 T = TypeVar("T")
+
+
+class Route(Protocol):
+    """An operation of a face, as OpenAPI shows it."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def status(self) -> int:
+        """Of success."""
+
+
+R = TypeVar("R", bound=Route)
+
+
+def documented(
+    face: ASGIApp,
+    name: str,
+    prefix: str,
+    routes: Iterable[R],
+    responses: Callable[[R], dict[int | str, dict[str, Any]]],
+    extra: Callable[[R], Mapping[str, Any]],
+) -> APIRouter:
+    """The routes of a face that reads its requests by hand, for the sake of OpenAPI."""
+    router = APIRouter(prefix=prefix, tags=[name])
+
+    async def served(request: Request) -> Response:
+        return Served(face)
+
+    for route in routes:
+        router.add_api_route(
+            route.path,
+            served,
+            methods=[route.method],
+            name=route.name,
+            operation_id=f"{name}_{route.name}",
+            summary=route.summary,
+            description="",
+            status_code=route.status,
+            response_class=Response,
+            responses=responses(route),
+            openapi_extra=dict(extra(route)),
+        )
+    return router
 
 
 class Served(Response):

@@ -233,14 +233,18 @@ def _bring(
         row[key]: row for row in table.select().dicts().execute(database)
     }
     names = {row[key] for row in wanted}
+    # Who is not enabled is archived already, but shown as there; not so when gone from the YAML.
     gone = [
         name
         for name, row in rows.items()
-        if row["origin"] == YAML and row["archived_at"] is None and name not in names
+        if row["origin"] == YAML
+        and name not in names
+        and (row["archived_at"] is None or not row.get("enabled", True))
     ]
+    out = {"archived_at": now} | ({"enabled": True} if table is Agent else {})
     # First, as an archived queue's number is free for another.
     for chunk in _chunks(gone):
-        table.update(archived_at=now).where(getattr(table, key).in_(chunk)).execute(database)
+        table.update(**out).where(getattr(table, key).in_(chunk)).execute(database)
     difference.archived += [f"{what} {name}" for name in sorted(gone)]
     _clear_numbers(database, table, rows, wanted)
     ids = _ids(database, table, key, what, wanted, rows)
