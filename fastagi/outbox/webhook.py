@@ -123,6 +123,7 @@ class HookDispatcher:
         self._unanswered: set[asyncio.Task[None]] = set()
         self._retries: list[datetime] = []  # a heap: when what was postponed here is due again
         self._next: datetime | None = None  # when what was postponed elsewhere is due
+        self._taken = self._clock()  # when the store was last asked
 
     def wake(self) -> None:
         """Something was committed. May be called from any thread, at any time, and is cheap."""
@@ -203,8 +204,9 @@ class HookDispatcher:
         now = self._clock()
         seconds = self._pace.look
         for due in (*self._retries[:1], *([self._next] if self._next is not None else [])):
-            if due > now:
-                seconds = min(seconds, (due - now).total_seconds())
+            # What has become due since the store was asked is asked for at once.
+            if due > self._taken:
+                seconds = min(seconds, max((due - now).total_seconds(), 0.0))
         try:
             async with asyncio.timeout(seconds):
                 await self._bell.wait()
@@ -215,7 +217,7 @@ class HookDispatcher:
     async def _take(self) -> None:
         """From the store, until it has no more or there is no place."""
         while self._running < self._pace.places and self._held < self._pace.held:
-            now = self._clock()
+            now = self._taken = self._clock()
             while self._retries and self._retries[0] <= now:
                 heapq.heappop(self._retries)
             limit = min(2 * self._pace.places, self._pace.held - self._held)
