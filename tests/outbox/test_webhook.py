@@ -228,7 +228,7 @@ async def test_who_hangs_holds_up_nobody_else(memory: HookMemory) -> None:
     async with (
         receiver(hang) as dead,
         receiver() as good,
-        telling(memory, settings(timeout=timedelta(minutes=10)), replace(DEAF, grace=0)),
+        telling(memory, settings(timeout=timedelta(seconds=50)), replace(DEAF, grace=0)),
     ):
         stuck, goes = hook(dead.url()), hook(good.url())
         memory.owe(stuck, login(), login())
@@ -248,7 +248,7 @@ async def test_a_host_with_no_place_left_takes_none_of_others(memory: HookMemory
     async with (
         receiver(hang) as dead,
         receiver() as good,
-        telling(memory, settings(timeout=timedelta(minutes=10)), pace),
+        telling(memory, settings(timeout=timedelta(seconds=50)), pace),
     ):
         for _ in range(40):
             memory.owe(hook(dead.url()), login())
@@ -315,7 +315,7 @@ async def test_the_slow_leave_places_for_the_others(memory: HookMemory) -> None:
             for there in dead:
                 memory.owe(hook(there.url()), login())
             await until(lambda: len(memory.log) >= 6)
-            current = settings(timeout=timedelta(minutes=10))
+            current = settings(timeout=timedelta(seconds=50))
             count = sum(len(there.seen) for there in dead)
             await until(lambda: sum(len(there.seen) for there in dead) >= count + 2)
             await asyncio.sleep(0.2)
