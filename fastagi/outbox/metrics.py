@@ -55,7 +55,12 @@ NONE = "NONE"  # the outcome of a call that ended before it had one
 
 SCRIPTS = frozenset({*(script.value for script in Script), "busy"})
 OUTCOMES = frozenset({*(outcome.value for outcome in Outcome), NONE})
-FACES = frozenset({"agentd", "agent_events", "events", "page", "health", "metrics", "docs"})
+FACES = frozenset(
+    {
+        *("agentd", "agent_events", "evolux", "agent_php"),
+        *("events", "page", "health", "metrics", "docs"),
+    }
+)
 HOOK_OUTCOMES = frozenset({"delivered", "failed", "parked"})
 HOOK_SINK = "hook"  # among the sinks: what is owed to hooks
 SINKS = frozenset({*(sink.value for sink in Sink), HOOK_SINK})

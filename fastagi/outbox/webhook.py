@@ -65,7 +65,7 @@ class Pace:
     look: float = 5.0  # what another service has written is found by looking
     places: int = 100  # requests at once
     places_per_host: int = 10  # of them to one host and port
-    places_for_slow: int = 50  # of them to receivers that let us wait for nothing the last time
+    places_for_slow: int = 50  # of them to receivers that let us wait for long the last time
     held: int = 5000  # deliveries that wait for a place, taken from the store
     # For so long: then the store is asked again, which may have another URL for the hook, or none,
     # and where it is shared has lent the delivery for a time.
@@ -285,6 +285,8 @@ class HookDispatcher:
                 attempt, wait = await self._try(
                     hook, event.id, told(hook.agent_id, event), delivery.attempts + 1, settings
                 )
+                # The hook may have been told to wait for another type since.
+                attempt = replace(attempt, event_type=event.type)
             finally:
                 self._running -= 1
                 self._running_slow -= slow
@@ -292,7 +294,7 @@ class HookDispatcher:
                 if not self._under_way[place]:
                     del self._under_way[place]
             limit = settings.timeout.total_seconds()
-            if attempt.status is None and attempt.seconds >= limit / 2:
+            if attempt.seconds >= limit / 2:  # with an answer or without
                 self._slow.add(place)
             else:
                 self._slow.discard(place)
