@@ -43,7 +43,7 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.api import errors
 from fastagi.api.agentd_document import LARGEST_ID, ROUTES, extra, responses
 from fastagi.api.doors import AgentView, Doors
-from fastagi.api.face import PATIENCE, documented, in_thread, whole
+from fastagi.api.face import PATIENCE, documented, in_thread, integer, whole
 from fastagi.api.guard import Client
 from fastagi.config.settings import AlreadyElsewhere, InUseByAnother, Right
 from fastagi.contract import Outcome, Source
@@ -427,9 +427,10 @@ def _id(given: Mapping[str, Any], name: str) -> int:
     value = given.get(name)
     if value is None:
         raise Bad(400, f"{name}: is missing")
-    if type(value) is not int:  # a boolean is one to isinstance
+    id = integer(value)
+    if id is None:
         raise Bad(400, f"{name}: must be an integer")
-    return value
+    return id
 
 
 # -- what is told

@@ -55,7 +55,7 @@ from fastagi.api.evolux_document import (
     extra,
     responses,
 )
-from fastagi.api.face import documented, in_thread, in_time, whole
+from fastagi.api.face import documented, in_thread, in_time, integer, whole
 from fastagi.api.guard import Client
 from fastagi.config.settings import Right
 from fastagi.contract import Outcome, Source
@@ -372,10 +372,11 @@ class Evolux:
 
     async def pause(self, call: Call) -> Answer:
         state = await self._agent(call.id)
-        wanted = _fields(call.body).get("pause_id")
-        if wanted is None:
+        given = _fields(call.body).get("pause_id")
+        if given is None:
             raise _bad("pause_id is missing.")
-        if type(wanted) is not int:  # a boolean is one to isinstance
+        wanted = integer(given)
+        if wanted is None:
             raise _bad("pause_id must be an integer.")
         reasons = await in_thread(self._doors.records.reasons)
         reason = next((r for r in reasons if r.id == wanted and not r.archived), None)
@@ -547,9 +548,10 @@ def _login(value: Any) -> str:
 
 def _queues(value: Any) -> tuple[int, ...]:
     """Each once."""
-    if not isinstance(value, list) or any(type(id) is not int for id in value):
+    ids = [integer(id) for id in value] if isinstance(value, list) else [None]
+    if None in ids:
         raise ValueError("queues list must contains only integer ids")  # its grammar, too
-    return tuple(dict.fromkeys(value))
+    return tuple(dict.fromkeys(id for id in ids if id is not None))
 
 
 def _levels(value: Any) -> dict[int, int]:
@@ -558,10 +560,10 @@ def _levels(value: Any) -> dict[int, int]:
         raise ValueError("levels must be a list of objects with queue_id and priority")
     found: dict[int, int] = {}
     for level in value:
-        id, priority = level.get("queue_id"), level.get("priority")
-        if type(id) is not int:
+        id, priority = integer(level.get("queue_id")), integer(level.get("priority"))
+        if id is None:
             raise ValueError("queue_id must be an integer")
-        if type(priority) is not int or not 0 <= priority <= LARGEST_PRIORITY:
+        if priority is None or not 0 <= priority <= LARGEST_PRIORITY:
             raise ValueError(f"priority must be an integer from 0 to {LARGEST_PRIORITY}")
         if found.setdefault(id, priority) != priority:
             raise ValueError(f"the queue with the id {id} has two priorities")

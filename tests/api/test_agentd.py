@@ -616,7 +616,7 @@ async def test_a_wrong_body(http: httpx2.AsyncClient, body: bytes, error: str) -
         ({"agent_id": 1001}, "queue_id: is missing"),
         ({"agent_id": "1001", "queue_id": 1}, "agent_id: must be an integer"),
         ({"agent_id": True, "queue_id": 1}, "agent_id: must be an integer"),
-        ({"agent_id": 1001, "queue_id": 1.0}, "queue_id: must be an integer"),
+        ({"agent_id": 1001, "queue_id": 1.5}, "queue_id: must be an integer"),
         ({"agent_id": 1001, "queue_id": [1]}, "queue_id: must be an integer"),
         ({"agent_id": None, "queue_id": 1}, "agent_id: is missing"),
     ],

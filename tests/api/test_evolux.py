@@ -712,7 +712,7 @@ WRONG_EDITS: list[tuple[dict[str, Any], dict[str, str]]] = [
     *(({"levels": value}, {"levels": LEVELS}) for value in ("x", {}, [1], [None], 5, [[]])),
     *(
         ({"levels": [{"queue_id": id, "priority": 1}]}, {"levels": "queue_id must be an integer"})
-        for id in ("1", None, True, 1.0, [])
+        for id in ("1", None, True, 1.5, [])
     ),
     ({"levels": [{"priority": 1}]}, {"levels": "queue_id must be an integer"}),
     *(
@@ -972,7 +972,7 @@ async def test_not_paused(house: House, http: httpx2.AsyncClient) -> None:
         ({"pause_id": None}, "pause_id is missing."),
         *(
             ({"pause_id": value}, "pause_id must be an integer.")
-            for value in ("18", "1; DROP", "x\r\ny", True, 18.0, [18], {"id": 18}, 2**70)
+            for value in ("18", "1; DROP", "x\r\ny", True, 18.5, [18], {"id": 18}, 2**70)
         ),
     ],
 )
