@@ -418,6 +418,20 @@ async def test_every_error_of_the_document(make_house: Callable[..., House], des
     await until(lambda: "(in call)" not in service.asterisk.cli("queue show sales"))
     assert (await house.send("POST", "/10/logoff")).json == OK
 
+    # One who is not enabled: out at once, and kept out; shown all the same.
+    assert (await anna.dial("*314001")).outcome == "LOGGED_IN"
+    service.write(service.settings() | {"agents": [ANNA | {"enabled": False}, BERT]})
+    await until(lambda: not service.members()["sales"])
+    shown = await house.agent(10)
+    assert (shown["enable"], shown["archived"], shown["current_extension"]) == (False, False, None)
+    again = ("agent-incorrect", "4001#")
+    assert (await anna.dial("*314001", again, again)).outcome == "NO_SUCH_AGENT"
+    await told("pause, not enabled", missing, "POST", "/10/pause", {"pause_id": nr17})
+    assert house.facts("4001")[4:6] == [
+        ("agent-login", "", "phone", ""),
+        ("agent-logout", "archived", "system", "configuration"),
+    ]
+
     # What the document does not tell of, in its envelope.
     for what, token, status in (
         ("no such token", "a-token-of-nobody", 401),
@@ -438,6 +452,9 @@ async def test_every_error_of_the_document(make_house: Callable[..., House], des
         "agent-pause",
         "agent-unpause",
         "agent-logout",
+        "agent-login",
+        "agent-logout",
+        "login-refused",
     ]
     service.agrees()
 
