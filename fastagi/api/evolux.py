@@ -620,7 +620,9 @@ def _time(moment: datetime | None) -> str | None:
 
 
 def _exten(interface: str) -> str:
-    return interface.lower()
+    # The document knows one SIP: to its programs PJSIP is that, too.
+    lower = interface.lower()
+    return f"sip/{lower[6:]}" if lower.startswith("pjsip/") else lower
 
 
 class Showing:

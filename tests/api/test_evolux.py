@@ -367,10 +367,10 @@ async def test_one_who_is_there(house: House, http: httpx2.AsyncClient) -> None:
         "enable": True,
         "name": "Agent 1001",
         "queues": [1, 2, 3],
-        "current_extension": "pjsip/1001",
+        "current_extension": "sip/1001",
         "last_pause": None,
         "last_login": {
-            "exten": "pjsip/1001",
+            "exten": "sip/1001",
             "time_logoff": None,
             "id": 1753258851265714,
             "time_login": "2026-11-22T12:00:00+00:00",
