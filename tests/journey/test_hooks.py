@@ -303,6 +303,12 @@ async def test_bad_receivers(make_service: MakeService) -> None:
         assert len(parked) == 6
         assert {row["event"] for row in parked} == set(owed)
         assert all(row["sink"].startswith("hook ") for row in parked)
+        figures = (await asyncio.to_thread(Curl(service.http_port), "GET", "/metrics")).body
+        hooks = [line for line in figures.splitlines() if "hook" in line and line[0] != "#"]
+        print(*(line for line in hooks if "created" not in line), sep="\n")
+        assert 'fastagi_outbox_parked{sink="hook"} 6.0' in hooks
+        assert 'fastagi_hook_deliveries_total{outcome="parked"} 6.0' in hooks
+        assert 'fastagi_hook_deliveries_total{outcome="delivered"} 4.0' in hooks
         dead.answers = (OK,)
         before = len(dead.seen)
         assert await ask(service, "POST", f"{paths['500']}/retry") == {"retried": 2}
