@@ -395,7 +395,7 @@ class Evolux:
             when_in_call=self._doors.pause().when_in_call,
         )
         try:
-            await self._service.execute(command, only_if=not_paused)
+            change = await self._service.execute(command, only_if=not_paused)
         except NotLoggedIn:
             if paused:
                 raise _impossible("Agent already paused") from None
@@ -404,6 +404,8 @@ class Evolux:
             raise _impossible("The time for this pause is used up for today") from None
         except InCall:
             raise Refusal(400, PAUSING_IN_CALL) from None
+        if change.outcome is Outcome.ALREADY_PAUSED:  # another service was faster
+            raise _impossible("Agent already paused")
         return DONE
 
     async def unpause(self, call: Call) -> Answer:
