@@ -53,12 +53,14 @@ from fastagi.store import (
 )
 
 if TYPE_CHECKING:  # a service without HTTP does not load what it takes
+    from fastagi.api.guard import Guard
     from fastagi.api.server import HttpServer
     from fastagi.api.stream import Feed
 
 log = structlog.get_logger()
 
 PATIENCE = 2.0  # seconds at start that a manager login may take before calls are answered
+HTTP_PATIENCE = 10.0  # seconds at the end for requests; who sends half of one gets no more
 LAMPS_AT_ONCE = 100  # manager actions that a phone code may have to wait for
 
 # Sections that are read once: sockets, links and the store live as long as the service.
@@ -113,6 +115,7 @@ class App:
         self._reload = asyncio.Event()
         self._along: set[asyncio.Task[None]] = set()
         self._news: list[News] = []
+        self._guard: Guard | None = None
 
     def stop(self) -> None:
         self._stop.set()
@@ -123,7 +126,7 @@ class App:
     async def run(self) -> None:
         """Raises ConfigError, StoreUnavailable or OSError when it cannot start."""
         self.settings, store, difference = await asyncio.to_thread(_open, self.path)
-        settings = self.settings
+        settings = self._begun_with = self.settings
         try:
             self.store = store
             self.views = Views(settings.database)
@@ -216,7 +219,8 @@ class App:
             version=own_version(),
             log=log,
         )
-        return HttpServer(application(doors, feed), settings, feed.end), feed
+        self._guard = application(doors, feed)
+        return HttpServer(self._guard, settings, feed.end), feed
 
     def _client(self, asterisk: AsteriskSettings) -> Client:
         """The manager link to one Asterisk, and whoever wants to know what it tells."""
@@ -277,9 +281,15 @@ class App:
                 log.info("listening", port=server.port)
             else:
                 http, feed = web
-                await http.start()
                 tasks.append(group.create_task(feed.run(), name="tell listeners"))
-                log.info("listening", port=server.port, http=http.port)
+                try:
+                    await http.start()
+                except OSError as error:
+                    # Its certificate is gone, its port is taken: the phones work all the same.
+                    log.error("HTTP is not served", error=str(error))
+                    log.info("listening", port=server.port)
+                else:
+                    log.info("listening", port=server.port, http=http.port)
             # What is there now stays: the collector need not look through it again.
             gc.collect()
             gc.freeze()
@@ -290,7 +300,7 @@ class App:
             patience = self.settings.fastagi.drain.total_seconds()
             draining = [server.drain(patience)]
             if web is not None:
-                draining.append(web[0].drain(patience))
+                draining.append(web[0].drain(min(patience, HTTP_PATIENCE)))
             await asyncio.gather(*draining)
             # What the last calls made known still goes out, if it goes at once.
             await asyncio.sleep(0.05)
@@ -378,12 +388,14 @@ class App:
 
     async def _use(self, settings: Settings) -> None:
         for section in FIXED:
-            if getattr(settings, section) != getattr(self.settings, section):
+            if _fixed(settings, section) != _fixed(self._begun_with, section):
                 log.warning("needs a restart to take effect", section=section)
         difference = await asyncio.to_thread(self.store.bring_in, settings)
         self.settings = without_agents(settings)
         self.phone = phone_settings(settings)
         self.service.policy = policy(settings)
+        if self._guard is not None and settings.http is not None:
+            self._guard.use(settings.http.tokens)
         report(difference)
         log.info("the configuration was reloaded")
         # Not awaited: it may have to wait for Asterisk, and the next reload must not.
@@ -448,6 +460,12 @@ def _open(path: Path) -> tuple[Settings, PeeweeStore, Difference]:
     difference = store.bring_in(settings)
     report(difference)
     return without_agents(settings), store, difference
+
+
+def _fixed(settings: Settings, section: str) -> object:
+    """What is read once; the tokens are not."""
+    its = getattr(settings, section)
+    return its.model_copy(update={"tokens": None}) if isinstance(its, HttpSettings) else its
 
 
 def named(asterisk: str) -> dict[str, str]:

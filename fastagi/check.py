@@ -104,6 +104,8 @@ async def check(
         yield finding
     for finding in await service(settings):
         yield finding
+    for finding in http(settings, place):
+        yield finding
     for asterisk in settings.asterisks:
         async for finding in _one_asterisk(settings, asterisk, sounds):
             named = f"{asterisk.name}: " if asterisk.name else ""
@@ -300,6 +302,28 @@ def store(url: str, asterisks: Collection[str]) -> list[Finding]:
             )
         )
     return findings
+
+
+def http(settings: Settings, place: str) -> Iterator[Finding]:
+    """What the HTTP server will find at its start."""
+    from fastagi.api.server import tls_context
+
+    its = settings.http
+    if its is None:
+        return
+    if its.tls is not None:
+        try:
+            tls_context(its.tls)
+        except OSError as error:
+            yield _problem(
+                "HTTP",
+                _one_line(error),
+                place,
+                "name the files of the certificate and of its key, readable for the service",
+            )
+            return
+    who = f"{len(its.tokens)} tokens" if its.tokens else "this machine alone, without tokens"
+    yield _ok("HTTP", f"{its.listen.host}:{its.listen.port}, {who}", place)
 
 
 def _removed(

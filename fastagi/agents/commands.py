@@ -77,7 +77,8 @@ class Pause(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpause(Command):
-    locked: bool = False  # filled in by the service: not before its time, from a phone
+    as_agent: bool = False  # in the agent's own name, as from a phone: not by a supervisor
+    locked: bool = False  # filled in by the service: not before its time, by the agent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -462,7 +462,10 @@ class AgentService:
                 wrapup = self.policy.wrapup if isinstance(command, Pause) else timedelta()
                 in_call = await self.in_call(state.session.device, wrapup)
                 command = replace(command, in_call=in_call)
-        if isinstance(command, Pause | Unpause) and command.source is Source.PHONE:
+        by_agent = command.source is Source.PHONE
+        if isinstance(command, Unpause):
+            by_agent = by_agent or command.as_agent
+        if isinstance(command, Pause | Unpause) and by_agent:
             command = await self._lockable(command)
         if isinstance(command, Pause):
             return await self._budgeted(command)

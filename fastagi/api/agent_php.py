@@ -50,6 +50,7 @@ from fastagi.api.face import whole
 from fastagi.api.guard import (
     AGENT_PHP,
     OTHER_SITES,
+    PROXIED,
     address_of,
     digest,
     is_loopback,
@@ -206,6 +207,8 @@ class AgentPhp:
             name: str = client.name
             return name
         found = parsed(address)
+        if not PROXIED.isdisjoint(headers):
+            raise NotAuthorized("no token, and a proxy's address is nobody's")
         if found is None or not any(found in network for network in self._allow):
             raise NotAuthorized("no token, and the address is not allowed")
         if _in_a_browser(headers):
@@ -398,7 +401,7 @@ class AgentPhp:
         return PauseReason("", wanted)  # as the document has it: reports group by the name
 
     async def unpause(self, asked: Asked) -> str:
-        change = await self._service.execute(Unpause(**self._values(asked)))
+        change = await self._service.execute(Unpause(**self._values(asked), as_agent=True))
         # A pause that was to follow the call is taken back: that is one, too.
         if change.outcome is Outcome.NOT_PAUSED and not change.alters:
             raise Told(AVAILABLE)

@@ -58,7 +58,7 @@ GUARDED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def application(doors: Doors, feed: Feed) -> ASGIApp:
+def application(doors: Doors, feed: Feed) -> Guard:
     """``feed`` is run, and woken by commits, by whoever made it."""
     swift: dict[str, ASGIApp] = {"agentd": agentd.Agentd(doors), "evolux": evolux.Evolux(doors)}
     if doors.http.agent_php is not None:

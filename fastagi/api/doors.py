@@ -1,7 +1,8 @@
 """What the faces are given, and what they need of the store."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from fastagi.agents.model import AgentState, Status
 from fastagi.agents.service import AgentService
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
 from fastagi.contract import EventType, Source
+
+_CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}", re.ASCII)
 
 
 class AgentView(Protocol):
@@ -293,4 +296,7 @@ class Doors:
         if asterisk and asterisk not in names:
             return None
         rules = [rule for rule in self.rules() if not context or rule.context in ("", context)]
-        return resolve(rules, extension, asterisk or names[0])
+        device = resolve(rules, extension, asterisk or names[0])
+        if device is not None and not device.context and _CONTEXT.fullmatch(context):
+            return replace(device, context=context)
+        return device

@@ -411,7 +411,8 @@ class Evolux:
     async def unpause(self, call: Call) -> Answer:
         state = await self._agent(call.id)
         try:
-            change = await self._service.execute(Unpause(**self._asked(call, state.number)()))
+            command = Unpause(**self._asked(call, state.number)(), as_agent=True)
+            change = await self._service.execute(command)
         except NotLoggedIn:  # so not paused either, and this the document knows
             raise _impossible("Agent is unpaused") from None
         except PauseLocked:

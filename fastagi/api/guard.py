@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fastagi.agents.lockout import Lockout
 from fastagi.api import errors
 from fastagi.api.doors import Figures
-from fastagi.config.settings import HttpSettings, Right
+from fastagi.config.settings import ClientSettings, HttpSettings, Right
 
 BODY_DEADLINE = 30.0  # seconds in which a whole body must be there
 LINGER = 5.0  # seconds that what a refused client still sends is taken and thrown away
@@ -135,6 +135,10 @@ def names_this_machine(host: str) -> bool:
     return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
+# A proxy on this machine speaks for others.
+PROXIED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
+
+
 class TooLarge(Exception):
     pass
 
@@ -156,11 +160,15 @@ class Guard:
         self._now = now
         self._max_body = http.max_body
         self._agent_php = http.agent_php is not None
+        self.use(http.tokens)
+        self._attempts = Attempts(http.lockout.rule())
+
+    def use(self, tokens: Mapping[str, ClientSettings]) -> None:
+        """From now on these: one that is not among them opens nothing any more."""
         self._clients = [
             (digest(of.token.get_secret_value().encode()), Client(name, frozenset(of.rights)))
-            for name, of in http.tokens.items()
+            for name, of in tokens.items()
         ]
-        self._attempts = Attempts(http.lockout.rule())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -330,7 +338,7 @@ def token_in(headers: Mapping[bytes, bytes]) -> bytes | None:
 def _not_local(address: str, headers: Mapping[bytes, bytes]) -> str | None:
     """Without tokens whoever sits at this machine is trusted: neither other machines, nor pages
     from elsewhere in a browser that runs here."""
-    if not is_loopback(address):
+    if not is_loopback(address) or not PROXIED.isdisjoint(headers):
         return "Without tokens only this machine is served: set http.tokens"
     host = headers.get(b"host", b"").decode("latin-1")
     if host and not names_this_machine(host):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -162,7 +163,9 @@ class HttpServer:
         self._state = ServerState()
         self._server: asyncio.Server | None = None
         self._ticks: asyncio.Task[None] | None = None
-        self._most = http.max_listeners + MORE
+        # The phones need file descriptors, too.
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = min(http.max_listeners + MORE, max(files // 3, 16))
         self._reminded = -REMIND
 
     @property

@@ -469,6 +469,11 @@ class Demo:
                     f"{escape(line):<60} [dim]{escape(str(what))}[/]", soft_wrap=True
                 )
         self.console.print(f"  {program} events --follow", soft_wrap=True)
+        if self.settings.http is not None:
+            listen = self.settings.http.listen
+            self.console.print(
+                f"  http://{listen.host}:{listen.port}/ shows it live", soft_wrap=True
+            )
         self.console.print(
             f"  {program} check --sounds {self.folder}/asterisk/data/sounds\n", soft_wrap=True
         )

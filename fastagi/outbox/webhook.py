@@ -71,7 +71,7 @@ class Pace:
     # and where it is shared has lent the delivery for a time.
     fresh: float = 20.0
     first_delay: float = 1.0
-    longest_delay: float = 60.0
+    longest_delay: float = 600.0
     longest_wait: float = 600.0  # that a receiver can ask for
     grace: float = 2.0  # when stopped: for requests under way to end, and to be marked
 

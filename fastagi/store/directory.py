@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -233,6 +233,8 @@ def _bring(
         row[key]: row for row in table.select().dicts().execute(database)
     }
     names = {row[key] for row in wanted}
+    if table is Agent:
+        _refuse_created(rows, names)
     # Who is not enabled is archived already, but shown as there; not so when gone from the YAML.
     gone = [
         name
@@ -281,6 +283,17 @@ def _bring(
             f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))"
         )
     return gone
+
+
+def _refuse_created(rows: Mapping[str, Mapping[str, Any]], names: Set[str]) -> None:
+    """A number of the YAML that a program's agent has is a slip: nobody becomes somebody else."""
+    for number in sorted(names):
+        row = rows.get(number)
+        if row is not None and row["origin"] != YAML and row["archived_at"] is None:
+            raise DirectoryConflict(
+                f"agent {number}: the number belongs to {row['name']!r} (id {row['id']}), "
+                "who was created through an API"
+            )
 
 
 def _queue_pauses(database: Any, queues: Sequence[QueueSettings], difference: Difference) -> None:

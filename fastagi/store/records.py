@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -192,19 +193,25 @@ class Records:
 
     async def change(self, id: int, *, name: str | None, password: str | None) -> bool:
         values: dict[str, object] = {}
+        usable = True
         if name is not None:
             values["name"] = name
         if password is not None:
             values["password_hash"] = await asyncio.to_thread(_hasher.hash, password)
-            if self._created().password_is_pin and _PIN.fullmatch(password):
-                values["pin_hash"] = await asyncio.to_thread(pins.hash_of, password)
+            if self._created().password_is_pin:
+                # One that can be no PIN leaves none that fits: neither the old one, nor no PIN.
+                usable = _PIN.fullmatch(password) is not None
+                pin = password if usable else secrets.token_hex(32)
+                values["pin_hash"] = await asyncio.to_thread(pins.hash_of, pin)
 
         def job(connection: Connection) -> str | None:
             row = connection.execute(
-                "SELECT number FROM agents WHERE id = ? AND archived_at IS NULL", (id,)
+                "SELECT number, pin_hash FROM agents WHERE id = ? AND archived_at IS NULL", (id,)
             ).fetchone()
             if row is None:
                 return None
+            if not usable and row[1] is None:
+                values.pop("pin_hash", None)
             if values:
                 assignments = ", ".join(f"{column} = ?" for column in values)
                 connection.execute(

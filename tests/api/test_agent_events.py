@@ -488,17 +488,15 @@ async def test_rights(house: House) -> None:
     writes += [("POST", f"{BASE}150/test"), ("POST", f"{BASE}150/retry")]
     reads = [("GET", BASE), ("GET", f"{BASE}150"), ("GET", f"{BASE}150/deliveries")]
     house.rights = frozenset({Right.READ, Right.CONTROL})
-    for method, path in writes:
+    # A URL may hold a receiver's password: who may not write does not read either.
+    for method, path in writes + reads:
         # A body that is wrong too: who may not write learns nothing of it.
         answer = await house.http.request(method, path, content=b"{")
         assert answer.status_code == 403
         assert error(answer) == "This needs the right 'configure'"
-    for method, path in reads:
-        assert (await house.http.request(method, path)).status_code == 200
     house.rights = frozenset({Right.CONFIGURE})
     for method, path in reads:
-        answer = await house.http.request(method, path)
-        assert (answer.status_code, error(answer)) == (403, "This needs the right 'read'")
+        assert (await house.http.request(method, path)).status_code == 200
     assert len(house.hooks.hooks) == 1
 
 

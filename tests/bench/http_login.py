@@ -39,7 +39,6 @@ EMPTY = "/empty"
 def serve(path: str) -> None:
     """``fastagi serve`` with one route more, which does nothing."""
     import fastagi.api.application
-
     from fastagi import cli
 
     ours = fastagi.api.application.routed

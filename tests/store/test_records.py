@@ -157,12 +157,16 @@ async def test_a_password_is_a_pin_where_it_is_so_configured(
     for n, password in enumerate(("agent_pass", "12", "1" * 13, "12３4", "12 34")):
         id = await created(records, f"b{n}", password=password)
         assert (await stored(store, id))["pin_hash"] is None
-    # Changed, it is the new PIN; and one that can be no PIN leaves it as it is.
+        assert await records.change(id, name=None, password="another")
+        assert (await stored(store, id))["pin_hash"] is None
+    # Changed, it is the new PIN; and one that can be no PIN leaves none that fits.
     assert await records.change(pin, name=None, password="1357")
     row = await stored(store, pin)
     assert await asyncio.to_thread(matches, row["pin_hash"], "1357")
     assert await records.change(pin, name=None, password="agent_pass")
-    assert (await stored(store, pin))["pin_hash"] == row["pin_hash"]
+    row = await stored(store, pin)
+    assert row["pin_hash"] is not None
+    assert not await asyncio.to_thread(matches, row["pin_hash"], "1357")
 
 
 @pytest.mark.parametrize("login", ["agent.1", "7007"])
