@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -234,7 +234,7 @@ def _bring(
     }
     names = {row[key] for row in wanted}
     if table is Agent:
-        _refuse_created(rows, names)
+        _refuse_created(rows, wanted)
     # Who is not enabled is archived already, but shown as there; not so when gone from the YAML.
     gone = [
         name
@@ -285,13 +285,18 @@ def _bring(
     return gone
 
 
-def _refuse_created(rows: Mapping[str, Mapping[str, Any]], names: Set[str]) -> None:
-    """A number of the YAML that a program's agent has is a slip: nobody becomes somebody else."""
-    for number in sorted(names):
-        row = rows.get(number)
-        if row is not None and row["origin"] != YAML and row["archived_at"] is None:
+def _refuse_created(
+    rows: Mapping[str, Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]
+) -> None:
+    """Nobody becomes somebody else by a slip: a program's agent is the YAML's from then on only
+    where that has the name, too."""
+    for agent in wanted:
+        row = rows.get(agent["number"])
+        if row is None or row["origin"] == YAML or row["archived_at"] is not None:
+            continue
+        if row["name"] != agent["name"]:
             raise DirectoryConflict(
-                f"agent {number}: the number belongs to {row['name']!r} (id {row['id']}), "
+                f"agent {agent['number']}: the number belongs to {row['name']!r} (id {row['id']}), "
                 "who was created through an API"
             )
 

@@ -397,6 +397,9 @@ async def test_archived_and_not_enabled(store: PeeweeStore, records: Records) ->
     # What an API created is the YAML's business as soon as that names it.
     id = await created(records, "agent.1")
     assert flags()["9001"] == there
+    with pytest.raises(DirectoryConflict, match="agent 9001: the number belongs to 'Zoë'"):
+        store.bring_in(settings(queues=QUEUES, agents=[{"number": "9001", "name": "Anna"}]))
+    assert flags()["9001"] == there
     store.bring_in(settings(queues=QUEUES, agents=[{"number": "9001", "name": "Zoë"}]))
     shown = records.agent(id)
     assert shown is not None
