@@ -123,7 +123,7 @@ class Trial:
 
     def _states(self) -> list[AgentState]:
         with contextlib.closing(sqlite3.connect(self.house.database, timeout=10)) as connection:
-            rows = connection.execute(STATE.format(where="1 = 1")).fetchall()
+            rows = connection.execute(STATE.format(where="1 = 1", more="")).fetchall()
         return [found.state for found in loaded(rows)]
 
     async def _unsettled(self) -> str:
