@@ -1,6 +1,7 @@
 """What time does to pauses and shifts, on real phones: the agent hears it, and it is written down
 as the system's doing."""
 
+import signal
 import sqlite3
 from typing import Any
 
@@ -79,11 +80,13 @@ async def test_a_pause_that_is_too_long_blinks_after_a_restart_of_asterisk_too(
     await bert.dial("*332")
     await until(lambda: lamps(asterisk, "4001")["pause"] == "RINGING")
     await until(lambda: lamps(asterisk, "4002")["pause"] == "INUSE")
+    service.signal(signal.SIGSTOP)  # or it would have seen to the lamps before they are made wrong
     asterisk.kill()
     asterisk.start()
     # As if Asterisk had not written it down before it died.
     for number in ("4001", "4002"):
         asterisk.cli(f"devstate change Custom:pause-{number} NOT_INUSE")
+    service.signal(signal.SIGCONT)
     await until(lambda: service.events("repair"), within=40)
     await until(lambda: lamps(asterisk, "4001") == {"agent": "INUSE", "pause": "RINGING"})
     await until(lambda: lamps(asterisk, "4002") == {"agent": "INUSE", "pause": "INUSE"})
