@@ -265,6 +265,16 @@ class PostgreSQL:
                     pytest.fail((self.folder / "log").read_text(errors="replace"), pytrace=False)
                 time.sleep(0.05)
 
+    def create(self, name: str = "", template: str = "template0") -> str:
+        name = name or f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def drop(self, name: str) -> None:
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
@@ -312,12 +322,9 @@ def postgresql() -> Iterator[PostgreSQL]:
 @pytest.fixture
 def postgres_url(postgresql: PostgreSQL) -> Iterator[str]:
     """The address of an empty database of this test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(postgresql.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    name = postgresql.create()
     yield postgresql.url(name)
-    with psycopg.connect(postgresql.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    postgresql.drop(name)
 
 
 # -- what the programs of tests/truth came to ---------------------------------------------

@@ -1,6 +1,7 @@
 """Every test of the store runs on a real SQLite file and on a real PostgreSQL."""
 
-from collections.abc import AsyncIterator, Callable
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastagi.agents.devices import Device
 from fastagi.config.settings import Settings
 from fastagi.contract import Source
 from fastagi.store import PeeweeStore, open_store
+from tests.conftest import PostgreSQL
 
 NOW = datetime(2026, 11, 22, 9, 30, 0, 123457, UTC)
 LATER = NOW + timedelta(minutes=20)
@@ -75,12 +77,49 @@ def settings(size: int = 3, /, **sections: Any) -> Settings:
     return Settings.model_validate(values | sections)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(scope="session")
+def sqlite_made(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Two files to copy: with the tables, and with the small call centre, too."""
+    folder = tmp_path_factory.mktemp("made")
+    made = {furnished: folder / f"{furnished}.db" for furnished in (False, True)}
+    for furnished, path in made.items():
+        _make(f"sqlite:///{path}", furnished)
+    return made
+
+
+@pytest.fixture(scope="session")
+def postgresql_made(postgresql: PostgreSQL) -> dict[bool, str]:
+    """The same as databases to copy."""
+    made = {furnished: f"made_{furnished}".lower() for furnished in (False, True)}
+    for furnished, name in made.items():
+        postgresql.create(name)
+        _make(postgresql.url(name), furnished)
+    return made
+
+
+def _make(url: str, furnished: bool) -> None:
+    store = open_store(url)
+    if furnished:
+        store.bring_in(settings())
+    store._close()
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of this test's own. It is a copy, as making one takes longer than most tests."""
+    furnished = "store" in request.fixturenames
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    address: str = request.getfixturevalue("postgres_url")
-    return address
+        path = tmp_path / "store.db"
+        shutil.copy(request.getfixturevalue("sqlite_made")[furnished], path)
+        yield f"sqlite:///{path}"
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    name = server.create(template=request.getfixturevalue("postgresql_made")[furnished])
+    yield server.url(name)
+    server.drop(name)
 
 
 @pytest.fixture
@@ -108,9 +147,7 @@ async def opened() -> AsyncIterator[Callable[[str], PeeweeStore]]:
 @pytest.fixture
 def store(url: str, opened: Callable[[str], PeeweeStore]) -> PeeweeStore:
     """With the small call centre in it."""
-    store = opened(url)
-    store.bring_in(settings())
-    return store
+    return opened(url)
 
 
 async def done(store: PeeweeStore, command: Any, now: datetime = NOW) -> Any:

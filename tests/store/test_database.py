@@ -23,9 +23,18 @@ from fastagi.store.database import parse
 from fastagi.store.migrations import FOLDER, migrate
 from fastagi.store.tables import TABLES
 
-from .conftest import NOW, device, done, log_in, log_off
+from .conftest import BACKENDS, NOW, device, done, log_in, log_off
 
 Opened = Callable[..., PeeweeStore]
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
+    """Of a database without anything in it."""
+    if request.param == "sqlite":
+        return sqlite_url
+    address: str = request.getfixturevalue("postgres_url")
+    return address
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,10 @@ async def test_what_an_api_created_stays(store: PeeweeStore) -> None:
     with pytest.raises(DirectoryConflict, match="agent 7000: the id 60"):
         store.bring_in(settings(agents=[agent("7000", id=60)]))
     assert await store.queue_numbered("701") == "sales"  # all or nothing
-    difference = store.bring_in(settings(agents=[agent("6000", "sales")]))
-    assert (
-        "agent 6000: name 'Made by API' -> 'Agent 6000', is in the YAML now" in difference.changed
-    )
+    with pytest.raises(DirectoryConflict, match="agent 6000: the number belongs to 'Made by API'"):
+        store.bring_in(settings(agents=[agent("6000", "sales")]))
+    difference = store.bring_in(settings(agents=[agent("6000", "sales", name="Made by API")]))
+    assert "agent 6000: is in the YAML now" in difference.changed
 
 
 async def test_ids(url: str, opened: Opened) -> None:
