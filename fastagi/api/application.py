@@ -1,6 +1,7 @@
 """All faces as one application: FastAPI for its routes and its OpenAPI, the guard around it."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -63,20 +64,28 @@ def application(doors: Doors, feed: Feed) -> Guard:
     swift: dict[str, ASGIApp] = {"agentd": agentd.Agentd(doors), "evolux": evolux.Evolux(doors)}
     if doors.http.agent_php is not None:
         swift["agent_php"] = agent_php.AgentPhp(doors, doors.http.agent_php)
-    faces = Faces(swift, routed(doors, feed))
+    faces = Faces(swift, lambda: routed(doors, feed))
     return Guard(faces, doors.http, doors.figures, doors.log, doors.service.now)
 
 
 class Faces:
     """Some faces, by name, need none of what FastAPI does to a request, which costs as much as all
-    else."""
+    else. Its routes take a tenth of a second to make: that is done when one is first asked for, in
+    a thread, so that no phone waits for it."""
 
-    def __init__(self, swift: Mapping[str, ASGIApp], others: ASGIApp) -> None:
+    def __init__(self, swift: Mapping[str, ASGIApp], others: Callable[[], ASGIApp]) -> None:
         self._swift = swift
-        self._others = others
+        self._make = others
+        self._making = asyncio.Lock()
+        self._others: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         face = self._swift.get(errors.face_of(scope["path"]), self._others)
+        if face is None:
+            async with self._making:
+                if self._others is None:
+                    self._others = await asyncio.to_thread(self._make)
+                face = self._others
         await face(scope, receive, send)
 
 
