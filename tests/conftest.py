@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -45,6 +46,10 @@ exten => 603,1,Answer()
  same => n,Hangup()
 exten => 604,1,Wait(120)
 """
+
+# Enough to find what a change breaks; HYPOTHESIS_PROFILE=default for Hypothesis's own hundred.
+hypothesis.settings.register_profile("run", max_examples=50)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "run"))
 
 Eventually = Callable[..., Awaitable[None]]
 MakePhone = Callable[..., Awaitable[Phone]]

@@ -56,7 +56,9 @@ AT_ONCE = 4  # … and three times as many on their way, so that Asterisk is nev
 CHUNK = 160  # agents looked at together
 LATEST = 2_000  # events whose agents' lamps are set anew after a restart
 AGAIN = 0.25  # seconds until what could not be judged is looked at again
-SILENCE = 0.3  # seconds after which an event of a removal would have been heard
+# Seconds after which an event of a removal would have been heard, and written down by whichever
+# service was the first, on a busy machine too.
+SILENCE = 1.5
 REFUSED_AGAIN = timedelta(seconds=60)  # a planned change that Asterisk refused
 SKEW = timedelta(seconds=2)  # between Asterisk's clock and ours
 ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is still at it

@@ -37,6 +37,7 @@ PAGE = 500  # events
 KEPT_PAGES = 8  # after a restart all come back to the same place
 READERS = 2  # pages read at once; the feed has a thread of its own beside them
 SLICE = 10  # listeners served before phone calls have their turn
+SPREAD = 0.1  # seconds over which a batch goes out to all
 
 # What waits for one listener, until it is sent back to the pages.
 MAX_EVENTS = 1000
@@ -307,7 +308,8 @@ class Feed:
             for listener in listeners[start : start + SLICE]:
                 if listener.live:
                     listener.take(batch)
-            await asyncio.sleep(0)
+            # Spread: many listeners at once would be a pause for the phones.
+            await asyncio.sleep(SPREAD * SLICE / max(len(listeners), SLICE * 2))
 
     async def _look_after(self, now: float) -> None:
         """Who hears nothing is told that the line is there; who takes nothing is dropped."""

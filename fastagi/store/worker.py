@@ -24,9 +24,9 @@ T = TypeVar("T")
 MAX_BATCH = 256
 SWEEP_SECONDS = 0.25
 # A commit costs as much processor time as several jobs. So where jobs came together last time, the
-# next ones are waited for a little; a lone one never waits.
-GATHER_SECONDS = 0.002
-CROWD = 8
+# next ones are waited for a little, and longer where many did; a lone one never waits.
+CROWD, GATHER_SECONDS = 8, 0.0004
+STORM, GATHER_IN_STORM = 20, 0.002
 ENOUGH = 24  # waiting already: no need to gather
 
 
@@ -227,11 +227,11 @@ class Workers(Generic[C]):
         jobs = self._jobs
         connection = self._connect()
         ending = False
-        crowded = False
+        last = 0  # how many jobs came together
         while not ending:
             job = jobs.get()
-            if crowded and job is not None and jobs.qsize() < ENOUGH:
-                time.sleep(GATHER_SECONDS)
+            if last >= CROWD and job is not None and jobs.qsize() < ENOUGH:
+                time.sleep(GATHER_IN_STORM if last >= STORM else GATHER_SECONDS)
             batch: list[Job[C, Any]] = []
             while True:
                 if job is None:
@@ -250,7 +250,7 @@ class Workers(Generic[C]):
                     job = jobs.get_nowait()
                 except Empty:
                     break
-            crowded = len(batch) >= CROWD
+            last = len(batch)
             if batch:
                 self._run(connection, batch)
         connection.close()

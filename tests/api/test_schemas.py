@@ -19,7 +19,7 @@ from tests.agents.memory import an_agent
 from tests.page.parts import Office
 
 TOKEN = "a-token-that-nobody-would-guess"
-EXAMPLES = os.environ.get("SCHEMA_EXAMPLES", "20")  # of every operation
+EXAMPLES = os.environ.get("SCHEMA_EXAMPLES", "10")  # of every operation
 # It never ends; its own tests are those of the stream.
 ENDLESS = "/events"
 

@@ -151,6 +151,7 @@ async def test_stopped_again_and_again_while_it_flows(
     print("left after each stop:", left)
     service.start()
     await until(lambda: owed(service) == 0)
+    await until(lambda: len(peer.facts()) >= len(stored))
     await asyncio.sleep(0.5)
     told_once_in_order(peer, stored)
 

@@ -543,7 +543,15 @@ async def test_what_a_queue_says_of_pauses(make_house: Callable[..., House], des
         assert heard.sounds
     assert (await anna.dial("*3311")).outcome == "PAUSE_LOCKED", "another reason is no way out"
     assert service.members()["sales"] == {"PJSIP/1001 paused:cadastro"}
-    assert (await house.send("POST", "/10/unpause")).json == OK
+    # A program that speaks as the agent cannot either; a supervisor's can.
+    as_agent = await house.send("POST", "/10/unpause")
+    assert as_agent.json["meta"] == {
+        "status": 422,
+        "message": "This pause cannot be ended before its time",
+    }
+    assert service.members()["sales"] == {"PJSIP/1001 paused:cadastro"}
+    board = f"{house.url}/0.1/agents/by-number/4001/unpause"
+    assert (await curl("-X", "POST", board, "-H", f"token: {TOKEN}")).status == 204
     assert service.members()["sales"] == {"PJSIP/1001"}
     service.agrees()
     shown = await house.agent(10)

@@ -408,7 +408,7 @@ async def test_what_is_done_at_the_console_is_adopted_once(
     for count, (command, _, _) in enumerate(steps, 2):
         for agent in agents:
             await asterisk.ask(command.format(agent))
-        await until(lambda count=count: told(count), what=command)
+        await until(lambda count=count: told(count), within=60, what=command)
     await pair.agrees()
     await asyncio.sleep(4)  # both compare all once more
     events = pair.events()
