@@ -423,7 +423,7 @@ class App:
 
         # From the store, not from the difference: what an earlier start could not finish, as
         # Asterisk was away, is found again.
-        to_log_off, to_leave = await self.store.left_over()
+        to_log_off, to_leave = await self._left_over()
         for number in to_log_off:
             await self._insist(command(LogOff, number, reason="archived"))
         for number, queue in to_leave:
@@ -432,6 +432,14 @@ class App:
             await self._insist(command(JoinQueue, number, queue=queue))
         for number, queue, penalty in difference.to_set_penalty:
             await self._insist(command(ChangePenalty, number, queue=queue, penalty=penalty))
+
+    async def _left_over(self) -> tuple[list[str], list[tuple[str, str]]]:
+        while True:
+            try:
+                return await self.store.left_over()
+            except StoreUnavailable as error:
+                log.warning("the store is away: nobody is brought along yet", error=str(error))
+                await asyncio.sleep(1)
 
     async def _insist(self, command: Command) -> None:
         while True:

@@ -57,7 +57,8 @@ async def serve(
     running: app.App, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     try:
-        while line := await reader.readline():
+        # Until the service is made nobody is there.
+        while hasattr(running, "service") and (line := await reader.readline()):
             outcome = await answer(running, json.loads(line))
             writer.write(json.dumps({"outcome": outcome}).encode() + b"\n")
             await writer.drain()
