@@ -56,6 +56,10 @@ ANSWERS: dict[type, tuple[tuple[str, Answer], ...]] = {
     ),
 }
 
+# While Asterisk starts, its manager interface answers before app_queue is there: nothing was
+# refused, nobody is there yet.
+NOT_LOADED = "Invalid/unknown command"
+
 # What the service sends, the write class it takes, and what for.
 NEEDED: dict[str, tuple[str, str]] = {
     "QueueAdd": ("agent", "log agents in"),
@@ -91,6 +95,8 @@ class Privileges:
 
 def judge(operation: Operation, response: Response) -> Answer:
     """The meaning of Asterisk's answer to this operation."""
+    if response.message.startswith(NOT_LOADED):
+        return Answer.UNKNOWN
     if (
         isinstance(operation, PauseMember)
         and not operation.paused

@@ -18,7 +18,7 @@ from fastagi.agents.operations import (
     SetPenalty,
 )
 from fastagi.ami.client import Client, Response
-from fastagi.ami.queues import ANSWERS, SLICE, Queues, judge
+from fastagi.ami.queues import ANSWERS, NOT_LOADED, SLICE, Queues, judge
 from fastagi.contract import Script
 
 NOTE = Note(
@@ -50,6 +50,8 @@ PENALTY = SetPenalty("sales", "PJSIP/1001", 3)
         (PENALTY, True, "Interface penalty set successfully", Answer.DONE),
         (PENALTY, True, "Something new", Answer.DONE),
         (PENALTY, False, "Invalid interface, queuename or penalty", Answer.REFUSED),
+        (ADD, False, f"{NOT_LOADED}: QueueAdd. Use Action: ListCommands", Answer.UNKNOWN),
+        (UNPAUSE, False, f"{NOT_LOADED}: QueuePause. Use Action: ListCommands", Answer.UNKNOWN),
     ],
 )
 def test_answers(operation: Operation, success: bool, message: str, answer: Answer) -> None:

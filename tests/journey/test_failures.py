@@ -94,6 +94,30 @@ async def test_asterisk_is_killed_in_the_middle(
     service.agrees()
 
 
+async def test_asterisk_answers_before_it_has_queues(
+    make_service: Any, wire: Wire, desk: Any, asterisk: Any
+) -> None:
+    """As it does for a moment while it starts: a log-off that was under way is not taken back."""
+    service = make_service(wire=wire)
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    wire.hold_requests("QueueRemove")
+    await phone.lift("*32")
+    await until(lambda: wire.holds)
+    asterisk.cli("module unload app_queue.so")
+    try:
+        wire.cut()
+        wire.mend()
+        await until(lambda: service.logged("not everything could be settled yet"))
+        with_another = await desk("1003")
+        assert (await with_another.dial("*314002")).outcome == "UNAVAILABLE"
+    finally:
+        asterisk.cli("module load app_queue.so")
+    await until(lambda: service.events("agent-logout") and service.events("login-refused"))
+    service.agrees()
+    assert service.members()["sales"] == set()
+
+
 async def test_asterisk_is_killed_in_a_storm_of_logins(
     make_service: Any, asterisk: Any, peer: Peer
 ) -> None:
