@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 TOLD = ("UserEvent", "QueueLog", "Setvar")
+UP = "connected to Asterisk's manager interface"
 
 
 @pytest.fixture
@@ -143,8 +144,10 @@ async def test_stopped_again_and_again_while_it_flows(
     censor.denied = ()
     left = []
     for _ in range(6):
-        heard = len(peer.facts())
+        heard, links = len(peer.facts()), len(service.logged(UP))
         service.spawn()
+        # The peer may still be reading what the one before has told.
+        await until(lambda links=links: len(service.logged(UP)) > links)  # type: ignore[misc]
         await until(lambda heard=heard: len(peer.facts()) > heard or not owed(service))
         assert service.stop() == 0
         left.append(owed(service))
