@@ -162,7 +162,7 @@ class Call:
         """Whether 1 was pressed. Who hangs up at the question has said no."""
         try:
             return await self.ask_choice(prompts.fill(template, facts), 1) == "1"
-        except CallerHungUp:
+        except (CallerHungUp, ConnectionLost):  # Asterisk tells the one and does the other at once
             return False
 
     # -- who
@@ -277,7 +277,7 @@ async def login(call: Call) -> Outcome:
         call.extension = refusal.device.extension
         facts = Facts(agent=state.number, extension=call.extension)
         if not (call.settings.ask_to_move and await call.confirm(prompts.ASK_TO_MOVE, facts)):
-            await call.service.record_refusal(wanted, refusal.outcome, call.session.hung_up)
+            await call.service.record_refusal(wanted, refusal.outcome, call.session.gone)
             raise
     again = call.command(LogIn, state.number, device=device, move=True)
     return await call.carry_out(again, call.settings.take_over)

@@ -10,7 +10,7 @@ from fastagi.demo.asterisk import Asterisk, clipped
 from fastagi.demo.equipment import Equipment
 from tests.conftest import TEST_DIALPLAN
 from tests.journey.pairs import make_pair as make_pair
-from tests.journey.parts import Desk, Peer, Service, Spare, Wire
+from tests.journey.parts import Desk, Peer, Service, Wire
 
 MakeService = Callable[..., Service]
 Desks = Callable[..., Any]
@@ -30,15 +30,9 @@ def _session_asterisk(
         yield asterisk
 
 
-@pytest.fixture(scope="session")
-def _spare() -> Iterator[None]:
-    yield
-    Spare.leave()
-
-
 @pytest.fixture
 def make_service(
-    asterisk: Asterisk, tmp_path: Path, request: pytest.FixtureRequest, _spare: None
+    asterisk: Asterisk, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[MakeService]:
     """``make_service(login={"already_elsewhere": "move"})``: configured and started.
 

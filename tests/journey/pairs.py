@@ -15,7 +15,7 @@ from tests.journey.parts import (
     Peer,
     Service,
     Wire,
-    shown,
+    shown_by_queue,
     until,
 )
 
@@ -57,8 +57,7 @@ class Pair:
         """In the end the store, both services' word for it and Asterisk are of one mind; and it
         stays so."""
         await until(lambda: self.two.members() == self.two.meant(), within=60)
-        for queue in self.two.asterisk.queues.values():
-            there = shown(self.two.asterisk.cli(f"queue show {queue}"))
+        for there in shown_by_queue(self.two.asterisk).values():
             assert len(there) == len(set(there)), "no double member"
 
 

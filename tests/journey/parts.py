@@ -3,12 +3,9 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +24,7 @@ from fastagi.contract import Variable
 from fastagi.demo.asterisk import Asterisk, Played, free_port
 from fastagi.demo.phone import Phone
 from fastagi.dialplan import AFTER_CONTEXT, render_dialplan, render_manager
+from tests.forked import Forked
 
 SAMPLE = Path(__file__).parents[2] / "config"
 
@@ -45,60 +43,17 @@ exten => s,1,NoOp(result={_SEEN})
 async def until(condition: Callable[[], object], *, within: float = 20, what: str = "") -> None:
     """Waits for ``condition``; the limit only ends a test that has failed."""
     deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
+    while True:
+        asked = time.monotonic()
+        if condition():
+            return
+        if asked > deadline:
             raise AssertionError(f"did not come true within {within:g} s: {what or condition}")
-        await asyncio.sleep(0.02)
+        # Some ask Asterisk's console and three commands: what is waited for needs the processor.
+        await asyncio.sleep(0.02 + 2 * (time.monotonic() - asked))
 
 
 # -- the service ----------------------------------------------------------------------------
-
-
-class Spare:
-    """A process that has imported the service and waits for its command line.
-
-    Starting the interpreter is most of a start; the next one does it while a test listens to
-    prompts. From the command line on it is what ``python -m fastagi`` is.
-    """
-
-    _PROGRAM = """
-import json, os, sys
-import fastagi.app, fastagi.cli, fastagi.store, uvloop
-line = sys.stdin.readline()
-if not line:
-    sys.exit()
-log, words = json.loads(line)
-out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-os.dup2(out, 1)
-os.dup2(out, 2)
-sys.argv = ["fastagi", *words]
-fastagi.cli.main()
-"""
-    _waiting: "subprocess.Popen[bytes] | None" = None
-
-    @classmethod
-    def take(cls, log: Path, words: list[str]) -> "subprocess.Popen[bytes]":
-        process = cls._waiting or cls._spawn()
-        assert process.stdin is not None
-        process.stdin.write(json.dumps([str(log), words]).encode() + b"\n")
-        process.stdin.close()
-        cls._waiting = cls._spawn()
-        return process
-
-    @classmethod
-    def leave(cls) -> None:
-        process, cls._waiting = cls._waiting, None
-        if process is not None and process.stdin is not None:
-            process.stdin.close()
-            process.wait()
-
-    @staticmethod
-    def _spawn() -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [sys.executable, "-c", Spare._PROGRAM],
-            stdin=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(SAMPLE.parent)},
-        )
 
 
 class Service:
@@ -112,7 +67,7 @@ class Service:
         self.http_port = free_port()
         self.config = folder / "config"
         self.log = folder / "service.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
 
     # -- its configuration
 
@@ -178,10 +133,10 @@ class Service:
 
     def spawn(self) -> int:
         """Returns where in its log this life begins."""
-        self.log.touch()
-        began = self.log.stat().st_size
         words = ["serve", "--log-format", "json", "--config", str(self.config)]
-        self.process = Spare.take(self.log, words)
+        with self.log.open("ab") as log:
+            began = log.tell()
+            self.process = Forked(words, streams=(None, log.fileno(), log.fileno()))
         return began
 
     def kill(self) -> None:
@@ -208,10 +163,11 @@ class Service:
         """What it logged under this name."""
         found = []
         for line in self.log.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if entry.get("event") == event:
-                    found.append(entry)
+            if event in line:
+                with contextlib.suppress(ValueError):
+                    entry = json.loads(line)
+                    if entry.get("event") == event:
+                        found.append(entry)
         return found
 
     # -- what is seen of it from outside
@@ -236,10 +192,7 @@ class Service:
 
     def members(self) -> dict[str, set[str]]:
         """Queue → "interface" or "interface paused:reason", as Asterisk's console shows it."""
-        return {
-            queue: set(shown(self.asterisk.cli(f"queue show {queue}")))
-            for queue in self.asterisk.queues.values()
-        }
+        return {queue: set(there) for queue, there in shown_by_queue(self.asterisk).items()}
 
     def meant(self) -> dict[str, set[str]]:
         """The same as the store has it."""
@@ -274,6 +227,16 @@ def shown(text: str) -> list[str]:
         if match := _MEMBER.match(line):
             paused = re.search(r"\(paused:?(\S*)(?: was [^)]*)?\)", line)
             found.append(match["interface"] + (f" paused:{paused[1]}" if paused else ""))
+    return found
+
+
+def shown_by_queue(asterisk: Asterisk) -> dict[str, list[str]]:
+    """All of them in one go."""
+    found: dict[str, list[str]] = {queue: [] for queue in asterisk.queues.values()}
+    for text in asterisk.cli("queue show").split("\n\n"):
+        queue = text.lstrip().partition(" has ")[0]
+        if queue in found:
+            found[queue] = shown(text)
     return found
 
 

@@ -53,7 +53,7 @@ async def test_either_is_killed_again_and_again(
                 outcome = await pair.call(random.choice(pair.services), script, digits, agent)
                 outcomes[script, outcome] += 1
                 its += [TYPES[outcome]] if outcome in TYPES else []
-                await asyncio.sleep(random.random() * 0.3)
+                await asyncio.sleep(random.random() * 0.8)
 
     async def killer() -> None:
         for turn in range(3):
@@ -74,7 +74,7 @@ async def test_either_is_killed_again_and_again(
         for n in range(60):
             group.create_task(one(str(5000 + n)))
         group.create_task(killer())
-    print("killed ten times:", dict(sorted(outcomes.items())))
+    print("killed three times:", dict(sorted(outcomes.items())))
     await pair.agrees()
     await told_and_done(pair, peer, done)
     for service in pair.services:
@@ -189,7 +189,7 @@ async def test_the_database_is_cut_again_and_again(
                 outcome = await pair.call(random.choice(pair.services), script, digits, agent)
                 outcomes[script, outcome] += 1
                 its += [TYPES[outcome]] if outcome in TYPES else []
-                await asyncio.sleep(random.random() * 0.2)
+                await asyncio.sleep(random.random() * 0.6)
 
     async def cut() -> None:
         with psycopg.connect(pair.two.settings()["database"], autocommit=True) as admin:
@@ -205,7 +205,7 @@ async def test_the_database_is_cut_again_and_again(
         for n in range(40):
             group.create_task(one(str(5000 + n)))
         group.create_task(cut())
-    print("database cut eight times:", dict(sorted(outcomes.items())))
+    print("database cut four times:", dict(sorted(outcomes.items())))
     await pair.agrees()
     await told_and_done(pair, peer, done)
 
@@ -227,7 +227,7 @@ async def test_everything_breaks(make_pair: Callable[..., Pair], asterisk: Aster
                 outcome = await pair.call(random.choice(pair.services), script, digits, agent)
                 outcomes[script, outcome] += 1
                 its += [TYPES[outcome]] if outcome in TYPES else []
-                await asyncio.sleep(random.random() * 0.3)
+                await asyncio.sleep(random.random() * 0.8)
 
     async def up(service: Service, began: int) -> None:
         await until(lambda: b'"listening"' in service.log.read_bytes()[began:], within=60)
@@ -341,7 +341,7 @@ async def test_asterisk_is_killed_and_comes_back(
             for script, digits in (("login", agent), ("logoff", "")):
                 outcome = await pair.call(random.choice(pair.services), script, digits, agent)
                 outcomes[script, outcome] += 1
-                await asyncio.sleep(0.05 + random.random() * 0.2)
+                await asyncio.sleep(0.1 + random.random() * 0.8)
 
     async def restarts() -> None:
         for turn in range(2):
@@ -365,7 +365,7 @@ async def test_asterisk_is_killed_and_comes_back(
         for n in range(100, 150):
             group.create_task(comes_and_goes(str(5000 + n)))
         group.create_task(restarts())
-    print("Asterisk killed three times:", dict(sorted(outcomes.items())))
+    print("Asterisk killed twice:", dict(sorted(outcomes.items())))
     await pair.agrees()
     events = pair.events()
     repairs = [event["reason"] for event in events if event["type"] == "repair"]

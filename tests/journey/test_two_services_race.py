@@ -73,7 +73,7 @@ async def test_two_agents_at_one_phone_at_the_same_instant(
     pair = make_pair(agents=crew(200))
     phones = [str(6000 + n) for n in range(100)]
     outcomes: Counter[tuple[str, ...]] = Counter()
-    rounds = 10
+    rounds = 4
 
     async def one(n: int, round: int) -> None:
         pairs = [str(5000 + 2 * n), str(5001 + 2 * n)]
@@ -90,14 +90,14 @@ async def test_two_agents_at_one_phone_at_the_same_instant(
     for round in range(rounds):
         await each([lambda n=n, round=round: one(n, round) for n in range(100)])
     print("two agents, one phone:", dict(outcomes))
-    assert outcomes == {("EXTENSION_IN_USE", "LOGGED_IN"): 1000}
+    assert outcomes == {("EXTENSION_IN_USE", "LOGGED_IN"): 400}
     events = pair.events()
     assert Counter(e["type"] for e in events) == {
-        "agent-login": 1000,
-        "login-refused": 1000,
-        "agent-logout": 900,
+        "agent-login": 400,
+        "login-refused": 400,
+        "agent-logout": 300,
     }
-    assert len({event["id"] for event in events}) == 2900
+    assert len({event["id"] for event in events}) == 1100
     await pair.agrees()
     assert [len(pair.two.members()[queue]) for queue in QUEUES] == [100, 100]
     assert set((await heard_all(peer, events)).values()) == {1}, "each once"
@@ -108,15 +108,15 @@ async def test_two_agents_at_one_phone_at_the_same_instant(
 
 @pytest.mark.timeout(400)
 async def test_one_is_killed_in_the_middle(make_pair: Callable[..., Pair], peer: Peer) -> None:
-    """A thousand agents log in and pause through both; one service is gone at once, and nobody
+    """Three hundred agents log in and pause through both; one service is gone at once, and nobody
     has to wait for what it was at."""
-    pair = make_pair(agents=crew(1000))
+    pair = make_pair(agents=crew(300))
     outcomes: Counter[tuple[str, str]] = Counter()
     told: dict[str, list[str]] = {}
 
     async def one(n: int) -> None:
         agent = str(5000 + n)
-        if n == 500:
+        if n == 150:
             pair.one.kill()
         for script, digits in (("login", agent), ("pause", "1")):
             service = random.choice(pair.services)
@@ -124,7 +124,7 @@ async def test_one_is_killed_in_the_middle(make_pair: Callable[..., Pair], peer:
             outcomes[script, outcome] += 1
             told.setdefault(agent, []).append(outcome)
 
-    await each([lambda n=n: one(n) for n in range(1000)])
+    await each([lambda n=n: one(n) for n in range(300)])
     print("killed in the middle:", dict(outcomes))
     settled = pair.two.logged("an unconfirmed change was settled")
     print("settled by the survivor:", Counter((s["command"], s["how"]) for s in settled))
