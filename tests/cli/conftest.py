@@ -3,18 +3,20 @@
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from fastagi import config as configuration
 from fastagi import dialplan
 from fastagi.demo.asterisk import Asterisk, free_port
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,43 +71,45 @@ def environment(**more: str) -> dict[str, str]:
 
 def fastagi(*arguments: str, cwd: Path | None = None, keys: str | None = None) -> Result:
     """Run a command to its end."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fastagi", *arguments],
-        env=environment(),
-        cwd=cwd,
-        input=keys or "",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+    with (
+        tempfile.TemporaryFile() as typed,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+    ):
+        typed.write((keys or "").encode())
+        typed.seek(0)
+        streams = [file.fileno() for file in (typed, out, err)]
+        process = Forked(arguments, streams=streams, env=environment(), cwd=cwd)
+        try:
+            status = process.wait(60)
+        finally:
+            process.kill()
+        return Result(status, *(_text(file) for file in (out, err)))
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 @dataclass(slots=True)
 class Running:
     """A command that goes on; what it says is collected line by line."""
 
-    process: "subprocess.Popen[str]"
+    process: Forked
     out: list[str] = field(default_factory=list)
     err: list[str] = field(default_factory=list)
     _readers: list[threading.Thread] = field(default_factory=list)
 
     @classmethod
     def start(cls, *arguments: str, cwd: Path | None = None) -> "Running":
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fastagi", *arguments],
-            env=environment(PYTHONUNBUFFERED="1"),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+        process = Forked(arguments, streams=(None, its_out, its_err), env=environment(), cwd=cwd)
+        os.close(its_out)
+        os.close(its_err)
         self = cls(process)
-        for stream, lines in ((process.stdout, self.out), (process.stderr, self.err)):
-            assert stream is not None
-            reader = threading.Thread(target=lines.extend, args=(stream,), daemon=True)
+        for number, lines in ((out, self.out), (err, self.err)):
+            reader = threading.Thread(target=_read, args=(number, lines), daemon=True)
             reader.start()
             self._readers.append(reader)
         return self
@@ -200,3 +204,8 @@ def serve() -> Iterator[Serve]:
     for running in started:
         running.stop(signal.SIGKILL)
         print("".join(running.err))  # pytest shows it beside a failure
+
+
+def _read(number: int, lines: list[str]) -> None:
+    with open(number) as stream:
+        lines.extend(stream)

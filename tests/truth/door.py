@@ -1,13 +1,11 @@
 """The service with a second door: what ``fastagi serve`` runs, and a socket for programs.
 
-Started ahead as ``python -m tests.truth.door``: it imports everything, waits for one line on its
-standard input, and from then on is the service. One JSON object a line goes in at the door, one
-comes out: ``{"id", "kind", "agent", …}`` and ``{"outcome"}``. They are carried out with source
-``api`` by the same ``AgentService`` that serves the phones.
+Its two words are the configuration and the path of the socket. One JSON object a line goes in at
+the door, one comes out: ``{"id", "kind", "agent", …}`` and ``{"outcome"}``. They are carried out
+with source ``api`` by the same ``AgentService`` that serves the phones.
 """
 
 import asyncio
-import gc
 import json
 import signal
 import sys
@@ -81,15 +79,7 @@ async def run(config: Path, door: Path) -> None:
 
 
 def main() -> None:
-    gc.freeze()
-    line = sys.stdin.readline()
-    if not line:
-        return
-    config, door = map(Path, json.loads(line))
+    config, door = map(Path, sys.argv[1:])
     door.unlink(missing_ok=True)  # of a life that was ended by force
     cli.set_up_log(cli.LogFormat.JSON, cli.LogLevel.INFO)
     app.run(lambda: run(config, door))
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,6 @@ import re
 import resource
 import signal
 import sqlite3
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import yaml
 from fastagi import config
 from fastagi.contract import NOTES_FAMILY, Variable
 from fastagi.demo import fallback
-from fastagi.demo.asterisk import Asterisk, dies_with_us, free_port
+from fastagi.demo.asterisk import Asterisk, free_port
 from fastagi.dial import Channel, ServiceAway, dial, dialled, headers
 from fastagi.dialplan import (
     AFTER_CONTEXT,
@@ -29,6 +28,8 @@ from fastagi.dialplan import (
     render_fallback_facts,
     render_manager,
 )
+from tests.forked import Forked
+from tests.truth import door
 from tests.truth.manager import Headers, Link, Manager, ManagerGone, Trap, first
 from tests.truth.program import (
     AGENTS,
@@ -131,29 +132,15 @@ class Presses:
 
 
 class Service:
-    """The service as a process: ``tests.truth.door``."""
+    """The service as a process of its own: ``tests.truth.door``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = folder / "config.yml"
         self.door = folder / "door"
         self.log: list[str] = []
-        self._spare: asyncio.subprocess.Process | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Forked | None = None
         self._pumps: set[asyncio.Task[None]] = set()
-
-    async def prepare(self) -> None:
-        """A process that has imported everything: most of a start."""
-        if self._spare is None:
-            self._spare = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "tests.truth.door",
-                stdin=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                preexec_fn=dies_with_us(),
-            )
 
     @property
     def running(self) -> bool:
@@ -166,16 +153,13 @@ class Service:
 
     async def start(self) -> None:
         """Until it listens."""
-        await self.prepare()
-        process, self._spare = self._spare, None
-        assert process is not None
-        assert process.stdin is not None
-        self._process = process
         mark = len(self.log)
-        words = json.dumps([str(self.config), str(self.door)])
-        process.stdin.write(words.encode() + b"\n")
-        process.stdin.close()
-        pump = asyncio.create_task(self._pump(process))
+        here, there = os.pipe()
+        words = [str(self.config), str(self.door)]
+        process = Forked(words, streams=(None, None, there), main=door.main)
+        os.close(there)
+        self._process = process
+        pump = asyncio.create_task(self._pump(here))
         self._pumps.add(pump)
         pump.add_done_callback(self._pumps.discard)
         deadline = time.monotonic() + SETTLED_WITHIN
@@ -188,31 +172,33 @@ class Service:
                     # It does not start without a store; its supervisor starts it once more.
                     await self.start()
                     return
-                raise AssertionError("the service ended:\n" + "\n".join(self.log[mark:]))
+                raise AssertionError("the service ended:\n" + said)
             assert time.monotonic() < deadline, "the service does not start"
             await asyncio.sleep(0.01)
-        await self.prepare()
 
-    async def _pump(self, process: asyncio.subprocess.Process) -> None:
+    async def _pump(self, end: int) -> None:
         # A pipe, not a file: a limit on the size of files is for the store alone.
-        assert process.stderr is not None
-        async for line in process.stderr:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(end, "rb", 0)
+        )
+        async for line in reader:
             self.log.append(line.decode("utf-8", "replace").rstrip())
+        transport.close()
 
     async def end(self, how: signal.Signals) -> None:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(how)
-        try:
-            async with asyncio.timeout(20):
-                await process.wait()
-        except TimeoutError:
+        process.send_signal(how)
+        deadline = time.monotonic() + 20
+        while process.returncode is None and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        if process.returncode is None:
             self.log.append(f"it did not end on {how.name}")
             process.kill()
-            await process.wait()
-            raise AssertionError(f"the service did not end on {how.name}") from None
+            process.wait()
+            raise AssertionError(f"the service did not end on {how.name}")
 
     def kill_at_once(self) -> None:
         if self.running:
@@ -221,9 +207,6 @@ class Service:
 
     async def close(self) -> None:
         await self.end(signal.SIGKILL)
-        if self._spare is not None and self._spare.stdin is not None:
-            self._spare.stdin.close()
-            await self._spare.wait()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
 
