@@ -30,6 +30,13 @@ def unpause(agent: str, id: str) -> Unpause:
     return Unpause(id=id, agent=agent, source=Source.API, actor=ACTOR)
 
 
+@pytest.fixture(autouse=True)
+def _cheap_passwords(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password's hash costs half a second of processor time by design."""
+    if request.node.originalname != "test_a_new_agent":
+        monkeypatch.setattr("fastagi.store.records._hasher", PasswordHasher(1, 8, 1))
+
+
 @pytest.fixture
 def make(url: str) -> Iterator[Make]:
     """Records over a store; keywords are ``http.created_agents``."""

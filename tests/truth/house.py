@@ -46,7 +46,6 @@ from tests.truth.program import (
     queues_of,
 )
 
-ROOT = Path(__file__).parents[2]
 NOTICE = "TruthHeard"
 
 # The end of a code at a phone of the real dialplan, told to the test.
