@@ -714,8 +714,13 @@ class AgentService:
         """To be called under the agent's lock."""
         command = change.command
         gone = command.id in self._gone
-        if await self._overtaken(change):
-            await self.store.withdraw(change, None)
+        if note := await self._overtaken(change):
+            if isinstance(command, Pause) and note.script is Script.UNPAUSE:
+                # The fallback ends no pause that Asterisk does not have: this one was made.
+                await self.store.confirm(change)
+                self.tell(change)
+            else:
+                await self.store.withdraw(change, None)
             self._gone.discard(command.id)
             return
         finish = to_be_finished(command)
@@ -750,19 +755,21 @@ class AgentService:
             await self.store.withdraw(change, event)
         self._gone.discard(command.id)
 
-    async def _overtaken(self, change: Change) -> bool:
-        """Whether the phone has paused or unpaused since, without any service: then Asterisk is as
-        the agent wants it, and the notes of the fallback tell how that came about."""
+    async def _overtaken(self, change: Change) -> Note | None:
+        """The first note of a phone that has paused or unpaused since, without any service: then
+        Asterisk is as the agent wants it, and the notes of the fallback tell how it came about."""
         session = change.before.session
         if session is None or not isinstance(change.command, Pause | Unpause):
-            return False
+            return None
         device, decided = session.device, change.events[0].occurred_at
-        return any(
-            note.at >= decided
+        notes = [
+            note
+            for note in await self.queues.notes(device.asterisk)
+            if note.at >= decided
             and note.script in (Script.PAUSE, Script.UNPAUSE)
             and device_key(device.asterisk, note.interface) == device.key
-            for note in await self.queues.notes(device.asterisk)
-        )
+        ]
+        return min(notes, key=lambda note: note.key, default=None)
 
     async def _answered(self, operations: Sequence[Operation]) -> list[Result]:
         """Raises QueuesUnavailable unless every operation was answered."""

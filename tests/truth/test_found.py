@@ -3,7 +3,7 @@
 import pytest
 
 from tests.truth.conftest import Story
-from tests.truth.program import Console, Dial, Fault, Rest, Step
+from tests.truth.program import Ask, Console, Dial, Fault, Rest, Step
 
 
 def test_the_lamp_of_who_logged_off_just_before_asterisk_died(story: Story) -> None:
@@ -59,4 +59,16 @@ def test_a_pause_through_the_fallback_of_a_login_that_the_service_had_begun(stor
         Step(Fault("kill service", lasts=1500, at="QueueAdd", answered=True)),
         Step(Dial("1002", "*314009"), after=50),
         Step(Dial("1002", "*331", real=True), after=300),
+    )
+
+
+def test_a_pause_that_the_service_began_and_the_fallback_ended(story: Story) -> None:
+    """Asterisk had paused the agent, nobody had confirmed it; the fallback saw the pause, ended it
+    and said so. The pause was taken back, and the end of no pause was no event."""
+    story(
+        Step(Dial("1003", "*314002")),
+        Step(Rest()),
+        Step(Fault("kill service", lasts=1500, at="QueuePause", answered=True), after=100),
+        Step(Ask("Pause", "4002", detail="3"), after=50),
+        Step(Dial("1003", "*392", real=True), after=400),
     )
