@@ -208,7 +208,8 @@ class Guard:
             if refusal is None and length is not None and _size(length) > self._max_body:
                 refusal = (413, self._too_large, ())
             body = b""
-            if refusal is None:
+            asked = refusal is None  # for the body: who waits to be asked sends it now
+            if asked:
                 try:
                     async with asyncio.timeout(BODY_DEADLINE):
                         whole = await self._whole(receive)
@@ -221,7 +222,7 @@ class Guard:
                         return  # the client is gone
                     body = whole
             if refusal is not None:
-                waits = b"expect" in headers or refusal[0] == 408
+                waits = (b"expect" in headers and not asked) or refusal[0] == 408
                 thrown_away = None if waits else receive
                 await _refuse(answer, path, *refusal, thrown_away=thrown_away, close=True)
                 return

@@ -130,12 +130,15 @@ async def test_fifty_megabytes(house: House, serve: Serve) -> None:
         assert (await http.post("/0.1/agents/1001/login", content=body)).status_code == 413
 
 
-async def test_fifty_megabytes_in_chunks(house: House, serve: Serve) -> None:
+@pytest.mark.parametrize("expects", [False, True])
+async def test_fifty_megabytes_in_chunks(house: House, serve: Serve, expects: bool) -> None:
+    """As curl sends them, which asks first and is told to go on."""
     it = await serve(house.application())
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    head = POST + b"Transfer-Encoding: chunked\r\n"
+    head += b"Expect: 100-continue\r\n\r\n" if expects else b"\r\n"
     answer = await sent(it.port, head, *[chunk] * 800, b"0\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").startswith(b"HTTP/1.1 413 ")
 
 
 async def test_who_asks_before_sending_too_much(house: House, serve: Serve) -> None:
