@@ -48,6 +48,7 @@ MAX_MESSAGE = 1 << 20
 MAX_BATCH = 500
 # A list may take this many times the action's limit in all, as long as items keep coming.
 LIST_PATIENCE = 10
+COMPANY = 4  # actions that others added to a turn of the loop
 
 # Seconds before the second attempt, and at most. A refused login is tried less often: each is a
 # line in Asterisk's security log, and some machines ban an address for a few of them.
@@ -288,6 +289,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         self._tail = b""
         self._out: list[str] = []
         self._gathering = False
+        self._crowded = False  # in the turn before
         self._pending: dict[bytes, tuple[_Batch, int]] = {}
         self._lists: dict[bytes, _List] = {}
         self._order: deque[_Batch] = deque()
@@ -374,17 +376,22 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         if self._timer is None:
             self._timer = self.loop.call_at(batch.deadline, self._look)
         # The first of a turn of the loop goes out at once; what others add in the same turn goes
-        # together: under load many come, and a write costs more than all else about an action.
+        # together: a write costs more than all else about an action. Where many came in the turn
+        # before, the first one waits for the others, too.
         if self._gathering:
             self._out += texts
             return
         self._gathering = True
         self.loop.call_soon(self._send_out)
+        if self._crowded:
+            self._out += texts
+            return
         self.transport.write("".join(texts).encode())
 
     def _send_out(self) -> None:
         self._gathering = False
         out, self._out = self._out, []
+        self._crowded = len(out) >= COMPANY
         if out and not self.closed:
             self.transport.write("".join(out).encode())
 

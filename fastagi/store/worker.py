@@ -23,10 +23,9 @@ T = TypeVar("T")
 
 MAX_BATCH = 256
 SWEEP_SECONDS = 0.25
-# A commit costs as much processor time as several jobs. So where jobs came together last time, the
-# next ones are waited for a little, and longer where many did; a lone one never waits.
-CROWD, GATHER_SECONDS = 8, 0.0004
-STORM, GATHER_IN_STORM = 20, 0.002
+# A commit costs as much processor time as several jobs. So where many came together last time, the
+# next ones are waited for a little; a lone one never waits.
+STORM, GATHER_SECONDS = 20, 0.002
 ENOUGH = 24  # waiting already: no need to gather
 
 
@@ -133,6 +132,7 @@ class Workers(Generic[C]):
         self._on_outdated = on_outdated
         self._jobs: SimpleQueue[Job[C, Any] | None] = SimpleQueue()
         self._waiting: deque[Job[C, Any]] = deque()
+        self._fresh: list[Job[C, Any]] = []  # of this turn of the loop
         self._sweeping = False
         self._closed = False
         self.commits = 0  # of transactions; for tests and figures
@@ -165,19 +165,28 @@ class Workers(Generic[C]):
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
-        self._jobs.put(job)
+        if not self._fresh:
+            loop.call_soon(self._hand_over)
+        self._fresh.append(job)
         return future
 
     def close(self) -> None:
         """Works off what waits, then ends the threads. Blocks until then."""
         if not self._closed:
             self._closed = True
+            self._hand_over()
             for _ in self._threads:
                 self._jobs.put(None)
         for thread in self._threads:
             thread.join()
 
     # -- in the loop
+
+    def _hand_over(self) -> None:
+        """What one turn of the loop has brought, together: a commit costs more than a job."""
+        for job in self._fresh:
+            self._jobs.put(job)
+        self._fresh.clear()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """One timer for all jobs: a timer for each would cost more than the job."""
@@ -230,8 +239,8 @@ class Workers(Generic[C]):
         last = 0  # how many jobs came together
         while not ending:
             job = jobs.get()
-            if last >= CROWD and job is not None and jobs.qsize() < ENOUGH:
-                time.sleep(GATHER_IN_STORM if last >= STORM else GATHER_SECONDS)
+            if last >= STORM and job is not None and jobs.qsize() < ENOUGH:
+                time.sleep(GATHER_SECONDS)
             batch: list[Job[C, Any]] = []
             while True:
                 if job is None:

@@ -179,7 +179,7 @@ def main() -> None:
         ami = Process(sys.executable, str(HERE / "standin_ami.py"), "0", cpu=1 if two else None)
         path = configuration(Path(folder), ami.port, AGENTS)
         port = with_http(path)
-        service = Process(sys.executable, __file__, "serve", str(path))
+        service = Process(sys.executable, __file__, "serve", str(path), cpu=0 if two else None)
         assert service.process.stdout is not None
         drain = subprocess.Popen(["cat"], stdin=service.process.stdout, stdout=subprocess.DEVNULL)
         try:
