@@ -557,6 +557,7 @@ class _Side:
             await self._look_at_news()
             still = await compare(self.service, self.asterisk)
             lost &= {d.agent for d in still if d.kind is Kind.MISSING}
+            later |= await self._take_notes()  # of what was done since, by the fallback
             await self._remember(lost - later)
         numbers = sorted(kinds.keys() - later)
         done: Counter[str] = Counter()
@@ -647,6 +648,11 @@ class _Side:
                 list(states.values()), reported, self.asterisk, queues, self.queues.names
             ):
                 by_agent.setdefault(difference.agent, []).append(difference)
+            if by_agent.keys() - store_wins:
+                # A note is there before its change can be seen: this change may have one by now.
+                for number in await self._noted_lately(states, by_agent.keys() - store_wins):
+                    del by_agent[number]
+                    self._again.add(number)
             its = owned(states.values(), reported)
             done: Counter[str] = Counter()
             repairs: list[tuple[Operation, str]] = []
@@ -683,6 +689,18 @@ class _Side:
             await self._put_back_is_done(store_wins)
         await self._tell(repaired, adopted=done[ADOPTED])
         return done + repaired
+
+    async def _noted_lately(
+        self, states: Mapping[str, AgentState], numbers: Collection[str]
+    ) -> list[str]:
+        """Those of them at whose phones the fallback has left a note that was not taken yet."""
+        notes = await self.queues.notes(self.asterisk)
+        keys = {device_key(self.asterisk, note.interface) for note in notes}
+        return [
+            number
+            for number in numbers
+            if (session := states[number].session) and session.device.key in keys
+        ]
 
     async def _give_up(self, state: AgentState, queues: dict[str, tuple[str, str]]) -> None:
         """Asterisk does not take the agent back as the store means it: the queue is gone, say. So

@@ -945,6 +945,42 @@ async def test_what_the_phone_did_without_us_is_the_phone_s_at_its_time(
 
 
 @pytest.mark.parametrize("name", NOTES)
+@pytest.mark.parametrize("how", ["started", "compared"])
+@pytest.mark.parametrize("look", range(3))
+async def test_the_fallback_is_at_it_while_a_service_looks(
+    hall: Hall, name: str, how: str, look: int
+) -> None:
+    """Between the reading of the notes and the reading of the members, whichever it is."""
+    await hall.settle()
+    await hall.do(hall.log_in(), hall.pause())
+    hall.clock.pass_(minutes=10)
+    looks = 0
+
+    def at_point(_: int, point: str) -> None:
+        nonlocal looks
+        if point == "before queues.members":
+            if looks == look:
+                script, reason, _told = NOTES[name]
+                leave_note(hall, script, reason)
+                silently(hall, *BY_FALLBACK[name])
+            looks += 1
+
+    if how == "started":
+        hall.start()
+    hall.faults.at_point = at_point
+    for _ in range(2):
+        await hall.settle()
+        await hall.reconciler.all_now()
+    assert looks > look
+    hall.clock.pass_(minutes=1)  # what is fresh is taken later
+    await hall.settle()
+    await hall.reconciler.all_now()
+    assert told(hall, 2) == [(*NOTES[name][2], Source.PHONE)]
+    assert hall.asterisk.left == []
+    hall.all_well()
+
+
+@pytest.mark.parametrize("name", NOTES)
 async def test_a_note_is_taken_once(hall: Hall, name: str) -> None:
     """Asterisk keeps it all the same; every process reads it again."""
     note = await away_and_back(hall, name)
