@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState
+from fastagi.agents.reconciler import AGAIN, FRESH
 from fastagi.contract import EventType, Outcome, Source
 from tests.truth.house import Operation
 from tests.truth.program import Ask, Console, Dial
@@ -228,6 +229,7 @@ PERHAPS = [
     [REFUSED],
 ]
 OPEN = ("", Outcome.UNAVAILABLE.value)
+RIPE = FRESH.total_seconds() + AGAIN
 
 
 def brief(event: Event) -> str:
@@ -248,6 +250,23 @@ def is_login(operation: Operation) -> bool:
     if isinstance(deed, Ask):
         return deed.kind == "LogIn"
     return isinstance(deed, Dial) and deed.code.startswith(("*31", "*30"))
+
+
+def _was_off_at_once(operation: Operation, events: Sequence[Event]) -> bool:
+    """A pause through the fallback is written down once it is sure to be done. Who is logged off by
+    the service before that is off, and a pause told after it would mislead whoever listens."""
+    deed = operation.do
+    return (
+        isinstance(deed, Dial)
+        and deed.real
+        and operation.outcome in (Outcome.PAUSED, Outcome.UNPAUSED)
+        and any(
+            event.type is LOGOUT
+            and event.extension == deed.phone
+            and operation.began <= event.occurred_at.timestamp() <= operation.ended + RIPE
+            for event in events
+        )
+    )
 
 
 def answers(
@@ -294,6 +313,8 @@ def answers(
                     allowed = [[REFUSED], []]
         elif asterisk_died and isinstance(operation.do, Dial) and operation.do.real:
             allowed = [*allowed, []]
+        elif types == [] and _was_off_at_once(operation, events):
+            allowed = [[]]
         if types not in allowed:
             wrong.append(
                 f"answer: {operation.id} {operation.do} was told {operation.outcome!r}, "
