@@ -18,7 +18,6 @@ from fastagi.agents.commands import (
     Command,
     LogOff,
     Pause,
-    Unpause,
     WhenInCall,
 )
 from fastagi.agents.devices import DeviceRule, device_key, device_of
@@ -45,7 +44,7 @@ from fastagi.agents.reconcile import (
     restored,
     seen,
 )
-from fastagi.agents.service import OWED, AgentService, Log, StoreUnavailable
+from fastagi.agents.service import OWED, AgentService, Log, StoreUnavailable, ended_by
 from fastagi.contract import EventType, Script, Source
 
 STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen
@@ -527,7 +526,7 @@ class _Side:
         if note.script is Script.LOGOFF:
             return LogOff(id=id, agent=state.number, source=Source.PHONE, actor=actor)
         if note.script is Script.UNPAUSE:
-            return Unpause(id=id, agent=state.number, source=Source.PHONE, actor=actor)
+            return ended_by(note, self.asterisk, state.number)
         for reason in await self.store.reasons():
             if reason.code == note.reason:
                 return Pause(
@@ -650,7 +649,8 @@ class _Side:
                 by_agent.setdefault(difference.agent, []).append(difference)
             if by_agent.keys() - store_wins:
                 # A note is there before its change can be seen: this change may have one by now.
-                for number in await self._noted_lately(states, by_agent.keys() - store_wins):
+                adopted = {number: states[number] for number in by_agent.keys() - store_wins}
+                for number in await self.service.noted(adopted):
                     del by_agent[number]
                     self._again.add(number)
             its = owned(states.values(), reported)
@@ -689,18 +689,6 @@ class _Side:
             await self._put_back_is_done(store_wins)
         await self._tell(repaired, adopted=done[ADOPTED])
         return done + repaired
-
-    async def _noted_lately(
-        self, states: Mapping[str, AgentState], numbers: Collection[str]
-    ) -> list[str]:
-        """Those of them at whose phones the fallback has left a note that was not taken yet."""
-        notes = await self.queues.notes(self.asterisk)
-        keys = {device_key(self.asterisk, note.interface) for note in notes}
-        return [
-            number
-            for number in numbers
-            if (session := states[number].session) and session.device.key in keys
-        ]
 
     async def _give_up(self, state: AgentState, queues: dict[str, tuple[str, str]]) -> None:
         """Asterisk does not take the agent back as the store means it: the queue is gone, say. So

@@ -716,9 +716,14 @@ class AgentService:
         gone = command.id in self._gone
         if note := await self._overtaken(change):
             if isinstance(command, Pause) and note.script is Script.UNPAUSE:
-                # The fallback ends no pause that Asterisk does not have: this one was made.
-                await self.store.confirm(change)
+                # The fallback ends no pause that it does not see: this one was made, and is over.
+                await self.store.confirm(with_hang_up(change) if gone else change)
+                session = change.before.session
+                assert session is not None
+                ended = ended_by(note, session.device.asterisk, command.agent)
+                over = await self.store.begin(ended, note.at, applied=True)
                 self.tell(change)
+                self.tell(over)
             else:
                 await self.store.withdraw(change, None)
             self._gone.discard(command.id)
@@ -755,6 +760,17 @@ class AgentService:
             await self.store.withdraw(change, event)
         self._gone.discard(command.id)
 
+    async def noted(self, states: Mapping[str, AgentState]) -> set[str]:
+        """Those of them at whose phones the fallback has left a note that was not taken yet: what
+        they are is not known. Raises QueuesUnavailable."""
+        devices = {n: state.session.device for n, state in states.items() if state.session}
+        keys: set[str] = set()
+        for asterisk in {device.asterisk for device in devices.values()}:
+            if asterisk in self.queues.names and self.queues.connected(asterisk):
+                notes = await self.queues.notes(asterisk)
+                keys |= {device_key(asterisk, note.interface) for note in notes}
+        return {number for number, device in devices.items() if device.key in keys}
+
     async def _overtaken(self, change: Change) -> Note | None:
         """The first note of a phone that has paused or unpaused since, without any service: then
         Asterisk is as the agent wants it, and the notes of the fallback tell how it came about."""
@@ -777,6 +793,13 @@ class AgentService:
         if any(result.answer is Answer.UNKNOWN for result in results):
             raise QueuesUnavailable("Asterisk gave no answer")
         return results
+
+
+def ended_by(note: Note, asterisk: str, number: str) -> Unpause:
+    """The end of a pause that the fallback has noted; the same one however often it is read."""
+    actor = Actor(channel=note.channel, caller_id=note.caller_id, unique_id=note.unique_id)
+    id = f"note-{asterisk}-{note.key}"
+    return Unpause(id=id, agent=number, source=Source.PHONE, actor=actor)
 
 
 def with_hang_up(change: Change) -> Change:

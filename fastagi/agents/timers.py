@@ -6,7 +6,7 @@ carried out only while that is still so.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -214,7 +214,7 @@ class Timers:
                 dues.append(when)
             elif when is not None:
                 exceeded.append((pause, limit))
-        states = await self._store.states([p.agent for p, _ in exceeded]) if exceeded else {}
+        states = await self._not_noted([p.agent for p, _ in exceeded])
         await self._all(
             [
                 self._exceeded(states[pause.agent], pause, limit)
@@ -222,6 +222,15 @@ class Timers:
                 if pause.agent in states
             ]
         )
+
+    async def _not_noted(self, numbers: Sequence[str]) -> Mapping[str, AgentState]:
+        """Without those whom a phone has unpaused or logged off while no service was there, which
+        is not written down yet: they are found due again, or are not."""
+        if not numbers:
+            return {}
+        states = await self._store.states(numbers)
+        noted = await self._service.noted(states)
+        return {number: state for number, state in states.items() if number not in noted}
 
     async def _used_today(self, pause: OpenPause, today: datetime) -> timedelta:
         """Of this reason before this pause. It does not change while the pause lasts."""
@@ -395,9 +404,11 @@ class Timers:
             ends[""] = policy.shift_end
         if ends:
             cutoffs = {key: latest(of_day, now, policy.zone) for key, of_day in ends.items()}
-            numbers = await self._store.overdue(cutoffs)
-            states = await self._store.states(numbers) if numbers else {}
             before = len(self._trouble)
+            numbers = await self._store.overdue(cutoffs)
+            states = await self._not_noted(numbers)
+            if len(states) < len(numbers):
+                self._trouble.append("what a phone did without the service is not known yet")
             await self._all([self._end_shift(state) for state in states.values()])
             if len(self._trouble) > before:
                 return  # again at the next look

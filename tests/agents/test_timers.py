@@ -15,11 +15,12 @@ from fastagi.agents import errors
 from fastagi.agents.commands import LogOff, WhenInCall
 from fastagi.agents.events import Event
 from fastagi.agents.limits import PauseLimit, TimePolicy, WhenExceeded
-from fastagi.agents.operations import PauseMember, RemoveMember
+from fastagi.agents.notes import Note
+from fastagi.agents.operations import Answer, PauseMember, RemoveMember
 from fastagi.agents.timers import Timers
-from fastagi.contract import EventType, Outcome, Source
+from fastagi.contract import EventType, Outcome, Script, Source
 
-from .memory import BREAK, LUNCH, NOON, Hall, Killed, an_agent
+from .memory import BREAK, LUNCH, NOON, Hall, Killed, an_agent, apply
 
 LOGIN, LOGOUT = EventType.LOGIN, EventType.LOGOUT
 PAUSE, UNPAUSE, EXCEEDED = EventType.PAUSE, EventType.UNPAUSE, EventType.PAUSE_EXCEEDED
@@ -142,6 +143,25 @@ async def test_a_pause_that_is_too_long_logs_off(house: House) -> None:
     await house.do(house.log_in(), house.pause())
     assert (await house.after(minutes=45))[2:] == [(LOGOUT, "pause limit")]
     by_the_system(house.last, "pause limit")
+    house.all_well()
+
+
+@pytest.mark.parametrize("exceeded", [WARN, BACK, OFF])
+async def test_a_pause_that_ended_in_time_at_the_phone_is_not_too_long(
+    house: House, exceeded: WhenExceeded
+) -> None:
+    """While no service was there, and its note is read later than the time."""
+    house.allow(exceeded, 45 * MINUTE)
+    await house.do(house.log_in(), house.pause())
+    house.clock.pass_(minutes=10)
+    house.asterisk.left.append(Note(house.clock.now, Script.UNPAUSE, "PJSIP/1001", unique_id="1.7"))
+    assert apply(house.asterisk.queues, PauseMember("PJSIP/1001", False))[0] is Answer.DONE
+    house.start()
+    assert len(await house.after(hours=1)) == 2
+    await house.settle()
+    assert house.told[2:] == [(UNPAUSE, "lunch")]
+    assert house.last.source is Source.PHONE
+    assert len(await house.after(hours=1)) == 3
     house.all_well()
 
 
