@@ -277,9 +277,8 @@ class App:
                 await client.start()
             await self._first_attempts()
             await server.start()
-            if web is None:
-                log.info("listening", port=server.port)
-            else:
+            listening = {"port": server.port}
+            if web is not None:
                 http, feed = web
                 tasks.append(group.create_task(feed.run(), name="tell listeners"))
                 try:
@@ -287,9 +286,9 @@ class App:
                 except OSError as error:
                     # Its certificate is gone, its port is taken: the phones work all the same.
                     log.error("HTTP is not served", error=str(error))
-                    log.info("listening", port=server.port)
                 else:
-                    log.info("listening", port=server.port, http=http.port)
+                    listening["http"] = http.port
+            log.info("listening", **listening)
             # What is there now stays: the collector need not look through it again.
             gc.collect()
             gc.freeze()

@@ -18,6 +18,7 @@ from fastagi.agents.commands import (
     Command,
     LogOff,
     Pause,
+    Unpause,
     WhenInCall,
 )
 from fastagi.agents.devices import DeviceRule, device_key, device_of
@@ -44,7 +45,7 @@ from fastagi.agents.reconcile import (
     restored,
     seen,
 )
-from fastagi.agents.service import OWED, AgentService, Log, StoreUnavailable, ended_by
+from fastagi.agents.service import OWED, AgentService, Log, StoreUnavailable, noted_by
 from fastagi.contract import EventType, Script, Source
 
 STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen
@@ -521,17 +522,14 @@ class _Side:
         return ""
 
     async def _noted(self, state: AgentState, note: Note) -> Command | None:
-        actor = Actor(channel=note.channel, caller_id=note.caller_id, unique_id=note.unique_id)
-        id = f"note-{self.asterisk}-{note.key}"
+        fields = noted_by(note, self.asterisk, state.number)
         if note.script is Script.LOGOFF:
-            return LogOff(id=id, agent=state.number, source=Source.PHONE, actor=actor)
+            return LogOff(**fields)
         if note.script is Script.UNPAUSE:
-            return ended_by(note, self.asterisk, state.number)
+            return Unpause(**fields)
         for reason in await self.store.reasons():
             if reason.code == note.reason:
-                return Pause(
-                    id=id, agent=state.number, source=Source.PHONE, actor=actor, reason=reason
-                )
+                return Pause(**fields, reason=reason)
         return None
 
     # -- comparing
@@ -647,12 +645,11 @@ class _Side:
                 list(states.values()), reported, self.asterisk, queues, self.queues.names
             ):
                 by_agent.setdefault(difference.agent, []).append(difference)
-            if by_agent.keys() - store_wins:
-                # A note is there before its change can be seen: this change may have one by now.
-                adopted = {number: states[number] for number in by_agent.keys() - store_wins}
-                for number in await self.service.noted(adopted):
-                    del by_agent[number]
-                    self._again.add(number)
+            # A note is there before its change can be seen: what is to be adopted may have one.
+            adopted = {number: states[number] for number in by_agent.keys() - store_wins}
+            for number in await self.service.noted(adopted):
+                del by_agent[number]
+                self._again.add(number)
             its = owned(states.values(), reported)
             done: Counter[str] = Counter()
             repairs: list[tuple[Operation, str]] = []

@@ -462,9 +462,8 @@ class AgentService:
                 wrapup = self.policy.wrapup if isinstance(command, Pause) else timedelta()
                 in_call = await self.in_call(state.session.device, wrapup)
                 command = replace(command, in_call=in_call)
-        by_agent = command.source is Source.PHONE
-        if isinstance(command, Unpause):
-            by_agent = by_agent or command.as_agent
+        as_agent = isinstance(command, Unpause) and command.as_agent
+        by_agent = command.source is Source.PHONE or as_agent
         if isinstance(command, Pause | Unpause) and by_agent:
             command = await self._lockable(command)
         if isinstance(command, Pause):
@@ -720,7 +719,7 @@ class AgentService:
                 await self.store.confirm(with_hang_up(change) if gone else change)
                 session = change.before.session
                 assert session is not None
-                ended = ended_by(note, session.device.asterisk, command.agent)
+                ended = Unpause(**noted_by(note, session.device.asterisk, command.agent))
                 over = await self.store.begin(ended, note.at, applied=True)
                 self.tell(change)
                 self.tell(over)
@@ -795,11 +794,14 @@ class AgentService:
         return results
 
 
-def ended_by(note: Note, asterisk: str, number: str) -> Unpause:
-    """The end of a pause that the fallback has noted; the same one however often it is read."""
-    actor = Actor(channel=note.channel, caller_id=note.caller_id, unique_id=note.unique_id)
-    id = f"note-{asterisk}-{note.key}"
-    return Unpause(id=id, agent=number, source=Source.PHONE, actor=actor)
+def noted_by(note: Note, asterisk: str, number: str) -> dict[str, Any]:
+    """The fields of the command that the fallback has noted: the same however often it is read."""
+    return {
+        "id": f"note-{asterisk}-{note.key}",
+        "agent": number,
+        "source": Source.PHONE,
+        "actor": Actor(channel=note.channel, caller_id=note.caller_id, unique_id=note.unique_id),
+    }
 
 
 def with_hang_up(change: Change) -> Change:

@@ -48,7 +48,7 @@ MAX_MESSAGE = 1 << 20
 MAX_BATCH = 500
 # A list may take this many times the action's limit in all, as long as items keep coming.
 LIST_PATIENCE = 10
-COMPANY = 4  # actions that others added to a turn of the loop
+COMPANY = 4  # actions gathered in a turn of the loop, after which the next turn gathers all
 
 # Seconds before the second attempt, and at most. A refused login is tried less often: each is a
 # line in Asterisk's security log, and some machines ban an address for a few of them.
@@ -378,15 +378,14 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         # The first of a turn of the loop goes out at once; what others add in the same turn goes
         # together: a write costs more than all else about an action. Where many came in the turn
         # before, the first one waits for the others, too.
-        if self._gathering:
+        first = not self._gathering
+        if first:
+            self._gathering = True
+            self.loop.call_soon(self._send_out)
+        if first and not self._crowded:
+            self.transport.write("".join(texts).encode())
+        else:
             self._out += texts
-            return
-        self._gathering = True
-        self.loop.call_soon(self._send_out)
-        if self._crowded:
-            self._out += texts
-            return
-        self.transport.write("".join(texts).encode())
 
     def _send_out(self) -> None:
         self._gathering = False

@@ -248,11 +248,11 @@ class Route(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        right = Right.CONFIGURE  # to read them, too: a URL may hold a receiver's password
 
         async def answered(request: Request) -> Response:
-            if right not in request.state.client.rights:
-                return errors.response(403, errors.lacking(right))
+            # To read them, too: a URL may hold a receiver's password.
+            if Right.CONFIGURE not in request.state.client.rights:
+                return errors.response(403, errors.lacking(Right.CONFIGURE))
             try:
                 return await handle(_taken_for_json(request))
             except Refusal as refusal:

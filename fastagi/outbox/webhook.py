@@ -27,6 +27,7 @@ from standardwebhooks import Webhook
 from fastagi.agents.hooks import Attempt, Hook, HookDelivery, told
 from fastagi.agents.service import StoreUnavailable
 from fastagi.config.settings import WebhookSettings
+from fastagi.contract import EventType
 from fastagi.outbox.outward import Failed, Header, Outward, Request, Unfit, refusal, target
 
 log = structlog.get_logger()
@@ -156,7 +157,7 @@ class HookDispatcher:
             error = "too many tests at once"
             return Attempt(event_id, hook.event_type, self._clock(), 1, None, error, 0.0, "failed")
         try:
-            attempt, _ = await self._try(hook, event_id, fields, 1, settings)
+            attempt, _ = await self._try(hook, event_id, hook.event_type, fields, 1, settings)
         finally:
             self._tests.release()
             if self._loop is None:  # nobody else will close what was opened
@@ -282,11 +283,11 @@ class HookDispatcher:
         try:
             settings = self._settings()
             try:
+                fields, number = told(hook.agent_id, event), delivery.attempts + 1
+                # Not the hook's type: it may have been told to wait for another one since.
                 attempt, wait = await self._try(
-                    hook, event.id, told(hook.agent_id, event), delivery.attempts + 1, settings
+                    hook, event.id, event.type, fields, number, settings
                 )
-                # The hook may have been told to wait for another type since.
-                attempt = replace(attempt, event_type=event.type)
             finally:
                 self._running -= 1
                 self._running_slow -= slow
@@ -315,6 +316,7 @@ class HookDispatcher:
         self,
         hook: Hook,
         event_id: str,
+        event_type: EventType,
         fields: Mapping[str, str],
         number: int,
         settings: WebhookSettings,
@@ -342,7 +344,7 @@ class HookDispatcher:
         self._answered()
         attempt = Attempt(
             event_id=event_id,
-            event_type=hook.event_type,
+            event_type=event_type,
             at=at,
             number=number,
             status=status,

@@ -25,7 +25,8 @@ MAX_BATCH = 256
 SWEEP_SECONDS = 0.25
 # A commit costs as much processor time as several jobs. So where many came together last time, the
 # next ones are waited for a little; a lone one never waits.
-STORM, GATHER_SECONDS = 20, 0.002
+GATHER_SECONDS = 0.002
+CROWD = 20
 ENOUGH = 24  # waiting already: no need to gather
 
 
@@ -236,10 +237,10 @@ class Workers(Generic[C]):
         jobs = self._jobs
         connection = self._connect()
         ending = False
-        last = 0  # how many jobs came together
+        crowded = False
         while not ending:
             job = jobs.get()
-            if last >= STORM and job is not None and jobs.qsize() < ENOUGH:
+            if crowded and job is not None and jobs.qsize() < ENOUGH:
                 time.sleep(GATHER_SECONDS)
             batch: list[Job[C, Any]] = []
             while True:
@@ -259,7 +260,7 @@ class Workers(Generic[C]):
                     job = jobs.get_nowait()
                 except Empty:
                     break
-            last = len(batch)
+            crowded = len(batch) >= CROWD
             if batch:
                 self._run(connection, batch)
         connection.close()
