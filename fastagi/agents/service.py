@@ -90,6 +90,10 @@ class Store(Protocol):
     async def agents_at(self, keys: Sequence[str]) -> dict[str, AgentState]:
         """The same for many, by key; those where nobody is are left out."""
 
+    async def agents_with_extension(self, extension: str, asterisk: str) -> list[AgentState]:
+        """The agents who are logged in with this extension on this Asterisk, whatever the
+        interface is."""
+
     async def states(self, numbers: Sequence[str]) -> dict[str, AgentState]:
         """The agents with these numbers, by number; also archived ones who are logged in."""
 
@@ -275,6 +279,14 @@ class AgentService:
         """Who is logged in on this device. Raises Unavailable."""
         with _told_as_unavailable():
             return await self.store.agent_at(device.key)
+
+    async def agent_with_extension(self, extension: str, asterisk: str) -> AgentState | None:
+        """Who is logged in with this extension, as the login was stored: device rules may have
+        changed since. None also where that is not certain, as there are several. Raises
+        Unavailable."""
+        with _told_as_unavailable():
+            found = await self.store.agents_with_extension(extension, asterisk)
+        return found[0] if len(found) == 1 else None
 
     async def queue_numbered(self, number: str) -> str:
         """Raises NoSuchQueue, Unavailable."""

@@ -173,9 +173,13 @@ class Call:
         return resolve(self.settings.rules, self.own_extension, self.asterisk)
 
     async def occupant(self) -> AgentState | None:
-        """The agent who is logged in on this phone, if any."""
+        """The agent who is logged in on this phone, if any; also where the device rule that made
+        it a queue member is gone, or makes another one of it by now."""
         device = self.device
-        return None if device is None else await self.service.agent_at(device)
+        state = None if device is None else await self.service.agent_at(device)
+        if state is None and self.own_extension:
+            state = await self.service.agent_with_extension(self.own_extension, self.asterisk)
+        return state
 
     async def agent_here(self) -> AgentState:
         """The same; raises NotLoggedIn where there is none."""

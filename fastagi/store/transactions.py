@@ -296,6 +296,18 @@ class PeeweeStore:
 
         return await self.run(job, writes=False) if keys else {}
 
+    async def agents_with_extension(self, extension: str, asterisk: str) -> list[AgentState]:
+        def job(connection: Connection) -> list[AgentState]:
+            # Through the table of devices, which is small: there is no index on extensions.
+            where = (
+                "a.id IN (SELECT l.agent_id FROM devices_in_use d JOIN login_sessions l"
+                " ON l.agent_id = d.agent_id WHERE l.ended_at IS NULL"
+                " AND l.extension = ? AND l.asterisk = ?)"
+            )
+            return [found.state for found in connection.loaded_where(where, (extension, asterisk))]
+
+        return await self.run(job, writes=False)
+
     async def states(self, numbers: Sequence[str]) -> dict[str, AgentState]:
         known = {number: self._known[number] for number in numbers if number in self._known}
         if len(known) == len(set(numbers)):

@@ -159,6 +159,16 @@ class MemoryStore:
         sitting = {a.session.device.key: a for a in self.agents.values() if a.session}
         return {key: sitting[key] for key in keys if key in sitting}
 
+    async def agents_with_extension(self, extension: str, asterisk: str) -> list[AgentState]:
+        await self._transaction("agents_with_extension")
+        wanted = (extension, asterisk)
+        return [
+            agent
+            for agent in self.agents.values()
+            if agent.session
+            and (agent.session.device.extension, agent.session.device.asterisk) == wanted
+        ]
+
     async def states(self, numbers: Sequence[str]) -> dict[str, AgentState]:
         await self._transaction("states")
         return {number: self.agents[number] for number in numbers if number in self.agents}

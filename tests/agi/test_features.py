@@ -872,3 +872,45 @@ async def test_an_agent_without_queues_is_offered_none(desk: Desk) -> None:
     answered = await desk.good(S.QUEUE)
     assert answered.outcome == O.NOT_A_MEMBER
     assert "vm-press" not in answered.heard
+
+
+# -- the device rule is gone, or another one, since the agent logged in
+
+OTHER_RULE = DeviceRule(Pattern.parse("10XX"), "phones", "Local/{extension}@desks")
+
+
+@pytest.mark.parametrize("rules", [(), (RULES[1],), (OTHER_RULE,)], ids=["none", "others", "new"])
+@pytest.mark.parametrize(
+    ("script", "args", "outcome"),
+    [
+        (Script.UNPAUSE, (), Outcome.UNPAUSED),
+        (Script.LOGOFF, (), Outcome.LOGGED_OFF),
+        (Script.STATUS, (), Outcome.STATUS_TOLD),
+        (Script.PAUSE, ("2",), Outcome.PAUSE_REASON_CHANGED),
+        (Script.QUEUE, ("701",), Outcome.QUEUE_LEFT),
+        (Script.TOGGLE_PAUSE, (), Outcome.UNPAUSED),
+        (Script.TOGGLE_LOGIN, (), Outcome.LOGGED_OFF),
+    ],
+)
+async def test_who_sits_at_a_phone_can_do_everything_without_its_rule(
+    desk: Desk,
+    rules: tuple[DeviceRule, ...],
+    script: Script,
+    args: tuple[str, ...],
+    outcome: Outcome,
+) -> None:
+    await desk.hall.do(desk.hall.log_in(agent="1003", at="1003"), desk.hall.log_in())
+    await desk.hall.do(desk.hall.pause())
+    desk.settings = replace(desk.settings, rules=rules)
+    answered = await desk.good(script, *args)
+    assert answered.outcome == outcome
+    assert answered.variables[Variable.NUMBER] == "1001"
+
+
+async def test_two_with_the_same_extension_are_nobody_for_certain(desk: Desk) -> None:
+    hall = desk.hall
+    await hall.do(hall.log_in())
+    elsewhere = replace(hall.log_in(agent="1003", at="1003").device, extension="1001")
+    await hall.do(replace(hall.log_in(agent="1003", at="1003"), device=elsewhere))
+    desk.settings = replace(desk.settings, rules=())
+    assert (await desk.good(Script.UNPAUSE)).outcome == Outcome.NOT_LOGGED_IN

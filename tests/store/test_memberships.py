@@ -160,3 +160,16 @@ async def test_another_yaml_says_what_it_says(url: str, opened: Opened) -> None:
         ("billing", 4, True, "api", False),
     ]
     assert await store.left_over() == ([], [])
+
+
+async def test_who_is_logged_in_with_an_extension_whatever_its_interface(
+    store: PeeweeStore,
+) -> None:
+    assert await store.agents_with_extension("1001", "") == []
+    await done(store, log_in())
+    (found,) = await store.agents_with_extension("1001", "")
+    assert found == await store.agent("1001")
+    assert await store.agents_with_extension("1001", "paris") == []
+    assert await store.agents_with_extension("1002", "") == []
+    await done(store, log_off())
+    assert await store.agents_with_extension("1001", "") == []
