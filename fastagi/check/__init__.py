@@ -1,0 +1,81 @@
+"""Is everything as it must be? Asks each part, changes nothing, and says how to mend what is wrong.
+
+Of Asterisk it needs no more rights than the service itself: ``DeviceStateList``, ``ShowDialPlan``
+and ``Getvar`` come with the class ``reporting``.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+from fastagi.agents.operations import QueuesUnavailable
+from fastagi.ami.client import ManagerError
+from fastagi.ami.queues import Queues
+from fastagi.check.asterisk import (
+    _lost,
+    _manager,
+    _variable,
+    asterisk_queues,
+    devices,
+    loaded_dialplan,
+    privileges,
+)
+from fastagi.check.findings import Finding, Level
+from fastagi.check.here import configuration, fallback, http, prompts, service, store
+from fastagi.config import AsteriskSettings, Settings
+
+__all__ = ["Finding", "Level", "check", "configuration", "fallback"]
+
+
+async def check(
+    settings: Settings, place: str, sounds: Path | None = None
+) -> AsyncIterator[Finding]:
+    """All findings, as they come.
+
+    place: where the configuration is, for the findings; sounds: Asterisk's folder of sounds, with
+    a folder per language in it.
+    """
+    for finding in configuration(settings, place):
+        yield finding
+    names = [asterisk.name for asterisk in settings.asterisks]
+    for finding in await asyncio.to_thread(store, settings.database, names):
+        yield finding
+    for finding in await service(settings):
+        yield finding
+    for finding in http(settings, place):
+        yield finding
+    for asterisk in settings.asterisks:
+        async for finding in _one_asterisk(settings, asterisk, sounds):
+            named = f"{asterisk.name}: " if asterisk.name else ""
+            yield replace(finding, where=named + finding.where)
+    for finding in await asyncio.to_thread(fallback, settings):
+        yield finding
+
+
+async def _one_asterisk(
+    settings: Settings, asterisk: AsteriskSettings, sounds: Path | None
+) -> AsyncIterator[Finding]:
+    async with _manager(asterisk) as (client, refused):
+        for finding in refused:
+            yield finding
+        if client is None:
+            for finding in prompts(settings, asterisk, sounds, None):
+                yield finding
+            return
+        queues = Queues(client)
+        for part in (
+            privileges(asterisk, queues),
+            asterisk_queues(settings, client, queues),
+            devices(settings, asterisk, client),
+            loaded_dialplan(settings, asterisk, client),
+        ):
+            try:
+                findings = await part
+            except (ManagerError, QueuesUnavailable) as error:
+                findings = [_lost(asterisk, error)]
+            for finding in findings:
+                yield finding
+        data = await _variable(client, "ASTDATADIR")
+        for finding in prompts(settings, asterisk, sounds, data):
+            yield finding
