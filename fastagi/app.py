@@ -17,6 +17,7 @@ import watchfiles
 from fastagi import config
 from fastagi.agents.commands import Actor, ChangePenalty, Command, JoinQueue, LeaveQueue, LogOff
 from fastagi.agents.errors import Refused
+from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.limits import TimePolicy
 from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
@@ -116,6 +117,8 @@ class App:
         self._along: set[asyncio.Task[None]] = set()
         self._news: list[News] = []
         self._guard: Guard | None = None
+        self.fence = Fence(log, lambda task: self.metrics.fault(task))
+        self.supervisor = Supervisor(self.fence, self._stop.is_set)
 
     def stop(self) -> None:
         self._stop.set()
@@ -137,7 +140,10 @@ class App:
             )
             self.clients = {a.name: self._client(a) for a in settings.asterisks}
             self.queues = Asterisks(
-                {name: Queues(client, name) for name, client in self.clients.items()}
+                {
+                    name: Queues(client, name, fence=self.fence)
+                    for name, client in self.clients.items()
+                }
             )
             self.service = AgentService(store, self.queues, store.pins, policy(settings), log)
             self.reconciler = Reconciler(
@@ -218,6 +224,7 @@ class App:
             pause=lambda: self.settings.pause,
             version=own_version(),
             log=log,
+            tasks_down=lambda: self.supervisor.down,
         )
         self._guard = application(doors, feed)
         return HttpServer(self._guard, settings, feed.end), feed
@@ -261,15 +268,24 @@ class App:
         self, server: Server, web: "tuple[HttpServer, Feed] | None", difference: Difference
     ) -> None:
         async with asyncio.TaskGroup() as group:
+
+            def kept(name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+                """Begun again when it fails, for as long as the service runs."""
+                return group.create_task(self.supervisor.keep(name, work), name=name)
+
+            def once(name: str, work: Awaitable[None]) -> asyncio.Task[None]:
+                """Not missed when it fails."""
+                return group.create_task(self._fenced(name, work), name=name)
+
             tasks = [
-                group.create_task(self.reconciler.run(), name="reconcile"),
-                group.create_task(self.timers.run(), name="timers"),
-                group.create_task(self.dispatcher.run(), name="deliver"),
-                group.create_task(self.hooks.run(), name="deliver to hooks"),
-                group.create_task(self._watch(), name="watch the configuration"),
-                group.create_task(self._reloads(), name="reload"),
-                group.create_task(self._bring_along(difference), name="bring along"),
-                group.create_task(self._warm_up(), name="warm up"),
+                kept("reconcile", self.reconciler.run),
+                kept("timers", self.timers.run),
+                kept("deliver", self.dispatcher.run),
+                kept("deliver to hooks", self.hooks.run),
+                kept("watch the configuration", self._watch),
+                kept("reload", self._reloads),
+                once("bring along", self._bring_along(difference)),
+                once("warm up", self._warm_up()),
             ]
             if (metrics := self.settings.metrics.listen) is not None:
                 self.metrics.serve(metrics.host, metrics.port)
@@ -280,7 +296,7 @@ class App:
             listening = {"port": server.port}
             if web is not None:
                 http, feed = web
-                tasks.append(group.create_task(feed.run(), name="tell listeners"))
+                tasks.append(kept("tell listeners", feed.run))
                 try:
                     await http.start()
                 except OSError as error:
@@ -313,6 +329,10 @@ class App:
                 await client.close()
             self.metrics.close()
         log.info("stopped")
+
+    async def _fenced(self, name: str, work: Awaitable[None]) -> None:
+        with self.fence.item(name):
+            await work
 
     async def _first_attempts(self) -> None:
         """The first call finds the links there, unless an Asterisk is away or slow."""

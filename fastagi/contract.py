@@ -179,6 +179,7 @@ METRIC_OUTBOX_AGE = "fastagi_outbox_oldest_seconds"  # by sink
 METRIC_PARKED = "fastagi_outbox_parked"  # by sink
 METRIC_HOOKS = "fastagi_hook_deliveries"  # by what became of them
 METRIC_LISTENERS = "fastagi_event_listeners"
+METRIC_FAULTS = "fastagi_faults"  # by task: what it met, skipped and went on
 
 QUEUE_LOG_LOGIN = "AGENTCALLBACKLOGIN"
 QUEUE_LOG_LOGOFF = "AGENTCALLBACKLOGOFF"

@@ -4,12 +4,16 @@ A command is plain data: the store keeps it as the recorded intent until the cha
 is confirmed, and ``decide`` makes the same change of it again after a crash.
 """
 
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from fastagi.agents.devices import Device
+from fastagi.agents.devices import Device, DeviceType
+from fastagi.agents.text import Unusable, number, storable
 from fastagi.contract import Source
+
+MAX_STORED = 4_096  # characters of any text in a stored command
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,12 @@ class Actor:
         """Only what is known, for JSON."""
         named = [(item.name, getattr(self, item.name)) for item in fields(self)]
         return {key: value for key, value in named if value}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """The inverse of ``as_dict``. Raises Unusable, KeyError for what this version does not
+        know."""
+        return _built(cls, "actor", data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,28 +193,82 @@ def to_dict(command: Command) -> dict[str, Any]:
     return data
 
 
-_NESTED: dict[str, Any] = {
-    "source": Source,
-    "actor": lambda value: Actor(**value),
-    "device": lambda value: Device(**value),
-    "when_in_call": WhenInCall,
-    "queues": lambda value: None if value is None else tuple(value),
+def _text(name: str, value: object) -> str:
+    return storable(name, value, MAX_STORED, controls=True)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Unusable(f"{name}: is neither true nor false")
+    return value
+
+
+def _one_of(kind: type[Enum]) -> Callable[[str, object], Enum]:
+    def read(name: str, value: object) -> Enum:
+        try:
+            return kind(value)
+        except ValueError:
+            raise Unusable(f"{name}: is not known") from None
+
+    return read
+
+
+def _texts(name: str, value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise Unusable(f"{name}: is no list")
+    return tuple(_text(name, item) for item in value)
+
+
+def _device_type(name: str, value: object) -> str:
+    if value not in ("local", "remote"):
+        raise Unusable(f"{name}: is not known")
+    return str(value)
+
+
+def _object(kind: type[Any]) -> Callable[[str, object], Any]:
+    return lambda name, value: _built(kind, name, value)
+
+
+# How a field's value is read, by its type: what another version, or another program, has written
+# into the store may be anything.
+_READERS: dict[Any, Callable[[str, object], object]] = {
+    str: _text,
+    int: number,
+    bool: _flag,
+    Source: _one_of(Source),
+    WhenInCall: _one_of(WhenInCall),
+    DeviceType: _device_type,
+    tuple[str, ...] | None: _texts,
+    Actor: _object(Actor),
+    Device: _object(Device),
+    PauseReason: _object(PauseReason),
 }
 
+T = TypeVar("T")
 
-def from_dict(data: dict[str, Any]) -> Command:
-    """Raises KeyError for a kind or a field that this version does not know."""
-    kind = COMMANDS[data["kind"]]
-    values: dict[str, Any] = {}
-    for unknown in data.keys() - {"kind", *(item.name for item in fields(kind))}:
+
+def _built(kind: type[T], name: str, data: object) -> T:
+    if not isinstance(data, dict):
+        raise Unusable(f"{name}: is no JSON object")
+    items = fields(kind)  # type: ignore[arg-type]  # only dataclasses are given
+    for unknown in data.keys() - {item.name for item in items}:
         raise KeyError(unknown)
-    for item in fields(kind):
-        if item.name not in data and item.default is not MISSING:
+    values: dict[str, Any] = {}
+    for item in items:
+        if item.name not in data and (
+            item.default is not MISSING or item.default_factory is not MISSING
+        ):
             continue  # written by an earlier version
-        value = data[item.name]
-        if item.name in _NESTED:
-            value = _NESTED[item.name](value)
-        elif item.name == "reason" and kind is Pause:
-            value = PauseReason(**value)
-        values[item.name] = value
+        values[item.name] = _READERS[item.type](item.name, data[item.name])
     return kind(**values)
+
+
+def from_dict(data: object) -> Command:
+    """Raises KeyError for a kind or a field that this version does not know, Unusable for a value
+    that no command has."""
+    if not isinstance(data, dict):
+        raise Unusable("command: is no JSON object")
+    kind = COMMANDS[_text("kind", data["kind"])]
+    return _built(kind, "command", {key: data[key] for key in data if key != "kind"})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
+from fastagi.agents.text import Unusable, parsed_object, storable, tidied
 from fastagi.contract import Script
 
 MAX_VALUE = 255
@@ -55,22 +56,24 @@ class Note:
 
     @classmethod
     def parse(cls, key: str, value: str) -> Self:
-        """Raises ValueError for what is no note of ours."""
+        """Raises Unusable for what is no note of ours: whoever can write to Asterisk's database
+        can leave anything there."""
         match = _KEY.fullmatch(key)
         if match is None:
-            raise ValueError(f"no key of a note: {key!r}")
-        fields = json.loads(value)
-        if not isinstance(fields, dict) or not all(isinstance(v, str) for v in fields.values()):
-            raise ValueError("no fields")
-        script = Script(fields.get("s", ""))
-        if script not in _SCRIPTS or not fields.get("i"):
-            raise ValueError("nothing that a phone does without the service")
+            raise Unusable("key: is not that of a note")
+        if len(value) > MAX_VALUE:
+            raise Unusable(f"value: is longer than {MAX_VALUE} characters")
+        fields = parsed_object("value", value)
+        script = storable("s", fields.get("s", ""))
+        if script not in _SCRIPTS:
+            raise Unusable("s: is nothing that a phone does without the service")
         return cls(
             at=_EPOCH + int(match["at"]) * _MILLISECOND,
-            script=script,
-            interface=fields["i"],
-            reason=fields.get("r", ""),
-            channel=fields.get("c", ""),
-            caller_id=fields.get("n", ""),
+            script=Script(script),
+            interface=storable("i", fields.get("i", ""), needed=True),
+            reason=storable("r", fields.get("r", "")),
+            # Only shown: whatever a caller's phone calls itself is no reason to lose the note.
+            channel=tidied(storable("c", fields.get("c", ""), controls=True)),
+            caller_id=tidied(storable("n", fields.get("n", ""), controls=True)),
             unique_id=match["unique_id"],
         )

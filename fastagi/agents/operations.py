@@ -83,6 +83,8 @@ class ReportedMember:
     unreachable: bool = False  # the device behind its state interface is unavailable
     last_call: float = 0.0  # when its last queue call ended, in seconds since 1970; 0: never
     asterisk: str = ""
+    # It is a member, but what Asterisk says of it cannot be used: nothing follows from that.
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,8 @@ def differences(
         if asterisks and agent.session and agent.session.device.asterisk not in asterisks:
             continue
         its = of.get(agent.number, _NOTHING)
+        if any(m.unsure for members_of in (its.here, its.elsewhere) for m in members_of):
+            continue
         if its is not _NOTHING or (agent.session and agent.session.device.asterisk == asterisk):
             found += _differences(agent, its, asterisk)
     return found

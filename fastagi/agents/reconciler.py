@@ -23,6 +23,7 @@ from fastagi.agents.commands import (
 )
 from fastagi.agents.devices import DeviceRule, device_key, device_of
 from fastagi.agents.events import Event
+from fastagi.agents.log import Log
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
@@ -45,7 +46,7 @@ from fastagi.agents.reconcile import (
     restored,
     seen,
 )
-from fastagi.agents.service import OWED, AgentService, Log, StoreUnavailable, noted_by
+from fastagi.agents.service import OWED, AgentService, StoreUnavailable, noted_by
 from fastagi.contract import EventType, Script, Source
 
 STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen

@@ -44,6 +44,7 @@ from fastagi.agents.limits import (
     start_of_day,
 )
 from fastagi.agents.lockout import Lockout
+from fastagi.agents.log import Log
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
@@ -57,17 +58,6 @@ from fastagi.agents.operations import (
 )
 from fastagi.agents.reconcile import settlement, to_be_finished, undo
 from fastagi.contract import EventType, Outcome, Script, Source
-
-
-class Log(Protocol):
-    """Where the hall says what an admin should know."""
-
-    def info(self, event: str, /, **values: Any) -> Any: ...
-
-    def warning(self, event: str, /, **values: Any) -> Any: ...
-
-    def error(self, event: str, /, **values: Any) -> Any: ...
-
 
 PATIENCE = 3.0  # seconds that a change of the same agent in another service is waited for
 OWED = "owed:{}:"  # notes: devices to be taken out of the queues of an Asterisk that was away

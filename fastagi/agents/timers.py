@@ -24,9 +24,10 @@ from fastagi.agents.limits import (
     limit_in_queues,
     start_of_day,
 )
+from fastagi.agents.log import Log
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.operations import QueuesUnavailable, ReportedMember
-from fastagi.agents.service import AgentService, Log, StoreUnavailable
+from fastagi.agents.service import AgentService, StoreUnavailable
 from fastagi.agents.shifts import latest, upcoming
 from fastagi.agents.unplugged import PHONE_AWAY, Action, Sightings, action, is_lost
 from fastagi.contract import DEVICE_LOST, EventType, Source

@@ -224,9 +224,9 @@ _COMMON: Final[dict[bytes, Reply]] = {
 _COMMON_CHUNKS: Final[dict[bytes, tuple[Event, ...]]] = {
     line + b"\n": (reply,) for line, reply in _COMMON.items()
 }
-_ENDPOS = re.compile(r"([^ ]*) endpos=(\d+)").fullmatch
+_ENDPOS = re.compile(r"([^ ]*) endpos=([0-9]{1,15})").fullmatch
 # A value may contain anything, parentheses too: it ends with the last one before the tail.
-_VALUE = re.compile(r"([^ ]*) \((.*)\)(?: endpos=(\d+))?(?: .*)?", re.DOTALL).fullmatch
+_VALUE = re.compile(r"([^ ]*) \((.*)\)(?: endpos=([0-9]{1,15}))?(?: .*)?", re.DOTALL).fullmatch
 _STATUS = re.compile(rb"(\d{3})([ -]|$)").match
 
 

@@ -6,8 +6,10 @@ the same, and in the same order (app_queue.c, ``queue_member_blob_create`` and
 """
 
 import re
+from dataclasses import replace
 
 from fastagi.agents.operations import ReportedMember
+from fastagi.agents.text import MAX_NUMBER, Unusable, number, storable, tidied
 from fastagi.ami.actions import MAX_NAME, SEPARATORS
 from fastagi.ami.client import parse_headers
 
@@ -16,12 +18,14 @@ _UNSAYABLE = SEPARATORS.search
 # devicestate.h: AST_DEVICE_UNAVAILABLE, "for example because it is not registered".
 UNREACHABLE = "5"
 
+MAX_SECONDS = 10**12  # since 1970
+
 # One search instead of twenty headers taken apart: fifty thousand members come in one answer, and
 # each login brings an event per queue.
 _MEMBER = re.compile(
     r"\r\nQueue: ([^\r]+)\r\n(?:Member)?Name: ([^\r]*)\r\n(?:Interface|Location): ([^\r]+)"
-    r"\r\nStateInterface: ([^\r]*)\r\nMembership: ([^\r]*)\r\nPenalty: ([0-9]+)"
-    r"\r\nCallsTaken: [0-9]+\r\nLastCall: ([0-9]+)(?:\r\nLastPause: [0-9]+)?"
+    r"\r\nStateInterface: ([^\r]*)\r\nMembership: ([^\r]*)\r\nPenalty: ([0-9]{1,10})"
+    r"\r\nCallsTaken: [0-9]+\r\nLastCall: ([0-9]{1,12})(?:\r\nLastPause: [0-9]+)?"
     r"(?:\r\nLoginTime: [0-9]+)?\r\nInCall: ([01])\r\nStatus: ([0-9]+)\r\nPaused: ([01])"
     r"\r\nPausedReason: ([^\r]*)"
 ).search
@@ -30,7 +34,8 @@ _MEMBER = re.compile(
 def member(raw: bytes, asterisk: str = "") -> ReportedMember:
     """The member an event or an item of a list tells of.
 
-    Raises ValueError when it names no queue or no interface, or a number is none.
+    Raises Unusable when it names no queue or no interface, when these cannot be stored, or a number
+    is none or out of range.
     """
     text = raw.decode("utf-8", "replace")
     found = _MEMBER(text)
@@ -39,12 +44,15 @@ def member(raw: bytes, asterisk: str = "") -> ReportedMember:
     queue, name, interface, state, membership, penalty, last, in_call, status, paused, reason = (
         found.groups()
     )
+    level = int(penalty)
+    if level > MAX_NUMBER:
+        raise Unusable(f"Penalty: is not from 0 to {MAX_NUMBER}")
     return ReportedMember(
-        queue,
-        interface,
+        storable("Queue", queue),
+        storable("Interface", interface),
         _sayable(state) or interface,
-        name,
-        int(penalty),
+        tidied(name),
+        level,
         paused == "1",
         _sayable(reason),
         in_call == "1",
@@ -59,22 +67,34 @@ def _of_headers(headers: dict[str, str], asterisk: str) -> ReportedMember:
     """An Asterisk that gives them in another order, or gives others."""
     interface = headers.get("Interface") or headers.get("Location", "")
     queue = headers.get("Queue", "")
-    if not interface or not queue:
-        raise ValueError("no Queue or no Interface")
     return ReportedMember(
-        queue=queue,
-        interface=interface,
+        queue=storable("Queue", queue, needed=True),
+        interface=storable("Interface", interface, needed=True),
         state_interface=_sayable(headers.get("StateInterface", "")) or interface,
-        name=headers.get("MemberName") or headers.get("Name", ""),
-        penalty=int(headers.get("Penalty") or 0),
+        name=tidied(headers.get("MemberName") or headers.get("Name", "")),
+        penalty=number("Penalty", headers.get("Penalty") or 0),
         paused=headers.get("Paused") == "1",
         reason=_sayable(headers.get("PausedReason", "")),
         in_call=headers.get("InCall") == "1",
         dynamic=headers.get("Membership") == "dynamic",
         unreachable=headers.get("Status") == UNREACHABLE,
-        last_call=float(int(headers.get("LastCall") or 0)),
+        last_call=float(number("LastCall", headers.get("LastCall") or 0, most=MAX_SECONDS)),
         asterisk=asterisk,
     )
+
+
+def unsure(raw: bytes, asterisk: str = "") -> ReportedMember | None:
+    """Of an item that ``member`` cannot read: that there is such a member, if that much can be
+    read."""
+    headers = parse_headers(raw)
+    usable = {key: headers[key] for key in _NAMES if key in headers}
+    try:
+        return replace(_of_headers(usable, asterisk), unsure=True)
+    except Unusable:
+        return None
+
+
+_NAMES = ("Queue", "Interface", "Location", "MemberName", "Name", "Membership", "InCall")
 
 
 def _sayable(text: str) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from fastagi.agents.notes import MAX_VALUE, Note
+from fastagi.agents.fence import Fence
+from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
@@ -23,9 +24,10 @@ from fastagi.agents.operations import (
     Result,
     SetPenalty,
 )
+from fastagi.agents.text import Unusable, storable
 from fastagi.ami.actions import AmiAction, queue_operation
 from fastagi.ami.client import BadAction, Client, ManagerError, NotConnected, Response
-from fastagi.ami.members import member
+from fastagi.ami.members import member, unsure
 from fastagi.contract import NOTES_FAMILY
 
 log = structlog.get_logger()
@@ -78,7 +80,11 @@ NEEDED: dict[str, tuple[str, str]] = {
 # So many members are read in one go, between two looks at what else is to be done.
 SLICE = 500
 
-_KEY = re.compile(r"[A-Za-z0-9_.-]{1,120}", re.ASCII)
+# Of notes of ours alone: whatever else stands in that family of the database is another's.
+_KEY = re.compile(r"[0-9]{13}-[A-Za-z0-9_.-]{1,80}", re.ASCII)
+_MOMENT = re.compile(r"[0-9A-Za-z:. /+-]{3,60}", re.ASCII)
+_MARK = re.compile(r"[0-9a-f]{8}", re.ASCII)
+SHOWN = 10  # notes that cannot be read, in one reading; the others are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +121,10 @@ LIFE = "FASTAGI_LIFE"  # a global variable: which of its lives this Asterisk is 
 class Queues:
     """One Asterisk's queues through one manager connection; ``asterisk`` is its name."""
 
-    def __init__(self, client: Client, asterisk: str = "") -> None:
+    def __init__(self, client: Client, asterisk: str = "", *, fence: Fence | None = None) -> None:
         self._client = client
         self.asterisk = asterisk
-        self._unreadable: set[str] = set()  # notes that were complained of
+        self._fence = fence or Fence(log)
         self._kept: set[str] = set()  # notes that could not be deleted
 
     @property
@@ -191,13 +197,19 @@ class Queues:
             for item in items[begin : begin + SLICE]:
                 try:
                     members.append(member(item, self.asterisk))
-                except ValueError as error:
-                    log.warning("a queue member cannot be read", error=str(error)[:200])
+                except Unusable as error:
+                    self._fence.skipped("read queue members", error, asterisk=self.asterisk)
+                    if (one := unsure(item, self.asterisk)) is not None:
+                        members.append(one)
         return members
 
     async def queue_names(self) -> list[str]:
         items = await self._list({"Action": "QueueStatus"}, "QueueParams", "QueueStatusComplete")
-        return sorted(item.get("Queue", "") for item in items)
+        names: list[str] = []
+        for item in items:
+            with self._fence.item("read queue names", asterisk=self.asterisk):
+                names.append(storable("Queue", item.get("Queue"), needed=True))
+        return sorted(names)
 
     async def started_at(self) -> str:
         """When Asterisk was started, ``2026-11-22 18:14:52`` in its own time zone.
@@ -208,12 +220,12 @@ class Queues:
         response = await self._ask({"Action": "CoreStatus"})
         date = response.headers.get("CoreStartupDate", "")
         time = response.headers.get("CoreStartupTime", "")
-        if not response.success or not date or not time:
+        if not response.success or not _MOMENT.fullmatch(f"{date} {time}"):
             raise QueuesUnavailable(f"CoreStatus: {response.message or 'no start-up time given'}")
         # A restart within the second has the same time, but a global variable does not survive it.
         mark: AmiAction = {"Action": "Getvar", "Variable": LIFE}
         token = (await self._ask(mark)).headers.get("Value", "")
-        if not token:
+        if not _MARK.fullmatch(token):
             token = f"{random.getrandbits(32):08x}"
             set_mark: AmiAction = {"Action": "Setvar", "Variable": LIFE, "Value": token}
             if not (await self._ask(set_mark)).success:
@@ -223,7 +235,8 @@ class Queues:
     async def notes(self) -> list[Note]:
         """What the fallback left in Asterisk's database and was not forgotten yet, oldest first.
 
-        Unreadable ones are left where they are, and logged once.
+        Notes that cannot be read are logged, as far as can be, and deleted: they would come again
+        for ever. What is no note is left where it is.
         """
         items = await self._list(
             {"Action": "DBGetTree", "Family": NOTES_FAMILY},
@@ -231,17 +244,35 @@ class Queues:
             "DBGetTreeComplete",
         )
         found: dict[str, Note] = {}
+        unreadable: list[str] = []
         for item in items:
             key = item.get("Key", "").removeprefix(f"/{NOTES_FAMILY}/")
             value = item.get("Val", "")
             if not value or key in self._kept:
                 continue
             try:
-                if len(value) > MAX_VALUE:  # ours are shorter, and json follows brackets too deep
-                    raise ValueError("too long")
                 found[key] = Note.parse(key, value)
-            except ValueError as error:
-                self._complain_of(key, error)
+            except Unusable as error:
+                if not _KEY.fullmatch(key):
+                    self._fence.skipped("read notes of the fallback", error, key=ascii(key[:100]))
+                    continue
+                unreadable.append(key)
+                if len(unreadable) <= SHOWN:
+                    log.warning(
+                        "fallback note cannot be read, it is deleted",
+                        asterisk=self.asterisk,
+                        key=key,
+                        error=str(error),
+                        value=ascii(value[:255]),
+                    )
+        if len(unreadable) > SHOWN:
+            log.warning(
+                "fallback notes cannot be read, they are deleted",
+                asterisk=self.asterisk,
+                count=len(unreadable),
+            )
+        for begin in range(0, len(unreadable), SLICE):
+            await self._delete(unreadable[begin : begin + SLICE])
         return [note for _, note in sorted(found.items())]
 
     async def forget(self, notes: Sequence[Note]) -> None:
@@ -252,7 +283,9 @@ class Queues:
         ``function_db_delete_write``). A note that it keeps all the same is not read again by
         this process.
         """
-        keys = [note.key for note in notes if _KEY.fullmatch(note.key)]
+        await self._delete([note.key for note in notes if _KEY.fullmatch(note.key)])
+
+    async def _delete(self, keys: Sequence[str]) -> None:
         actions: list[AmiAction] = [
             {"Action": "Setvar", "Variable": f"DB_DELETE({NOTES_FAMILY}/{key})", "Value": "1"}
             for key in keys
@@ -275,17 +308,6 @@ class Queues:
                 error=refused[0][1][:200],
                 mend="load func_db.so, and give the manager user the write class call",
             )
-
-    def _complain_of(self, key: str, error: ValueError) -> None:
-        if key in self._unreadable or len(self._unreadable) > 1_000:
-            return
-        self._unreadable.add(key)
-        log.warning(
-            "a note of the fallback cannot be read",
-            asterisk=self.asterisk,
-            key=ascii(key[:100]),
-            error=ascii(str(error)[:200]),
-        )
 
     async def privileges(self) -> Privileges:
         """Which of the needed actions the manager user lacks. Changes nothing in Asterisk.

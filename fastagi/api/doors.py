@@ -288,6 +288,8 @@ class Doors:
     pause: Callable[[], PauseSettings]
     version: str
     log: Any  # structlog's
+    # Tasks of the service that have failed and are not well again yet, by name.
+    tasks_down: Callable[[], Sequence[str]] = tuple
 
     def device(self, extension: str, context: str, asterisk: str = "") -> Device | None:
         """Where an agent is who sits there; None: no device rule says so. A rule that names no

@@ -24,15 +24,25 @@ class Alive(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Ready: the store answers, and at least one Asterisk is connected."""
+    """Ready: the store answers, at least one Asterisk is connected, and no task of the service
+    has failed."""
 
     status: Literal["ready", "not ready"]
     store: Literal["ok", "unavailable", "no answer"]
     asterisk: dict[str, Link] = Field(description=f"By name; `{UNNAMED}` where there is only one.")
+    tasks_down: list[str] = Field(
+        description="Parts of the service that have failed and are being started again; the log"
+        " says why."
+    )
 
     model_config = ConfigDict(
         json_schema_extra={
-            "example": {"status": "ready", "store": "ok", "asterisk": {UNNAMED: "connected"}}
+            "example": {
+                "status": "ready",
+                "store": "ok",
+                "asterisk": {UNNAMED: "connected"},
+                "tasks_down": [],
+            }
         }
     )
 
@@ -64,12 +74,14 @@ def routes(doors: Doors) -> APIRouter:
             name or UNNAMED: "connected" if queues.connected(name) else "away"
             for name in queues.names
         }
-        is_ready = store == "ok" and "connected" in links.values()
+        down = list(doors.tasks_down())
+        is_ready = store == "ok" and "connected" in links.values() and not down
         return JSONResponse(
             {
                 "status": "ready" if is_ready else "not ready",
                 "store": store,
                 "asterisk": links,
+                "tasks_down": down,
             },
             200 if is_ready else 503,
             headers=NOT_KEPT,

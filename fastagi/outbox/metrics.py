@@ -33,6 +33,7 @@ from fastagi.contract import (
     METRIC_AMI_SECONDS,
     METRIC_CALL_SECONDS,
     METRIC_CALLS,
+    METRIC_FAULTS,
     METRIC_HOOKS,
     METRIC_LISTENERS,
     METRIC_OUTBOX,
@@ -62,6 +63,7 @@ FACES = frozenset(
     }
 )
 HOOK_OUTCOMES = frozenset({"delivered", "failed", "parked"})
+MAX_TASKS = 50  # names of tasks
 HOOK_SINK = "hook"  # among the sinks: what is owed to hooks
 SINKS = frozenset({*(sink.value for sink in Sink), HOOK_SINK})
 STATES = tuple(status.name.lower() for status in Status)
@@ -144,6 +146,13 @@ class Metrics:
         self._listeners = Gauge(
             METRIC_LISTENERS, "Listeners of the event stream", registry=self.registry
         )
+        self._faults = Counter(
+            METRIC_FAULTS,
+            "Items that a task of the service met, could not do and skipped",
+            ["task"],
+            registry=self.registry,
+        )
+        self._fault_tasks: set[str] = set()
         for outcome in sorted(HOOK_OUTCOMES):  # a rate can be taken from the first one on
             self._hooks.labels(outcome)
         # A label's child is looked up once: of all that counting takes, that takes the longest.
@@ -194,6 +203,12 @@ class Metrics:
     def hooked(self, outcome: str) -> None:
         """``delivered``, ``failed`` (tried again later) or ``parked``."""
         self._hooks.labels(outcome if outcome in HOOK_OUTCOMES else OTHER).inc()
+
+    def fault(self, task: str) -> None:
+        """A task has skipped an item, see ``agents.fence``. From any thread."""
+        if len(self._fault_tasks) < MAX_TASKS:
+            self._fault_tasks.add(task)
+        self._faults.labels(task if task in self._fault_tasks else OTHER).inc()
 
     def listeners(self, count: int) -> None:
         """So many follow the event stream now."""

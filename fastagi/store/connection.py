@@ -4,7 +4,6 @@ Peewee takes about 100 µs of processor time per query, several times what the d
 runs at every call is therefore SQL text here; everything else uses Peewee's queries.
 """
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -40,6 +39,7 @@ from fastagi.agents.model import (
     PauseSegment,
 )
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.text import parsed_object
 from fastagi.contract import HOOK_TYPES, Outcome
 from fastagi.store.database import Place
 from fastagi.store.presence import Presence
@@ -161,8 +161,8 @@ def _one(row: Sequence[Any], memberships: tuple[Membership, ...], whole: bool) -
 def planned_from(text: str) -> LogOff | Pause | None:
     """None for what this version does not understand: it must not shut the agent out."""
     try:
-        command = from_dict(json.loads(text))
-    except (KeyError, TypeError, ValueError) as error:
+        command = from_dict(parsed_object("planned", text))
+    except (KeyError, ValueError) as error:
         log.error("what was planned cannot be read", error=repr(error))
         return None
     return command if isinstance(command, LogOff | Pause) else None

@@ -1,7 +1,6 @@
 """The store's side of the outbox: which event is owed to which sink."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +10,7 @@ import structlog
 
 from fastagi.agents.commands import Actor
 from fastagi.agents.events import Event
+from fastagi.agents.text import Unusable, parsed, storable
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store.connection import Connection, moment
 
@@ -49,10 +49,10 @@ def _event_from(row: Sequence[Any]) -> Event:
         EventType(row[1]),
         row[2],
         row[3],
-        tuple(json.loads(row[4])),
+        _queues(row[4]),
         row[5],
         Source(row[6]),
-        Actor(**json.loads(row[7])),
+        Actor.from_dict(parsed("actor", row[7])),
         moment(row[8]),
         row[9],
         row[10],
@@ -60,6 +60,13 @@ def _event_from(row: Sequence[Any]) -> Event:
         bool(row[12]),
         row[13],
     )
+
+
+def _queues(text: object) -> tuple[str, ...]:
+    queues = parsed("queues", text)
+    if not isinstance(queues, list):
+        raise Unusable("queues: is no list")
+    return tuple(storable("queues", queue) for queue in queues)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """The hall's store on SQLite or PostgreSQL."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -38,6 +37,7 @@ from fastagi.agents.limits import (
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, decide
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.text import parsed_object
 from fastagi.store import directory
 from fastagi.store.connection import MAX_STATES, Connection, Loaded, moment, planned_from
 from fastagi.store.database import Place, claim, parse, prepare
@@ -874,8 +874,8 @@ def _decided_again(found: Loaded) -> Change | None:
     assert found.intent is not None
     assert found.decided_at is not None
     try:
-        command = from_dict(json.loads(found.intent))
-    except (KeyError, TypeError, ValueError) as error:
+        command = from_dict(parsed_object("intent", found.intent))
+    except (KeyError, ValueError) as error:
         log.error("an intent cannot be read", agent=found.state.number, error=repr(error))
         return None
     state = found.state

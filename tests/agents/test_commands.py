@@ -21,27 +21,28 @@ from fastagi.agents.commands import (
 from fastagi.agents.devices import Device
 from fastagi.contract import Source
 
+# Of all characters only these cannot be stored.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
-    "id": st.text(),
-    "agent": st.text(),
+    "id": TEXT,
+    "agent": TEXT,
     "source": st.sampled_from(Source),
-    "actor": st.builds(Actor, st.text(), st.text(), st.text(), st.text(), st.booleans()),
-    "device": st.builds(
-        Device, st.text(), st.text(), st.text(), st.text(), st.sampled_from(["local", "remote"])
-    ),
+    "actor": st.builds(Actor, TEXT, TEXT, TEXT, TEXT, st.booleans()),
+    "device": st.builds(Device, TEXT, TEXT, TEXT, TEXT, st.sampled_from(["local", "remote"])),
     "when_in_call": st.sampled_from(WhenInCall),
-    "queue": st.text(),
-    "queues": st.none() | st.lists(st.text()).map(tuple),
-    "number": st.text(),
+    "queue": TEXT,
+    "queues": st.none() | st.lists(TEXT).map(tuple),
+    "number": TEXT,
     "penalty": st.integers(0, 99),
-    "reason": st.text(),
+    "reason": TEXT,
 }
 
 
 def any_of(kind: type[Command]) -> st.SearchStrategy[Command]:
     values = {f.name: STRATEGIES.get(f.name, st.booleans()) for f in fields(kind)}
     if kind is Pause:
-        values["reason"] = st.builds(PauseReason, st.text(), st.text())
+        values["reason"] = st.builds(PauseReason, TEXT, TEXT)
     return st.builds(kind, **values)
 
 

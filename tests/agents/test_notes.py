@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastagi.agents.notes import MAX_VALUE, Note
+from fastagi.agents.text import Unusable
 from fastagi.contract import Script
 
 AT = datetime(2026, 11, 22, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -29,14 +30,15 @@ def test_what_is_not_known_is_not_written() -> None:
     assert Note.parse(note.key, note.value()) == note
 
 
-texts = st.text(max_size=30)
+LINES = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
+texts = st.text(LINES, max_size=30)
 notes = st.builds(
     Note,
     at=st.datetimes(datetime(2001, 9, 10), datetime(2286, 1, 1)).map(
         lambda at: at.replace(microsecond=at.microsecond // 1000 * 1000, tzinfo=UTC)
     ),
     script=st.sampled_from([Script.PAUSE, Script.UNPAUSE, Script.LOGOFF]),
-    interface=st.text(min_size=1, max_size=30),
+    interface=st.text(LINES, min_size=1, max_size=30),
     reason=texts,
     channel=texts,
     caller_id=texts,
@@ -118,22 +120,55 @@ GOOD = '{"s":"agent/pause","i":"PJSIP/1001"}'
         (KEY, '{"s":"agent/login","i":"PJSIP/1001"}'),  # never without the service
         (KEY, '{"s":"agent/queue","i":"PJSIP/1001"}'),
         (KEY, '{"s":"rm -rf","i":"PJSIP/1001"}'),
+        (KEY, '{"s":["agent/pause"],"i":"PJSIP/1001"}'),
+        (KEY, r'{"s":"agent/pause","i":"PJSIP/\ud800","r":"1"}'),
+        (KEY, r'{"s":"agent/pause","i":"PJSIP/1001","c":"\ud800"}'),
+        (KEY, r'{"s":"agent/pause","i":"PJSIP/1001","n":"\udcff"}'),
+        (KEY, r'{"s":"agent/pause","i":"PJSIP/1001","r":"\udcff"}'),
+        (KEY, r'{"s":"agent/pause","i":"PJSIP/\u0000"}'),
+        (KEY, r'{"s":"agent/pause","i":"PJSIP/1\n"}'),
+        (KEY, r'{"s":"agent/pause","i":"PJSIP/1001","n":"\u0000"}'),
+        (KEY, "[" * 200),
+        (KEY, "[" * 100_000),
+        (KEY, '{"s":"agent/pause","i":"' + "x" * 300 + '"}'),
+        (KEY, "9" * 200),
         (KEY, GOOD[:-1]),
     ],
 )
 def test_what_is_no_note_of_ours_is_refused(key: str, value: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - each says it in its own words
+    with pytest.raises(Unusable) as caught:
         Note.parse(key, value)
+    assert str(caught.value).isprintable()
 
 
-@given(st.text(max_size=40), st.text(max_size=60))
-def test_anything_at_all_is_a_note_or_a_value_error(key: str, value: str) -> None:
+def test_a_caller_s_odd_name_is_shown_as_well_as_can_be() -> None:
+    note = Note.parse(KEY, r'{"s":"agent/pause","i":"PJSIP/1001","n":"a\u001b[31m\r\nb"}')
+    assert note.caller_id == "a\ufffd[31m\ufffd\ufffdb"
+
+
+ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANYTHING,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANYTHING, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    ANYTHING,
+    ANYTHING
+    | JSON.map(json.dumps)
+    | st.dictionaries(st.sampled_from("sircn"), JSON | st.sampled_from(Script)).map(json.dumps),
+)
+def test_anything_at_all_is_a_note_that_can_be_stored_or_unusable(key: str, value: str) -> None:
     for name in (key, KEY):
         try:
             note = Note.parse(name, value)
-        except ValueError:
+        except Unusable:
             continue
         assert note.interface
+        for text in (note.interface, note.reason, note.channel, note.caller_id, note.unique_id):
+            assert "\0" not in text.encode().decode()
 
 
 def test_what_a_later_version_adds_is_passed_over() -> None:

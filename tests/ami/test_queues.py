@@ -1,5 +1,6 @@
 """Queues against a scripted peer: what each answer means, and what is told when there is none."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from fastagi.agents.operations import (
     SetPenalty,
 )
 from fastagi.ami.client import Client, Response
-from fastagi.ami.queues import ANSWERS, NOT_LOADED, SLICE, Queues, judge
+from fastagi.ami.queues import ANSWERS, NOT_LOADED, SHOWN, SLICE, Queues, judge
 from fastagi.contract import Script
 
 NOTE = Note(
@@ -197,15 +198,22 @@ async def test_many_members_in_slices_and_one_that_cannot_be_read(client_of: Any
         for n in range(count):
             link.write(item(action, Location=f"PJSIP/{n}", Penalty=str(n % 3)))
         link.write(item(action, Location="", Queue="broken"))
+        link.write(item(action, Location="PJSIP/odd", Penalty="99999999999999999999"))
         link.write(end(action))
 
     async with Peer(script) as peer:
         with capture_logs() as logs:
-            members = await Queues(await client_of(peer), "north").members()
-    assert [m.interface for m in members] == [f"PJSIP/{n}" for n in range(count)]
+            queues = Queues(await client_of(peer), "north")
+            members = await queues.members()
+            assert await queues.members() == members
+    assert [m.interface for m in members] == [*(f"PJSIP/{n}" for n in range(count)), "PJSIP/odd"]
     assert {m.asterisk for m in members} == {"north"}
-    assert [log["event"] for log in logs if log["log_level"] == "warning"] == [
-        "a queue member cannot be read"
+    assert [m.interface for m in members if m.unsure] == ["PJSIP/odd"]
+    assert [
+        (log["event"], log["task"], log["error"]) for log in logs if log["log_level"] == "warning"
+    ] == [
+        ("skipped: it cannot be used", "read queue members", f"Unusable: {why}")
+        for why in ("Interface: is empty", "Penalty: is not from 0 to 2147483647")
     ]
 
 
@@ -228,7 +236,7 @@ async def test_an_interface_in_another_case_is_found_among_all(client_of: Any) -
         assert await queues.members(interface="PJSIP/10\r\n01") == []
 
 
-async def test_notes_are_read_in_order_and_bad_ones_told_once(client_of: Any) -> None:
+async def test_notes_are_read_in_order_and_bad_ones_told_once_and_deleted(client_of: Any) -> None:
     later = Note(
         datetime(2026, 11, 22, 12, 0, 1, tzinfo=UTC), Script.LOGOFF, "PJSIP/1002", unique_id="17.9"
     )
@@ -240,11 +248,17 @@ async def test_notes_are_read_in_order_and_bad_ones_told_once(client_of: Any) ->
         "1795000000000-17.2": '{"s":"agent/login","i":"PJSIP/1"}',
         "1795000000000-17.3": "{",
         "1795000000000-17.4": "[" * 3_000,
+        "1795000000000-17.5": r'{"s":"agent/pause","i":"PJSIP/\ud800","r":"1"}',
+        "1795000000000-17.6": r'{"s":"agent/pause","i":"PJSIP/1001","c":"\ud800"}',
+        "1795000000000-17.7": r'{"s":"agent/pause","i":"PJSIP/1001","n":"\udcff"}',
+        "mode": "night",  # somebody else's
     }
+    unreadable = [f"1795000000000-17.{n}" for n in range(2, 8)]
 
     def script(link: Link, action: dict[str, str]) -> None:
         link.reply(action)
         if action["Action"] == "Setvar":
+            kept.pop(action["Variable"].removeprefix("DB_DELETE(fastagi/").removesuffix(")"))
             return
         for key, value in kept.items():
             link.event(
@@ -260,12 +274,70 @@ async def test_notes_are_read_in_order_and_bad_ones_told_once(client_of: Any) ->
         with capture_logs() as logs:
             assert await queues.notes() == [NOTE, later]
             assert await queues.notes() == [NOTE, later]
-        told = [log for log in logs if log["event"] == "a note of the fallback cannot be read"]
-        assert len(told) == 4
-        assert all(log["key"].isprintable() and log["error"].isprintable() for log in told)
+        told = [log for log in logs if log["event"].startswith("fallback note cannot be read")]
+        assert [log["key"] for log in told] == unreadable
+        assert told[3]["value"] == ascii(r'{"s":"agent/pause","i":"PJSIP/\ud800","r":"1"}')
+        assert all(str(value).isprintable() for log in logs for value in log.values())
+        other = {log["error"] for log in logs if log not in told}
+        assert other == {"Unusable: key: is not that of a note"}
         await queues.forget([NOTE, Note(NOTE.at, Script.PAUSE, "x", unique_id="1)=x,DB(a/b")])
-        (deleted,) = [a for a in peer.actions if a["Action"] == "Setvar"]
-        assert deleted["Variable"] == f"DB_DELETE(fastagi/{NOTE.key})"
+        deleted = [a["Variable"] for a in peer.actions if a["Action"] == "Setvar"]
+        assert deleted == [f"DB_DELETE(fastagi/{key})" for key in [*unreadable, NOTE.key]]
+        assert "mode" in kept
+
+
+async def test_many_notes_that_cannot_be_read_are_no_flood(client_of: Any) -> None:
+    keys = [f"1795000000000-{n}" for n in range(1200)]
+
+    def script(link: Link, action: dict[str, str]) -> None:
+        link.reply(action)
+        if action["Action"] == "DBGetTree":
+            for key in keys:
+                link.event(
+                    "DBGetTreeResponse",
+                    Key=f"/fastagi/{key}",
+                    Val="x",
+                    ActionID=action["ActionID"],
+                )
+            link.event("DBGetTreeComplete", ActionID=action["ActionID"])
+
+    async with Peer(script) as peer:
+        with capture_logs() as logs:
+            assert await Queues(await client_of(peer)).notes() == []
+        assert len([log for log in logs if log["log_level"] == "warning"]) == SHOWN + 1
+        assert len([a for a in peer.actions if a["Action"] == "Setvar"]) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("date", "time", "usable"),
+    [
+        ("2026-11-22", "18:14:52", True),
+        ("", "", False),
+        ("2026-11-22\x00", "18:14:52", False),
+        ("x" * 10_000, "18:14:52", False),
+        ("\ufffd", "18:14:52", False),
+    ],
+)
+async def test_the_start_up_time_is_one(client_of: Any, date: str, time: str, usable: bool) -> None:
+    def script(link: Link, action: dict[str, str]) -> None:
+        if action["Action"] == "Getvar":
+            headers = "Variable: FASTAGI_LIFE\r\nValue: \x00\x1b[31m"
+        elif action["Action"] == "CoreStatus":
+            headers = f"CoreStartupDate: {date}\r\nCoreStartupTime: {time}"
+        else:
+            link.reply(action)
+            return
+        link.write(
+            f"Response: Success\r\nActionID: {action['ActionID']}\r\n{headers}\r\n\r\n".encode()
+        )
+
+    async with Peer(script) as peer:
+        queues = Queues(await client_of(peer))
+        if usable:
+            assert re.fullmatch(r"2026-11-22 18:14:52 [0-9a-f]{8}", await queues.started_at())
+        else:
+            with pytest.raises(QueuesUnavailable, match="no start-up time given"):
+                await queues.started_at()
 
 
 async def test_a_note_that_asterisk_keeps_is_not_read_twice(client_of: Any) -> None:

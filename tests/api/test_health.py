@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +23,7 @@ class House:
     metrics: Metrics
     http: httpx2.AsyncClient
     rights: frozenset[Right] = frozenset({Right.READ})
+    down: list[str] = field(default_factory=list)  # tasks of the service
 
 
 @pytest.fixture
@@ -33,12 +34,13 @@ def names() -> tuple[str, ...]:
 @pytest.fixture
 async def house(names: tuple[str, ...]) -> AsyncIterator[House]:
     hall, metrics = Hall(asterisks=names), Metrics()
-    doors: Any = SimpleNamespace(service=hall.service, figures=metrics)
+    down: list[str] = []
+    doors: Any = SimpleNamespace(service=hall.service, figures=metrics, tasks_down=lambda: down)
     app = FastAPI()
     app.include_router(health.routes(doors))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://agents") as http:
-        it = House(hall, metrics, http)
+        it = House(hall, metrics, http, down=down)
 
         @app.middleware("http")
         async def who(request: Request, go_on: Callable[[Request], Any]) -> Response:
@@ -63,8 +65,23 @@ async def test_ready(house: House) -> None:
         "status": "ready",
         "store": "ok",
         "asterisk": {"default": "connected"},
+        "tasks_down": [],
     }
     assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_while_a_task_is_down(house: House) -> None:
+    house.down.append("reconcile")
+    answer = await house.http.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "not ready",
+        "store": "ok",
+        "asterisk": {"default": "connected"},
+        "tasks_down": ["reconcile"],
+    }
+    house.down.clear()
+    assert (await house.http.get("/health/ready")).status_code == 200
 
 
 async def test_without_asterisk(house: House) -> None:
@@ -75,6 +92,7 @@ async def test_without_asterisk(house: House) -> None:
         "status": "not ready",
         "store": "ok",
         "asterisk": {"default": "away"},
+        "tasks_down": [],
     }
     house.hall.asterisk.linked = True
     assert (await house.http.get("/health/ready")).status_code == 200
@@ -103,6 +121,7 @@ async def test_without_the_store(house: House, monkeypatch: pytest.MonkeyPatch) 
         "status": "not ready",
         "store": "unavailable",
         "asterisk": {"default": "connected"},
+        "tasks_down": [],
     }
     assert "secret" not in answer.text
 

@@ -1,0 +1,185 @@
+"""What keeps one bad answer from ending the service: a fence around each item of work, and a
+supervisor for each task that runs as long as the service does."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from fastagi.agents.errors import Unavailable
+from fastagi.agents.log import Log, Trouble
+from fastagi.agents.operations import QueuesUnavailable
+from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.text import Unusable, tidied
+
+AGAIN_AFTER = 3600.0  # seconds until a fault that still occurs is logged again
+KINDS = 500  # kinds of faults that are told apart; more share one line
+MAX_ERROR = 300  # characters of an error in a log line
+
+# What is away for a time is nobody's fault, and tried again.
+AWAY = (StoreUnavailable, QueuesUnavailable, Unavailable)
+
+
+@dataclass(slots=True)
+class _Kind:
+    logged: float  # when, on the monotonic clock
+    since: int = 0  # how often since
+
+
+class Fence:
+    """Whoever does one thing after the other puts each behind the fence: what fails is logged,
+    counted and skipped, and the next one is done.
+
+        for note in notes:
+            with fence.item("reconcile", asterisk=name):
+                take(note)
+
+    A fault is logged the first time, with its traceback, and then once an hour with how often it
+    came; what somebody else has sent and cannot be used (``Unusable``) is a warning without a
+    traceback. ``counted`` learns each, by the task's name, from any thread.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        counted: Callable[[str], None] = lambda task: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.log = log
+        self.faults: Counter[str] = Counter()  # by task
+        self._counted = counted
+        self._clock = clock
+        self._kinds: dict[tuple[str, str, str], _Kind] = {}
+
+    @contextmanager
+    def item(self, task: str, *passes: type[BaseException], **facts: Any) -> Iterator[None]:
+        """What is raised inside goes no further, unless it is one of ``passes``, or says that the
+        task is to stop. ``facts`` go into the log line: which item it was."""
+        try:
+            yield
+        except passes:
+            raise
+        except Exception as error:
+            self.skipped(task, error, **facts)
+
+    def skipped(self, task: str, error: BaseException, /, **facts: Any) -> None:
+        """This error was met by the task, which goes on. Never raises."""
+        self.faults[task] += 1
+        self._counted(task)
+        error = _cause(error)
+        unusable = isinstance(error, Unusable)
+        where = "" if unusable else _where(error.__traceback__)
+        # What others send has few texts, an error of our own may have any.
+        again = self._again((task, str(error) if unusable else type(error).__name__, where))
+        if again is None:
+            return
+        values: dict[str, Any] = {"task": task, "error": _brief(error)}
+        if again:
+            values["times"] = again
+        if unusable:
+            self.log.warning("skipped: it cannot be used", **values | facts)
+            return
+        values["where"] = where
+        if not again:
+            values["exc_info"] = error
+        self.log.error("skipped: a fault of the service", **values | facts)
+
+    def _again(self, key: tuple[str, str, str]) -> int | None:
+        """How often it came since it was logged last; None: it need not be logged now."""
+        now = self._clock()
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= KINDS:
+                key = ("", "", "")
+                kind = self._kinds.get(key)
+            if kind is None:
+                self._kinds[key] = _Kind(now)
+                return 0
+        kind.since += 1
+        if now < kind.logged + AGAIN_AFTER:
+            return None
+        times, kind.since, kind.logged = kind.since, 0, now
+        return times
+
+
+class Supervisor:
+    """Keeps tasks going that run as long as the service does.
+
+    One that fails is begun again, after a time that grows from try to try. Until it has gone on
+    for a while it is ``down``, for whoever asks whether the service is ready.
+    """
+
+    FIRST = 0.5  # seconds before the second attempt …
+    LONGEST = 30.0  # … and at most
+    STABLE = 5.0  # seconds after which a task that was begun again counts as well
+
+    def __init__(self, fence: Fence, stopping: Callable[[], bool] = lambda: False) -> None:
+        self.fence = fence
+        self._stopping = stopping
+        self._down: dict[str, int] = {}  # by name: failures in a row
+
+    @property
+    def down(self) -> list[str]:
+        """The tasks that cannot do their work now."""
+        return sorted(self._down)
+
+    async def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Runs ``work`` until it is cancelled, or returns when the service stops. To be used as a
+        task; raises nothing but CancelledError."""
+        loop = asyncio.get_running_loop()
+        trouble = Trouble(self.fence.log, "a task waits", "a task goes on", task=name)
+        while True:
+            well = (
+                loop.call_later(self.STABLE, self._well, name, trouble)
+                if name in self._down
+                else None
+            )
+            began = loop.time()
+            try:
+                await work()
+                if self._stopping():
+                    return
+                raise RuntimeError(f"the task {name} has ended")
+            except Exception as error:
+                if isinstance(_cause(error), AWAY):
+                    trouble.is_there(error=_brief(_cause(error)))
+                else:
+                    self.fence.skipped(name, error, restarted=True)
+            finally:
+                if well is not None:
+                    well.cancel()
+            lived = loop.time() - began > max(self.STABLE, self.LONGEST)
+            failures = self._down[name] = 1 if lived else self._down.get(name, 0) + 1
+            await asyncio.sleep(min(self.LONGEST, self.FIRST * 2.0 ** min(failures - 1, 20)))
+
+    def _well(self, name: str, trouble: Trouble) -> None:
+        if self._down.pop(name, None) is not None and not trouble:
+            self.fence.log.info("a task goes on", task=name)
+        trouble.is_over()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Of several that a group of tasks has met: the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error)
+    return tidied(f"{type(error).__name__}: {text}" if text else type(error).__name__, MAX_ERROR)
+
+
+def _where(traceback: TracebackType | None) -> str:
+    """The last place in our own code, ``reconciler.py:742``; else the last one there is."""
+    found = ""
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename
+        if name != __file__ and ("/fastagi/" in name or not found):
+            found = f"{name.rpartition('/')[2]}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
