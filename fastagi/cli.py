@@ -7,19 +7,22 @@ needs is imported inside it, so that none waits for what it does not use.
 import asyncio
 import atexit
 import contextlib
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Coroutine, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from fastagi.agents.events import Event
@@ -74,6 +77,7 @@ class LogLevel(StrEnum):
 
 def main() -> None:
     """The command ``fastagi``."""
+    _print_everywhere()
     try:
         try:
             app()
@@ -83,6 +87,31 @@ def main() -> None:
         # Whoever read our output has seen enough; nothing may be flushed into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
+
+
+# Signs that a terminal of a poor locale cannot show, and what it shows instead.
+_PLAIN_SIGNS = {"♪": "*", "⌨": ">", "✓": "+", "✗": "x", "•": "*", "…": "...", "–": "-", "’": "'"}
+
+
+def _print_everywhere() -> None:
+    """Whatever the locale is, no text ends a command: what the terminal cannot show is written in
+    plainer signs, or as ``\\u4e2d``."""
+    import codecs
+    import unicodedata
+
+    def plainer(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        shown = ""
+        for sign in error.object[error.start : error.end]:
+            plain = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+            shown += _PLAIN_SIGNS.get(sign, plain) or sign.encode("unicode_escape").decode("ascii")
+        return shown, error.end
+
+    codecs.register_error("plainer", plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plainer")
 
 
 def _version(wanted: bool) -> None:
@@ -154,12 +183,13 @@ def check(
     counts = dict.fromkeys(room.Level, 0)
 
     async def tell() -> None:
-        async for finding in room.check(settings, str(place), sounds):
-            counts[finding.level] += 1
-            if as_json:
-                _print_json(finding.as_dict())
-            else:
-                _tell_finding(finding)
+        async with contextlib.aclosing(room.check(settings, str(place), sounds)) as findings:
+            async for finding in findings:
+                counts[finding.level] += 1
+                if as_json:
+                    _print_json(finding.as_dict())
+                else:
+                    _tell_finding(finding)
 
     _run(tell())
     if not as_json:
@@ -326,7 +356,11 @@ def _tell_result(channel: "Channel", as_json: bool) -> None:
         )
         return
     if not channel.outcome:
-        typer.echo("no AGENT_STATUS was set: the dialplan plays its own 'try again'")
+        typer.echo(
+            "no AGENT_STATUS was set: the caller had hung up, nothing is played"
+            if channel.hung_up
+            else "no AGENT_STATUS was set: the dialplan plays its own 'try again'"
+        )
     for name, value in channel.variables.items():
         typer.echo(f"{printable(name)}={printable(value)}")
 
@@ -386,9 +420,7 @@ def _look(settings: "Settings", chosen: "Sequence[AsteriskSettings]", as_json: b
         for one in found:
             _print_json(one.as_dict())
     elif found:
-        from rich.console import Console
-
-        Console().print(_drift_table(found, len(settings.asterisks) > 1))
+        _console().print(_drift_table(found, len(settings.asterisks) > 1))
     elif not away:
         typer.echo("nothing differs")
     for reason in away:
@@ -426,26 +458,28 @@ def agents(
         float, typer.Option(metavar="SECONDS", min=0.1, help="How often, with --watch.")
     ] = 1.0,
 ) -> None:
-    """Who is where: logged in, paused, in which queues."""
-    with _explained(), _interruptible(), _views(config) as views:
+    """Who is where: logged in, paused, in which queues.
+
+    A queue in brackets is one of the agent's, and the agent is not in it now; [paused] behind a
+    queue: the agent is paused in this queue only.
+    """
+    with _explained(), _interruptible(), _views(config) as (views, zone):
         if not watch:
             found = views.agents()
             if as_json:
                 for agent in found:
                     _print_json(_agent_json(agent))
             else:
-                from rich.console import Console
-
-                Console().print(_agents_table(found))
+                _console().print(_agents_table(found, zone))
             return
         if as_json:
             _watch_json(views, every)
         from rich.live import Live
 
-        with Live(_agents_table(views.agents()), auto_refresh=False, screen=False) as live:
+        with Live(_agents_table(views.agents(), zone), auto_refresh=False, screen=False) as live:
             while True:
                 time.sleep(every)
-                live.update(_agents_table(views.agents()), refresh=True)
+                live.update(_agents_table(views.agents(), zone), refresh=True)
 
 
 def _watch_json(views: "Views", every: float) -> NoReturn:
@@ -484,10 +518,15 @@ def _moment(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat(timespec="milliseconds")
 
 
+def _when(at: datetime, zone: tzinfo) -> str:
+    """``2026-11-22 18:28:52+01:00``"""
+    return at.astimezone(zone).isoformat(sep=" ", timespec="seconds")
+
+
 _COLOURS = {"LOGGED_OFF": "dim", "AVAILABLE": "green", "PAUSED": "yellow"}
 
 
-def _agents_table(found: "Sequence[AgentView]") -> "Table":
+def _agents_table(found: "Sequence[AgentView]", zone: tzinfo) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -511,7 +550,7 @@ def _agents_table(found: "Sequence[AgentView]") -> "Table":
             Text(_printable(agent.name)),
             Text(status, style=_COLOURS[agent.status.name]),
             *place,
-            "" if agent.since is None else agent.since.astimezone().strftime("%d %b %H:%M"),
+            "" if agent.since is None else agent.since.astimezone(zone).strftime("%d %b %H:%M %Z"),
             Text(_printable(" ".join(_queue_shown(queue, agent) for queue in agent.queues))),
         )
     return table
@@ -566,11 +605,11 @@ def events(
     if retry is not None:
         _retry(config, retry, as_json)
         return
-    with _explained(), _interruptible(), _views(config) as views:
+    with _explained(), _interruptible(), _views(config) as (views, zone):
         if parked:
-            _tell_parked(views, as_json)
+            _tell_parked(views, zone, as_json)
             return
-        tell = _tell_event_json if as_json else _tell_event
+        tell = _tell_event_json if as_json else partial(_tell_event, zone)
         if not follow:
             for stored in views.latest_events(last, agent=agent) if last else ():
                 tell(stored.event)
@@ -641,7 +680,7 @@ def _unseen(views: "Views", following: Following) -> "Iterator[StoredEvent]":
     following.fresh((), time.monotonic())
 
 
-def _tell_event(event: "Event") -> None:
+def _tell_event(zone: tzinfo, event: "Event") -> None:
     actor = event.actor
     by = actor.name or actor.channel
     if actor.hung_up:
@@ -651,7 +690,7 @@ def _tell_event(event: "Event") -> None:
         place = f"{place} on {event.asterisk}".lstrip()
     reason = _REASONS.get(event.type.value, "{}").format(event.reason) if event.reason else ""
     words = (place, reason, " ".join(event.queues), f"by {event.source} {by}".rstrip())
-    when = event.occurred_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    when = _when(event.occurred_at, zone)
     line = f"{when}  {event.type.value:14} {event.agent or '-':>6}  "
     typer.echo(_printable(line + "  ".join(w for w in words if w)))
 
@@ -667,7 +706,7 @@ def _tell_event_json(event: "Event") -> None:
     _print_json(event.as_dict())
 
 
-def _tell_parked(views: "Views", as_json: bool) -> None:
+def _tell_parked(views: "Views", zone: tzinfo, as_json: bool) -> None:
     for delivery in views.parked():
         at = delivery.parked_at
         if as_json:
@@ -682,10 +721,9 @@ def _tell_parked(views: "Views", as_json: bool) -> None:
                 }
             )
         else:
-            when = at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
             typer.echo(
                 _printable(
-                    f"{when}  {delivery.sink}  agent {delivery.agent or '-'}  "
+                    f"{_when(at, zone)}  {delivery.sink}  agent {delivery.agent or '-'}  "
                     f"event {delivery.event_id}  {delivery.attempts} attempts: {delivery.error}"
                 )
             )
@@ -710,12 +748,14 @@ def _retry(config: Path | None, event: str, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _views(config: Path | None) -> "Iterator[Views]":
+def _views(config: Path | None) -> "Iterator[tuple[Views, tzinfo]]":
+    """The store to read, and the time zone in which times are shown: that of the configuration."""
     from fastagi.store import Views
 
-    views = Views(_load(config, agents=False).database)
+    settings = _load(config, agents=False)
+    views = Views(settings.database)
     try:
-        yield views
+        yield views, settings.zone
     finally:
         views.close()
 
@@ -764,14 +804,15 @@ def set_up_log(form: LogFormat, level: LogLevel) -> None:
     import structlog
 
     least = logging.getLevelNamesMapping()[level.upper()]
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=form is LogFormat.JSON)
+    as_json = form is LogFormat.JSON
+    stamp: Any = structlog.processors.TimeStamper(fmt="iso") if as_json else LocalStamp()
     render: Any = structlog.processors.JSONRenderer(json_line)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             stamp,
             structlog.processors.format_exc_info,
-            render if form is LogFormat.JSON else console_line,
+            render if as_json else console_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.WriteLoggerFactory(file=Lines(sys.stderr)),  # type: ignore[arg-type]
@@ -781,7 +822,27 @@ def set_up_log(form: LogFormat, level: LogLevel) -> None:
     logging.basicConfig(
         level=max(least, logging.WARNING),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
     )
+
+
+class LocalStamp:
+    """The machine's time and its distance from UTC: ``2026-11-22T18:28:52.123456+01:00``.
+
+    The distance is looked up once a minute: every call writes a line."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._distance = ""
+
+    def __call__(self, _: object, __: str, event: Any) -> Any:
+        now = time.time()
+        if (minute := int(now // 60)) != self._minute:
+            self._minute = minute
+            self._distance = datetime.fromtimestamp(now).astimezone().isoformat()[-6:]
+        stamp = datetime.fromtimestamp(now).isoformat(timespec="microseconds")
+        event["timestamp"] = stamp + self._distance
+        return event
 
 
 class Lines:
@@ -825,7 +886,7 @@ def json_line(event: Any, **_: object) -> str:
 
 
 def console_line(_: object, __: str, event: Any) -> str:
-    """``2026-11-22T18:28:52.123456 info    call  script=agent/login outcome=LOGGED_IN``"""
+    """``2026-11-22T18:28:52.123456+01:00 info    call  script=agent/login outcome=LOGGED_IN``"""
     what = _printable(str(event.pop("event", "")))
     head = f"{event.pop('timestamp', '')} {event.pop('level', ''):7} {what}"
     trace = event.pop("exception", "")
@@ -920,6 +981,13 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 def _fail(text: str, status: int) -> NoReturn:
     typer.echo(text, err=True)
     raise typer.Exit(status)
+
+
+def _console() -> "Console":
+    """For tables. In a pipe a row is never wrapped, so that ``grep`` finds the whole of it."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=100_000)
 
 
 def _print_json(value: Any) -> None:

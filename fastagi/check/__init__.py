@@ -5,8 +5,10 @@ and ``Getvar`` come with the class ``reporting``.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fastagi.agents.operations import QueuesUnavailable
@@ -30,7 +32,7 @@ __all__ = ["Finding", "Level", "check", "configuration", "fallback"]
 
 async def check(
     settings: Settings, place: str, sounds: Path | None = None
-) -> AsyncIterator[Finding]:
+) -> AsyncGenerator[Finding, None]:
     """All findings, as they come.
 
     place: where the configuration is, for the findings; sounds: Asterisk's folder of sounds, with
@@ -46,16 +48,17 @@ async def check(
     for finding in http(settings, place):
         yield finding
     for asterisk in settings.asterisks:
-        async for finding in _one_asterisk(settings, asterisk, sounds):
-            named = f"{asterisk.name}: " if asterisk.name else ""
-            yield replace(finding, where=named + finding.where)
+        named = f"{asterisk.name}: " if asterisk.name else ""
+        async with aclosing(_one_asterisk(settings, asterisk, sounds)) as findings:
+            async for finding in findings:
+                yield replace(finding, where=named + finding.where)
     for finding in await asyncio.to_thread(fallback, settings):
         yield finding
 
 
 async def _one_asterisk(
     settings: Settings, asterisk: AsteriskSettings, sounds: Path | None
-) -> AsyncIterator[Finding]:
+) -> AsyncGenerator[Finding, None]:
     async with _manager(asterisk) as (client, refused):
         for finding in refused:
             yield finding
@@ -65,13 +68,13 @@ async def _one_asterisk(
             return
         queues = Queues(client)
         for part in (
-            privileges(asterisk, queues),
-            asterisk_queues(settings, client, queues),
-            devices(settings, asterisk, client),
-            loaded_dialplan(settings, asterisk, client),
+            partial(privileges, asterisk, queues),
+            partial(asterisk_queues, settings, client, queues),
+            partial(devices, settings, asterisk, client),
+            partial(loaded_dialplan, settings, asterisk, client),
         ):
             try:
-                findings = await part
+                findings = await part()
             except (ManagerError, QueuesUnavailable) as error:
                 findings = [_lost(asterisk, error)]
             for finding in findings:

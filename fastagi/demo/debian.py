@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -239,11 +240,32 @@ def unpacked(
     base = (cache or cache_folder()) / "debian"
     root = base / name
     if root.is_dir():
-        return Tree(root)
-    base.mkdir(parents=True, exist_ok=True)
+        return _trusted(root)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DebianError(
+            f"{error.filename}: {error.strerror}: the cache cannot be made"
+        ) from error
     with _locked(base / f"{name}.lock", report):
         if not root.is_dir():
             _build(root, base / f"{name}.work", packages, dependencies, text, report)
+    return _trusted(root)
+
+
+def _trusted(root: Path) -> Tree:
+    """The tree, when nobody else can have put it there: its programs will be run.
+
+    Raises:
+        DebianError: it, or the folder it lies in, belongs to another user, or is a link.
+    """
+    for path in (root, root.parent):
+        owner = path.lstat()
+        if stat.S_ISLNK(owner.st_mode) or owner.st_uid not in (0, os.getuid()):
+            raise DebianError(
+                f"{path} is a link or belongs to another user: its programs are not run; "
+                "remove it, or name a cache folder of your own"
+            )
     return Tree(root)
 
 
@@ -401,7 +423,13 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _locked(path: Path, report: Progress) -> Iterator[None]:
-    with path.open("w") as file:
+    # A link is not followed, and nothing is emptied: in a folder that others can write to, one
+    # may lie there already.
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DebianError(f"{path}: {error.strerror}: the cache cannot be locked") from error
+    with os.fdopen(number, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -30,7 +30,7 @@ def install(folder: Path, facts: str) -> None:
     script.write_text(
         "#!/bin/sh\n"
         f"PYTHONPATH={shlex.quote(str(package))} "
-        f'exec {shlex.quote(sys.executable)} -m fastagi.fallback "$@"\n',
+        f'exec {shlex.quote(sys.executable)} -P -B -m fastagi.fallback "$@"\n',
         encoding="utf-8",
     )
     script.chmod(0o755)

@@ -6,6 +6,7 @@ its commands. All that is written lies in one temporary folder, which goes away 
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -51,6 +52,10 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 T = TypeVar("T")
 
+# -P: modules are not looked for in the folder one happens to stand in, where a yaml.py may lie;
+# -B: nothing is left beside the sources.
+PROGRAM = (sys.executable, "-P", "-B", "-m", "fastagi")
+
 # What Asterisk has sounds for, as Debian packages.
 _PACKAGED = ("en", "es", "fr", "it", "ru")
 
@@ -66,7 +71,9 @@ def main(*, cache: Path | None = None, wait: bool = True, config: Path | None = 
     manager's secret and the database are the demonstration's.
     """
     console = Console(highlight=False)
-    folder = Path(tempfile.mkdtemp(prefix="fastagi-demo-"))
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    alive = _claim(folder)
     with Interruption() as interruption:
         try:
             settings = _configure(config or sample(), folder / "config")
@@ -81,11 +88,54 @@ def main(*, cache: Path | None = None, wait: bool = True, config: Path | None = 
         except (DemoError, DebianError, AsteriskError, PhoneError) as error:
             console.print(f"[red]{escape(str(error))}[/]")
             return FAILED
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            console.print(f"[red]{escape(f'{place}{error.strerror or error}')}[/]")
+            return FAILED
         finally:
             interruption.hold()
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(alive)
             kept = cache or cache_folder()
-            console.print(f"All is stopped and removed; {kept} is kept for next time.")
+            downloads = f"; {kept} is kept for next time" if kept.is_dir() else ""
+            console.print(f"All is stopped and removed{downloads}.", soft_wrap=True)
+
+
+PREFIX = "fastagi-demo-"
+_ALIVE = "alive"  # locked as long as the demonstration runs, however it ends
+
+
+def _claim(folder: Path) -> int:
+    """A descriptor that holds the folder's lock until it is closed, or the process ends."""
+    number = os.open(folder / _ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(number, fcntl.LOCK_EX)
+    return number
+
+
+def sweep(within: Path | None = None) -> list[Path]:
+    """Remove what demonstrations that were killed have left; returns the folders.
+
+    A folder is removed when its lock is free: whoever made it is gone, and with it, as the kernel
+    ends them, its Asterisk, its phones and its service.
+    """
+    swept = []
+    for folder in (within or Path(tempfile.gettempdir())).glob(f"{PREFIX}*"):
+        try:
+            # Others can put links into the same folder: nothing is followed.
+            number = os.open(folder / _ALIVE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # of another user, or just being made
+            continue
+        try:
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            swept.append(folder)
+        except OSError:  # in use
+            continue
+        finally:
+            os.close(number)
+    return swept
 
 
 class Interruption:
@@ -302,7 +352,9 @@ class Demo:
         asterisk.spawn()
         stack.callback(asterisk.stop)
         await asyncio.to_thread(asterisk.wait_booted)
-        version = await asterisk.ask("core show version")
+        said = await asterisk.ask("core show version")
+        # Warnings may come first, as where there is no network interface.
+        version = next((line for line in said.splitlines() if line.startswith("Asterisk ")), said)
         self.console.print(f"[bold]Asterisk[/]  {version.split(' built')[0]}")
         with (self.folder / "service.log").open("ab") as log:
             self._service = await asyncio.create_subprocess_exec(
@@ -338,7 +390,7 @@ class Demo:
         raise DemoError("the service did not start\n" + "\n".join(words))
 
     def _fastagi(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "fastagi", *words, "--config", str(self.config)]
+        return [*PROGRAM, *words, "--config", str(self.config)]
 
     async def show(self, wait: bool) -> int:
         async with contextlib.AsyncExitStack() as stack:
@@ -359,7 +411,7 @@ class Demo:
             self.console.print(f"[bold]phones[/]    {names} are registered\n")
             passed = await self._calls(*phones)
             if wait:
-                self._tell_codes(phones[0].extension)
+                self._tell_codes(*(phone.extension for phone in (phones[0], phones[2])))
                 await self._watch()
             return DONE if passed else FAILED
 
@@ -368,9 +420,7 @@ class Demo:
     async def _calls(self, first: Phone, second: Phone, caller: Phone) -> bool:
         """A login without a PIN, one with a PIN and spoken questions, and a call to the queue."""
         login = self.settings.feature_codes.login
-        agents = self.settings.agents or ()
-        plain = next((a for a in agents if a.pin is None and a.pin_hash is None), None)
-        with_pin = next((a for a in agents if a.pin is not None), None)
+        plain, with_pin = first_agents(self.settings)
         if login is None or plain is None or not plain.queues:
             self.console.print("no agent here can log in by a code without a PIN: no call is shown")
             return True
@@ -422,7 +472,8 @@ class Demo:
         played = self.asterisk.prompts(prefix, since=mark)
         for sound in played[told:]:
             self.console.print(
-                f"    ♪ {escape(transcript(sound.sound))}  [dim]{sound.language}/{sound.sound}[/]"
+                f"    ♪ {escape(transcript(sound.sound))}  [dim]{sound.language}/{sound.sound}[/]",
+                soft_wrap=True,
             )
         return len(played)
 
@@ -445,37 +496,25 @@ class Demo:
 
     # -- afterwards -----------------------------------------------------------------------
 
-    def _tell_codes(self, phone: str) -> None:
-        codes = self.settings.feature_codes
-        reason = self.settings.pause_reasons[0] if self.settings.pause_reasons else None
-        queue = self.settings.queues[0]
-        tries = [
-            (codes.status, "where am I, and since when"),
-            (reason and codes.pause and f"{codes.pause}{reason.code}", reason and reason.name),
-            (codes.unpause, "back from the pause"),
-            (codes.queue and f"{codes.queue}{queue.number}", f"leave or join {queue.name}"),
-            (codes.login, "log in: asks for the agent's number, and the PIN"),
-            (codes.logoff, "log off"),
-        ]
+    def _tell_codes(self, phone: str, free_phone: str) -> None:
+        """Lines to paste into another terminal, in any folder. Each does what is said of it, in
+        this order: the first agent is logged in at ``phone``, nobody at ``free_phone``."""
         program = _program()
-        self.console.print("[bold]Try it yourself[/], in another terminal:\n")
+        self.console.print("[bold]Try it yourself[/]: paste these in another terminal.\n")
         self.console.print(
             f"  export FASTAGI_CONFIG={shlex.quote(str(self.config))}", soft_wrap=True
         )
-        for code, what in tries:
-            if code:
-                line = f"  {program} dial {shlex.quote(code)} --from {phone}"
-                self.console.print(
-                    f"{escape(line):<60} [dim]{escape(str(what))}[/]", soft_wrap=True
-                )
-        self.console.print(f"  {program} events --follow", soft_wrap=True)
+        for words, what in tries(self.settings, phone, free_phone):
+            line = f"  {program} {words}"
+            self.console.print(f"{escape(line):<60} [dim]# {escape(what)}[/]", soft_wrap=True)
         if self.settings.http is not None:
             listen = self.settings.http.listen
             self.console.print(
-                f"  http://{listen.host}:{listen.port}/ shows it live", soft_wrap=True
+                f"\n  http://{listen.host}:{listen.port}/ shows it live", soft_wrap=True
             )
         self.console.print(
-            f"  {program} check --sounds {self.folder}/asterisk/data/sounds\n", soft_wrap=True
+            f"  {program} check --sounds {shlex.quote(f'{self.folder}/asterisk/data/sounds')}\n",
+            soft_wrap=True,
         )
 
     async def _watch(self) -> None:
@@ -547,6 +586,46 @@ class Demo:
             await process.wait()
 
 
+def first_agents(settings: Settings) -> tuple[AgentSettings | None, AgentSettings | None]:
+    """Whom the demonstration logs in: the first agent without a PIN, the first one with a PIN."""
+    agents = settings.agents or ()
+    plain = next((a for a in agents if a.pin is None and a.pin_hash is None), None)
+    return plain, next((a for a in agents if a.pin is not None), None)
+
+
+def tries(settings: Settings, phone: str, free_phone: str) -> Iterator[tuple[str, str]]:
+    """The arguments of ``fastagi`` and what they do, for the lines to paste."""
+    codes = settings.feature_codes
+
+    def dial(code: str, at: str = phone, keys: str = "") -> str:
+        pressed = f" --keys {shlex.quote(keys)}" if keys else ""
+        return f"dial {shlex.quote(code)} --from {at}{pressed}"
+
+    logged_in = first_agents(settings)
+    if logged_in[0] is not None:
+        if codes.status:
+            yield dial(codes.status), "where am I, and since when"
+        if codes.pause and settings.pause_reasons:
+            reason = settings.pause_reasons[0]
+            yield dial(f"{codes.pause}{reason.code}"), f"pause: {reason.name}"
+        if codes.unpause:
+            yield dial(codes.unpause), "back from the pause"
+        if codes.queue and len(logged_in[0].queues) > 1:
+            queue = next(q for q in settings.queues if q.name == logged_in[0].queues[-1].name)
+            # Whoever is the last one in a queue is asked before leaving it: 1 is "yes".
+            leave = dial(f"{codes.queue}{queue.number}", keys="1")
+            yield leave, f"leave {queue.name}; once more: join it"
+        if codes.logoff:
+            yield dial(codes.logoff), "log off"
+    others = [agent for agent in settings.agents or () if agent not in logged_in]
+    if codes.login and others:
+        agent = next((a for a in others if a.pin is not None), others[0])
+        pin = ", then the PIN that stands in the configuration" if agent.pin is not None else ""
+        yield dial(codes.login, free_phone), f"{agent.name} logs in: type {agent.number}#{pin}"
+    yield "agents", "who is where"
+    yield "events --follow", "what happens, until Ctrl-C"
+
+
 def _section(shown: str, queue: str) -> str:
     """The part of ``queue show`` that is about one queue: it begins with ``sales has 0 calls``."""
     match = re.search(
@@ -556,12 +635,13 @@ def _section(shown: str, queue: str) -> str:
 
 
 def _program() -> str:
-    """How the command was called, for the lines to copy."""
+    """How the command is called from any folder, for the lines to paste."""
     called = Path(sys.argv[0])
     if called.name == "fastagi":
         found = shutil.which("fastagi")
-        return "fastagi" if found and Path(found).samefile(called) else shlex.quote(str(called))
-    return f"{shlex.quote(sys.executable)} -m fastagi"
+        at = called.absolute()
+        return "fastagi" if found and Path(found).samefile(at) else shlex.quote(str(at))
+    return shlex.join(PROGRAM)
 
 
 _COLOURS = {"available": "green", "paused": "yellow", "logged_off": "dim"}
