@@ -111,7 +111,8 @@ def _print_everywhere() -> None:
     codecs.register_error("plainer", plainer)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="plainer")
+            with contextlib.suppress(OSError):  # exchanged for a pipe since it was opened
+                stream.reconfigure(errors="plainer")
 
 
 def _version(wanted: bool) -> None:
@@ -460,7 +461,7 @@ def agents(
 ) -> None:
     """Who is where: logged in, paused, in which queues.
 
-    A queue in brackets is one of the agent's, and the agent is not in it now; [paused] behind a
+    A queue in brackets is one of the agent's, and the agent is not in it now; \\[paused] behind a
     queue: the agent is paused in this queue only.
     """
     with _explained(), _interruptible(), _views(config) as (views, zone):

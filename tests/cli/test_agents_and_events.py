@@ -90,7 +90,7 @@ def shown(*found: AgentView) -> list[str]:
     """The table's lines, each with single blanks."""
     screen = Console(width=200, color_system=None)
     with screen.capture() as capture:
-        screen.print(_agents_table(found))
+        screen.print(_agents_table(found, UTC))
     return [" ".join(line.split()) for line in capture.get().splitlines()]
 
 
@@ -179,7 +179,7 @@ LOGIN = Event(
     ],
 )
 def test_an_event_in_words(event: Event, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _tell_event(event)
+    _tell_event(UTC, event)
     assert words in " ".join(capsys.readouterr().out.split())
 
 
