@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -260,3 +261,42 @@ def test_debian_takes_sid_and_ubuntu_its_own_universe() -> None:
     )
     assert suite == "noble"
     assert "Suites: noble\nComponents: main universe\n" in text
+
+
+def test_a_link_where_the_lock_should_be_empties_nothing(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("all of it")
+    lock = tmp_path / "x.lock"
+    lock.symlink_to(precious)
+    with (
+        pytest.raises(DebianError, match=re.escape(str(lock))),
+        debian._locked(lock, lambda *_: None),
+    ):
+        pass
+    assert precious.read_text() == "all of it"
+
+
+def test_programs_of_another_user_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "debian" / "sid"
+    tree.mkdir(parents=True)
+    assert debian._trusted(tree).root == tree
+    link = tmp_path / "debian" / "link"
+    link.symlink_to(tree)
+    with pytest.raises(DebianError, match="is a link or belongs to another user"):
+        debian._trusted(link)
+    owner = tree.stat().st_uid
+    monkeypatch.setattr(debian.os, "getuid", lambda: owner + 1)
+    if owner != 0:  # root's are trusted
+        with pytest.raises(DebianError, match="another user"):
+            debian._trusted(tree)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_tree_that_was_given_away(tmp_path: Path) -> None:
+    tree = tmp_path / "debian" / "sid"
+    tree.mkdir(parents=True)
+    os.chown(tree, 65534, 65534)
+    with pytest.raises(DebianError, match=re.escape(str(tree))):
+        debian._trusted(tree)

@@ -123,6 +123,118 @@ def test_two_agents_log_in_and_a_caller_reaches_one(tmp_path: Path, equipment: E
     assert _left(tmp_path) == []
 
 
+def test_what_lies_in_the_folder_one_stands_in_is_not_run(
+    tmp_path: Path, equipment: Equipment
+) -> None:
+    """As an admin who has a yaml.py and a folder fastagi there: the installed program runs."""
+    (tmp_path / "tmp").mkdir()
+    here = tmp_path / "here"
+    (here / "fastagi").mkdir(parents=True)
+    for name in ("yaml", "asterisk", "rich"):
+        (here / f"{name}.py").write_text('raise SystemExit("not this one")\n')
+    before = sorted(here.rglob("*"))
+    told = subprocess.run(
+        [*show.PROGRAM, "demo", "--no-wait"],
+        env=_environment(tmp_path / "tmp"),
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "Agent logged in." in told.stdout
+    assert sorted(here.rglob("*")) == before
+    # The line that names Asterisk is not the warning that may come before it.
+    assert re.search(r"^Asterisk +Asterisk \d+\.", told.stdout, re.MULTILINE)
+
+
+def test_the_lines_to_try_can_be_pasted(terminal: Terminal, tmp_path: Path) -> None:
+    """Into a shell in any folder, each of them; and each does what is said of it."""
+    terminal.until("Ctrl-C ends it all")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.seen).replace("\r", "")
+    block = text[text.index("Try it yourself") : text.index("shows it live")]
+    export, *lines = [line.strip() for line in block.splitlines()[1:] if line.strip()]
+    assert export.startswith("export FASTAGI_CONFIG=")
+    lines = [line for line in lines if " -m fastagi " in line]
+    away = tmp_path / "away"
+    away.mkdir()
+
+    def paste(line: str, typed: str = "") -> str:
+        done = subprocess.run(
+            ["bash", "-c", f"{export}\n{line}"],
+            cwd=away,
+            env={"HOME": str(away), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, (line, done.stdout + done.stderr)
+        return done.stdout
+
+    told = {}
+    for line in lines:
+        command, _, what = line.partition("# ")
+        if "--follow" in line:
+            line = command.replace(" --follow", "")
+        if "type 4006#" in what:  # keys are typed on a terminal; here they are given
+            line = f"{command} --keys 4006#,4321#"
+        told[what] = paste(line)
+    assert "AGENT_STATUS=PAUSED" in told["pause: lunch"]
+    assert "AGENT_STATUS=UNPAUSED" in told["back from the pause"]
+    assert "AGENT_STATUS=QUEUE_LEFT" in told["leave billing; once more: join it"]
+    assert "AGENT_STATUS=LOGGED_OFF" in told["log off"]
+    (login,) = [out for what, out in told.items() if "Fanny Moreau logs in" in what]
+    assert "AGENT_STATUS=LOGGED_IN" in login
+    assert "4321" not in terminal.seen  # the PIN
+    assert len(told) == 8
+
+
+def test_what_a_killed_one_has_left_is_swept(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.until("1001 dials")
+    (folder,) = [path for path in tmp_path.iterdir() if path.name.startswith(show.PREFIX)]
+    assert show.sweep(tmp_path) == []  # it is in use
+    os.kill(terminal.pid, signal.SIGKILL)
+    terminal.status()
+    deadline = time.monotonic() + 60
+    while show.sweep(tmp_path) != [folder]:  # its children end a moment later
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not folder.exists()
+
+
+def test_only_what_is_ones_own_is_swept(tmp_path: Path) -> None:
+    """Folders of somebody else's making are left: without a lock, or behind a link."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "precious").write_text("x")
+    os.close(show._claim(other))
+    (tmp_path / f"{show.PREFIX}link").symlink_to(other)
+    (tmp_path / f"{show.PREFIX}bare").mkdir()
+    linked = tmp_path / f"{show.PREFIX}lock"
+    linked.mkdir()
+    (linked / "alive").symlink_to(other / "precious")
+    assert show.sweep(tmp_path) == []
+    assert (other / "precious").read_text() == "x"
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """The path is named, and nothing is said to be kept."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    told = subprocess.run(
+        [*show.PROGRAM, "demo", "--no-wait", "--cache", str(tmp_path / "cache" / "x")],
+        env=_environment(tmp_path / "tmp") | {"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert told.returncode == 1, told.stdout + told.stderr
+    assert str(tmp_path / "cache") in told.stdout
+    assert "kept" not in told.stdout
+    assert "Traceback" not in told.stdout + told.stderr
+
+
 def test_ctrl_c_leaves_nothing_behind(terminal: Terminal, tmp_path: Path) -> None:
     folder = terminal.until(r"export FASTAGI_CONFIG=(\S+)/config")[1]
     terminal.until("Ctrl-C ends it all")
