@@ -285,6 +285,8 @@ class _Side:
         self._met = -1  # the one over which it was seen whether this Asterisk has restarted
         self._news: dict[str, list[MemberNews]] = {}  # by the agent's number, "" where unknown
         self._again: set[str] = set()  # agents who could not be judged
+        # While a comparison waits: the interfaces (as ``Device.key``) whose removal was heard.
+        self._removed: set[str] | None = None
         # Agents for whom the store wins, as they could not be put back after a restart yet.
         self._to_put_back: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
@@ -298,6 +300,8 @@ class _Side:
     def noticed(self, item: MemberNews) -> None:
         if self._met != self._connection:
             return  # all is compared once it is known whether Asterisk has restarted
+        if self._removed is not None and not item.present:
+            self._removed.add(key_of(item.member))
         self._news.setdefault(number_in(item.member.name), []).append(item)
         self._bell.set()
 
@@ -551,10 +555,28 @@ class _Side:
             kinds.setdefault(difference.agent, set()).add(difference.kind)
         lost = {n for n, its in kinds.items() if not lost_link and its == {Kind.MISSING}}
         if lost - self._to_put_back:
-            await asyncio.sleep(SILENCE)
-            await self._look_at_news()
-            still = await compare(self.service, self.asterisk)
-            lost &= {d.agent for d in still if d.kind is Kind.MISSING}
+            self._removed = {
+                key_of(item.member)
+                for items in self._news.values()
+                for item in items
+                if not item.present
+            }
+            try:
+                await asyncio.sleep(SILENCE)
+                await self._look_at_news()
+                still = await compare(self.service, self.asterisk)
+                removed = self._removed
+            finally:
+                self._removed = None
+            missing = {
+                d.agent: device_key(self.asterisk, d.interface)
+                for d in still
+                if d.kind is Kind.MISSING
+            }
+            lost &= missing.keys()
+            # A removal was heard since: what is missing now may be missing for another one, whose
+            # event is still on its way. The next comparison finds what no event explains.
+            later |= {number for number in lost if missing[number] in removed}
             later |= await self._take_notes()  # of what was done since, by the fallback
             await self._remember(lost - later)
         numbers = sorted(kinds.keys() - later)

@@ -10,21 +10,23 @@ from datetime import datetime, timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from fastagi.agents import errors
+from fastagi.agents import errors, reconciler
 from fastagi.agents.commands import Command, PauseReason, WhenInCall
 from fastagi.agents.model import OwnPause
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
+    MemberNews,
     Operation,
     PauseMember,
     QueuesUnavailable,
     RemoveMember,
+    ReportedMember,
     SetPenalty,
 )
-from fastagi.agents.reconcile import Kind
-from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.reconcile import Difference, Kind
+from fastagi.agents.service import AgentService, StoreUnavailable
 from fastagi.contract import EventType, Outcome, Script, Source
 
 from .memory import BREAK, LUNCH, NOON, Hall, Killed, Member, an_agent, apply, device
@@ -861,6 +863,45 @@ async def test_who_was_taken_out_a_moment_before_stays_out(
     hall.all_well()
     assert "sales" not in [m.queue for m in hall.state.joined]
     assert [e.source for e in hall.events if e.type is EventType.QUEUE_LEAVE] == [Source.ASTERISK]
+
+
+async def test_two_removals_are_not_taken_for_one_that_nobody_heard(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken out, put in and taken out again at the console, on a slow machine: at both looks the
+    agent is missing, and the event of the second removal is still on its way."""
+    monkeypatch.setattr("fastagi.agents.reconciler.SILENCE", 0)
+    await hall.settle()
+    await hall.do(hall.log_in(), hall.leave("support"), hall.leave("billing"))
+    await hall.settle()
+    since = len(hall.events)
+    side = hall.reconciler._sides[""]
+    member = ReportedMember(
+        "sales", PHONE, PHONE, "Agent/1001", 0, False, "", in_call=False, dynamic=True
+    )
+    silently(hall, remove("sales"))
+    looks = 0
+
+    async def look(service: AgentService, asterisk: str) -> list[Difference]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            silently(hall, remove("sales"))
+        found = await compare(service, asterisk)
+        if looks == 1:
+            side.noticed(MemberNews(member, present=False))
+            hall.asterisk.console(add("sales"))
+        return found
+
+    compare = reconciler.compare
+    monkeypatch.setattr(reconciler, "compare", look)
+    assert (await hall.reconciler.all_now())["put back"] == 0
+    assert looks == 2
+    side.noticed(MemberNews(member, present=False))
+    await hall.settle()
+    hall.all_well()
+    assert hall.state.session is None
+    assert {event.source for event in hall.events[since:]} == {Source.ASTERISK}
 
 
 async def test_what_is_not_heard_before_it_is_known_who_wins_does_not_pile_up(hall: Hall) -> None:
