@@ -141,7 +141,7 @@ class App:
             self.clients = {a.name: self._client(a) for a in settings.asterisks}
             self.queues = Asterisks(
                 {
-                    name: Queues(client, name, fence=self.fence)
+                    name: Queues(client, name, fence=self.fence, configured=self._queue_names)
                     for name, client in self.clients.items()
                 }
             )
@@ -238,6 +238,7 @@ class App:
             lambda members: self.timers.reachable(members),
             lambda interface, asterisk: self.reconciler.call_ended(interface, asterisk),
             on_missed=lambda: self._look_again(name),
+            fence=self.fence,
         )
         self._news.append(news)
 
@@ -258,7 +259,12 @@ class App:
             on_raw=news.take,
             on_ready=connected,
             on_answered=partial(self.metrics.acted, name),
+            fence=self.fence,
         )
+
+    async def _queue_names(self) -> list[str]:
+        """As Asterisk has them: those that are configured, and were. Raises StoreUnavailable."""
+        return [name for name, _ in (await self.store.queue_names()).values()]
 
     def _look_again(self, asterisk: str) -> None:
         self.reconciler.reconnected(asterisk)

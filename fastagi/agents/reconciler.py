@@ -207,7 +207,7 @@ class Reconciler:
         if state is None or state.session is None:
             return
         wrapup = self.service.policy.wrapup if isinstance(planned, Pause) else timedelta()
-        if await self.service.in_call(state.session.device, wrapup):
+        if await self.service.in_call(state, wrapup):
             return
         now = replace(
             planned, id=f"{planned.id}-after", when_in_call=WhenInCall.ALLOW, in_call=False

@@ -7,7 +7,15 @@ events, so that nothing is ever assumed applied.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -189,8 +197,13 @@ class Queues(Protocol):
     async def apply(self, operations: Sequence[Operation]) -> list[Result]: ...
 
     async def members(
-        self, asterisk: str, queue: str | None = None, interface: str | None = None
-    ) -> list[ReportedMember]: ...
+        self,
+        asterisk: str,
+        queue: str | None = None,
+        interface: str | None = None,
+        queues: Collection[str] | None = None,
+    ) -> list[ReportedMember]:
+        """Of one queue, of ``queues``, or of all that are configured; of this interface alone."""
 
     async def started_at(self, asterisk: str) -> str: ...
 
@@ -449,10 +462,15 @@ class AgentService:
                 await stack.enter_async_context(self._lock("agent:" + number))
             yield await stack.enter_async_context(self.store.hold(ordered))
 
-    async def in_call(self, device: Device, wrapup: timedelta = timedelta()) -> bool:
-        """Is there a queue call on this device, or was there one so short a time ago? Raises
-        QueuesUnavailable."""
-        members = await self.queues.members(device.asterisk, interface=device.interface)
+    async def in_call(self, agent: AgentState, wrapup: timedelta = timedelta()) -> bool:
+        """Is there a call of one of the agent's queues on the device of this agent, who is logged
+        in, or was there one so short a time ago? Raises QueuesUnavailable."""
+        assert agent.session is not None
+        device = agent.session.device
+        queues = [m.queue for m in agent.memberships]
+        members = await self.queues.members(
+            device.asterisk, interface=device.interface, queues=queues
+        )
         since = (self._clock() - wrapup).timestamp()
         return any(m.in_call or (wrapup and m.last_call > since) for m in members)
 
@@ -462,7 +480,7 @@ class AgentService:
             state = await self.store.agent(command.agent)
             if state and state.session:
                 wrapup = self.policy.wrapup if isinstance(command, Pause) else timedelta()
-                in_call = await self.in_call(state.session.device, wrapup)
+                in_call = await self.in_call(state, wrapup)
                 command = replace(command, in_call=in_call)
         as_agent = isinstance(command, Unpause) and command.as_agent
         by_agent = command.source is Source.PHONE or as_agent

@@ -337,7 +337,7 @@ class Timers:
         if known and self._due(state, policy) is None:
             return
         # Asked once more: what was told may be of another time, when nobody sat there.
-        members = await self._ask(device)
+        members = await self._ask(state, device)
         what = self._due(state, policy) if members else None
         if what is Action.UNPAUSE:
             assert state.pause is not None
@@ -351,8 +351,11 @@ class Timers:
         since = self._sightings.away_since(device.asterisk, device.key)
         return action(state, since, self._clock(), policy)
 
-    async def _ask(self, device: Device) -> list[ReportedMember]:
-        members = await self._queues.members(device.asterisk, interface=device.interface)
+    async def _ask(self, state: AgentState, device: Device) -> list[ReportedMember]:
+        queues = [m.queue for m in state.memberships]
+        members = await self._queues.members(
+            device.asterisk, interface=device.interface, queues=queues
+        )
         self._sightings.told(members, self._clock())
         return members
 
