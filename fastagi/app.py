@@ -28,7 +28,7 @@ from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
 from fastagi.agi.server import Server
 from fastagi.agi.session import CommandFailed, ConnectionLost, Session, SessionTimeout
 from fastagi.ami.asterisks import Asterisks
-from fastagi.ami.client import Client, State
+from fastagi.ami.client import Client, ManagerError, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
 from fastagi.config import ConfigError, Settings
@@ -145,7 +145,9 @@ class App:
                     for name, client in self.clients.items()
                 }
             )
-            self.service = AgentService(store, self.queues, store.pins, policy(settings), log)
+            self.service = AgentService(
+                store, self.queues, store.pins, policy(settings), log, fence=self.fence
+            )
             self.reconciler = Reconciler(
                 self.service,
                 log,
@@ -153,6 +155,7 @@ class App:
                 every=lambda: self.settings.reconcile.every,
                 restored=self._set_lamps,
                 counted=self.metrics.repaired,
+                supervisor=self.supervisor,
             )
             self.timers = Timers(
                 self.service,
@@ -375,7 +378,10 @@ class App:
         pauses = [agent.pause.id for agent in agents if agent.pause is not None]
         actions = lamp.refresh(agents, await self.store.exceeded(pauses))
         for i in range(0, len(actions), LAMPS_AT_ONCE):
-            answers = await self.clients[asterisk].actions(actions[i : i + LAMPS_AT_ONCE])
+            try:
+                answers = await self.clients[asterisk].actions(actions[i : i + LAMPS_AT_ONCE])
+            except ManagerError as error:
+                raise QueuesUnavailable(str(error)) from None
             if failed := sum(isinstance(answer, Exception) for answer in answers):
                 log.warning("lamps were not set", count=failed, **named(asterisk))
 

@@ -42,7 +42,9 @@ from fastagi.agents.commands import (
     WhenInCall,
 )
 from fastagi.agents.devices import Device, device_key
+from fastagi.agents.errors import StoreUnavailable as StoreUnavailable
 from fastagi.agents.events import Event
+from fastagi.agents.fence import AWAY, Fence
 from fastagi.agents.limits import (
     OpenPause,
     PauseLimit,
@@ -70,10 +72,6 @@ from fastagi.contract import EventType, Outcome, Script, Source
 PATIENCE = 3.0  # seconds that a change of the same agent in another service is waited for
 OWED = "owed:{}:"  # notes: devices to be taken out of the queues of an Asterisk that was away
 TAKE_OVERS = 3  # how often an occupant is logged off for one login, when others race for the device
-
-
-class StoreUnavailable(Exception):
-    """The store cannot be read or written now: disk full, database away. Nothing was written."""
 
 
 class Store(Protocol):
@@ -254,11 +252,13 @@ class AgentService:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = ordered_id,
+        fence: Fence | None = None,
     ) -> None:
         self.store = store
         self.queues = queues
         self.policy = policy
         self.new_id = new_id
+        self.fence = fence or Fence(log)
         self._pins = pins
         self._log = log
         self._clock = clock
@@ -371,6 +371,9 @@ class AgentService:
                     await self.execute(command)
                 except errors.Refused as refusal:
                     refused.append((command, refusal))
+                except Exception as error:  # ours; the others' commands are carried out
+                    self.fence.skipped("all agents", error, agent=command.agent)
+                    refused.append((command, errors.Unavailable("a fault, see the log")))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
@@ -541,11 +544,13 @@ class AgentService:
         """Whoever waits for changes learns of one that is written down."""
         if change.alters:
             for callback in self.changed:
-                callback(change)
+                with self.fence.item("changes", agent=change.before.number):  # it is done
+                    callback(change)
 
     def _see_to_it(self) -> None:
         for callback in self.left_open:
-            callback()
+            with self.fence.item("changes"):
+                callback()
 
     async def _begin(self, command: Command) -> Change:
         """An earlier change of the agent is waited for, or settled when nobody is at it."""
@@ -723,7 +728,8 @@ class AgentService:
                 if change.command.id not in open_now:
                     continue
                 try:
-                    await self._settle(change)
+                    with self.fence.item("settle", *AWAY, agent=change.command.agent):
+                        await self._settle(change)
                 except QueuesUnavailable as error:
                     away = error
         if away is not None:
