@@ -907,11 +907,9 @@ def _value(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
+    from fastagi.agents.text import printable
+
+    return printable(text)
 
 
 # -- what the commands share ---------------------------------------------------------------------

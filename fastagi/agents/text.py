@@ -13,6 +13,7 @@ MAX_NUMBER = 2**31 - 1  # what an integer column of PostgreSQL holds
 MAX_TEXT = 255  # characters
 
 # NUL cannot be stored by PostgreSQL, a lone surrogate by nobody.
+_WITHOUT_JOINERS = str.maketrans("", "", "\u200c\u200d")
 _NEVER = re.compile("[\x00\ud800-\udfff]")
 # A line break, C1's and Unicode's own among them, begins a new header or log line. Joiners (U+200C,
 # U+200D) belong into names.
@@ -84,3 +85,16 @@ def parsed_object(name: str, text: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unusable(f"{name}: is no JSON object")
     return value
+
+
+def is_text(text: str) -> bool:
+    """Whether it is printable: no control character, nothing that turns lines around, no half of a
+    character. U+200C and U+200D are parts of names."""
+    return text.isprintable() or text.translate(_WITHOUT_JOINERS).isprintable()
+
+
+def printable(text: str) -> str:
+    """The text with everything that is not printable escaped: safe in a log line, a terminal."""
+    if is_text(text):
+        return text
+    return "".join(c if is_text(c) else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from fastagi.agents.text import printable as printable
+
 # An AGI() application's whole argument is under 8,192 bytes and comes twice at most (agi_request
 # and agi_network_script, or the arguments); the other headers are short.
 MAX_HEADER_BYTES: Final = 32_768
@@ -168,15 +170,6 @@ class Hangup:
 Event = Request | Reply | Hangup
 
 HANGUP: Final = Hangup()
-
-
-def printable(text: str) -> str:
-    """The text with everything that is not printable escaped: safe in a log line, a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
 
 
 # --- commands -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 from fastagi.agents.operations import ReportedMember
-from fastagi.agents.text import MAX_NUMBER, Unusable, number, storable, tidied
+from fastagi.agents.text import MAX_NUMBER, Unusable, is_text, number, storable, tidied
 from fastagi.ami.actions import MAX_NAME, SEPARATORS
 from fastagi.ami.client import parse_headers
 
@@ -101,7 +101,7 @@ def _sayable(text: str) -> str:
     """As it can be said back to Asterisk, which takes more at its console than ``QueueAdd`` may
     safely carry (see ``actions``): a member whom somebody paused "till 3, doctor" has to be put
     back after a restart."""
-    if len(text) < 20 and text.isprintable() and not _UNSAYABLE(text):
+    if len(text) < 20 and is_text(text) and not _UNSAYABLE(text):
         return text
-    text = "".join(" " if _UNSAYABLE(c) or not c.isprintable() else c for c in text).strip()
+    text = "".join(" " if _UNSAYABLE(c) or not is_text(c) else c for c in text).strip()
     return text.encode()[:MAX_NAME].decode("utf-8", "ignore").strip()

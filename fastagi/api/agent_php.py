@@ -44,6 +44,7 @@ from fastagi.agents.errors import (
 )
 from fastagi.agents.model import AgentState
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.text import is_text
 from fastagi.api import errors
 from fastagi.api.doors import Doors
 from fastagi.api.face import whole
@@ -454,7 +455,7 @@ def _is_reason(text: str) -> bool:
     """Whether it can be told to Asterisk as it is, which keeps members as one text that it splits
     on ``, | ;``; and is not the system's own."""
     return (
-        text.isprintable()  # nor half a character: a lone surrogate is none
+        is_text(text)  # nor half a character: a lone surrogate is none
         and len(text.encode("utf-8", "replace")) <= REASON_BYTES
         and not any(char in text for char in ",|;")
         and text.lower() != DEVICE_LOST

@@ -43,6 +43,7 @@ from fastagi.agents.errors import (
 from fastagi.agents.limits import QueuePause, QueuePauses, WhenExceeded, limit_in_queues
 from fastagi.agents.model import AgentState
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.text import is_text
 from fastagi.api import errors
 from fastagi.api.doors import AgentRecord, Doors, Reason, Stretch
 from fastagi.api.evolux_document import (
@@ -534,7 +535,7 @@ def _text(value: Any, field: str, longest: int) -> str:
 
 def _name(value: Any) -> str:
     text = _text(value, "name", LONGEST_NAME).strip()
-    if not text.isprintable():
+    if not is_text(text):
         raise ValueError("name must not contain control characters")
     return text
 

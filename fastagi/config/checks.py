@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from fastagi.agents.devices import PLACEHOLDER, Pattern
-from fastagi.config.document import Path
+from fastagi.config.document import Path, spell
 from fastagi.config.problems import did_you_mean
 from fastagi.config.settings import FeatureCodes
 from fastagi.config.values import NAME_BYTES, duration, host_port
@@ -19,23 +19,30 @@ MISSING = "is missing"
 Found = Iterator[tuple[Path, str]]
 
 
-def cross_checks(data: dict[str, Any], unread: frozenset[str] | None, *, agents: bool) -> Found:
-    """``unread``: the top-level keys that could not be read (None: nobody knows which)."""
+def cross_checks(
+    data: dict[str, Any],
+    unread: frozenset[str] | None,
+    *,
+    agents: bool,
+    name: Callable[[Path], str] = spell,
+) -> Found:
+    """``unread``: the top-level keys that could not be read (None: nobody knows which). ``name``:
+    how another place is called."""
     yield from _asterisks(data, unread)
     yield from _feature_codes(data)
     yield from _http(data)
     yield from _metrics(data)
     yield from _fastagi(data)
     yield from _devices(data)
-    yield from _unique(data, "pause_reasons", "code")
-    yield from _unique(data, "pause_reasons", "name")
+    for key in ("id", "code", "name"):
+        yield from _unique(data, "pause_reasons", key, name)
     yield from _pause_limits(data)
     yield from _unplugged(data)
-    for name in ("id", "number", "name"):
-        yield from _unique(data, "queues", name)
+    for key in ("id", "number", "name"):
+        yield from _unique(data, "queues", key, name)
     if agents:
-        yield from _unique(data, "agents", "id")
-        yield from _unique(data, "agents", "number")
+        yield from _unique(data, "agents", "id", name)
+        yield from _unique(data, "agents", "number", name)
         yield from _agents(data, references=unread is not None and "queues" not in unread)
 
 
@@ -59,7 +66,9 @@ def _by_number(value: str) -> str:
     return str(int(value)) if value.isascii() and value.isdigit() and len(value) < 20 else value
 
 
-def _unique(data: dict[str, Any], key: str, name: str) -> Found:
+def _unique(
+    data: dict[str, Any], key: str, name: str, named: Callable[[Path], str] = spell
+) -> Found:
     same: Callable[[str], str] = {"id": _by_number, "name": str.lower}.get(name, _as_written)
     first: dict[str, int] = {}
     for index, item in _items(data, key):
@@ -68,7 +77,7 @@ def _unique(data: dict[str, Any], key: str, name: str) -> Found:
             continue
         earlier = first.setdefault(same(value), index)
         if earlier != index:
-            yield (key, index, name), f"{value!r} is taken already by {key}[{earlier}]"
+            yield (key, index, name), f"{value!r} is taken already by {named((key, earlier))}"
 
 
 def _asterisks(data: dict[str, Any], unread: frozenset[str] | None) -> Found:
@@ -126,7 +135,7 @@ def _http(data: dict[str, Any]) -> Found:
         for name, token in tokens.items():
             text = token.get("token") if isinstance(token, dict) else token
             if isinstance(text, str) and first.setdefault(text, name) != name:
-                yield ("http", "tokens", name), f"the same token as that of {first[text]}"
+                yield ("http", "tokens", name), f"the same token as that of {spell((first[text],))}"
     php = section.get("agent_php")
     if isinstance(php, dict) and not (php.get("allow") or php.get("token") or tokens):
         yield ("http", "agent_php"), "neither addresses nor a token: nobody could use it"

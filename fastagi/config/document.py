@@ -6,7 +6,7 @@ out and the rest is read, so that one pass finds the mistakes of all blocks.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
+from fastagi.config import secrets, syntax
 from fastagi.config.problems import Problem, did_you_mean
 
 _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -22,20 +23,36 @@ _NULLS = frozenset(("", "~", "null"))
 _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
 _TOP_KEY = re.compile(r"""(?:([A-Za-z_][\w-]*)|"([^"]*)"|'([^']*)')[ \t]*:(?=[ \t\r]|$)""")
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
+_WITHOUT_BRACES = re.compile(r"\$([A-Z][A-Z0-9_]{2,}|[A-Za-z_][A-Za-z0-9_]*\Z)", re.ASCII)
 _BREAK = re.compile("\r\n?|[\x85\u2028\u2029]")  # what ends a line for YAML beside \n
 _MOST_RETRIES = 50
-_MOST_NODES = 2_000_000  # aliases of aliases of aliases
+# A text has no more nodes than characters. What is beyond, and this much more, comes from aliases
+# of aliases of aliases.
+_MORE_NODES = 100_000
+_LONGEST = 4096  # characters of one value
 _DEEPEST = 50
 
 Path = tuple[str | int, ...]
 
 
 def spell(path: Path) -> str:
-    """``("agents", 3, "pin")`` -> ``agents[3].pin``."""
+    """``("agents", 3, "pin")`` -> ``agents[3].pin``. A key that may be a secret, or part of one, is
+    shown as ``…``: somebody wrote a token where its name belongs, or forgot the blank after ':'."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            shown = _shown_key(part)
+            text += f".{shown}" if text else shown
     return text
+
+
+def _shown_key(key: str) -> str:
+    name, colon, rest = key.partition(":")
+    if colon and rest:
+        return f"{_shown_key(name)}:…"
+    return "…" if len(key) > 40 or secrets.looks_like_one(key) else key
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +97,20 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)  # top-level keys that could not be read
     unreadable: bool = False  # nothing could be read
+    lost: bool = False  # a line outside of all sections could not: it may have begun any
     mended: set[tuple[int, int]] = field(default_factory=set)  # places that hold no real value
+    # Places whose value, or a part of it, came from the environment: it is never shown.
+    hidden: set[tuple[int, int]] = field(default_factory=set)
+    # Keys without anything behind the colon, and where that would stand.
+    empty: list[tuple[Path, int, int]] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
 
     def report(self, line: int, column: int, path: str, message: str) -> None:
         """``line`` and ``column`` count from 0 here, as YAML's marks do."""
         self.problems.append(Problem(self.file, line + 1, column + 1, path, message))
+
+    def warn(self, line: int, column: int, path: str, message: str, mend: str) -> None:
+        self.warnings.append(Problem(self.file, line + 1, column + 1, path, message, mend))
 
 
 def decode(file: str, data: bytes) -> Document:
@@ -100,8 +126,17 @@ def decode(file: str, data: bytes) -> Document:
         return document
 
 
-def compose(document: Document) -> None:
-    """Fills in ``root``, and reports mistakes in the syntax."""
+def compose(document: Document, known: Collection[str] = ()) -> None:
+    """Fills in ``root``, and reports mistakes in the syntax. ``known``: the names of settings."""
+    if (conflict := syntax.conflict(document.text.split("\n"))) is not None:
+        document.report(conflict.line, conflict.column, "", conflict.message)
+        document.unreadable = True
+        return
+    odd = list(syntax.odd_blanks(document.text))
+    for mistake in odd:
+        document.report(mistake.line, mistake.column, "", mistake.message)
+    if odd:
+        document.text = syntax.without_odd_blanks(document.text, odd)
     text = document.text
     poisoned = False
     for _ in range(_MOST_RETRIES):
@@ -125,7 +160,7 @@ def compose(document: Document) -> None:
             document.unreadable = True
             return
         except yaml.MarkedYAMLError as error:
-            mended = _mend(document, text, error)
+            mended = _mend(document, text, error, known)
             if mended is None:
                 document.unreadable = True
                 return
@@ -136,7 +171,10 @@ def compose(document: Document) -> None:
             return
         if not isinstance(root, MappingNode):
             mark = root.start_mark
-            document.report(mark.line, mark.column, "", "expected 'key: value' lines")
+            found = syntax.look(text.split("\n"), mark.line, mark.line, known)
+            if found is None:
+                found = syntax.Mistake(mark.line, mark.column, "expected 'key: value' lines")
+            document.report(found.line, found.column, "", found.message)
             document.unreadable = True
             return
         document.root = root
@@ -144,7 +182,9 @@ def compose(document: Document) -> None:
     document.unreadable = poisoned
 
 
-def _mend(document: Document, text: str, error: yaml.MarkedYAMLError) -> str | None:
+def _mend(
+    document: Document, text: str, error: yaml.MarkedYAMLError, known: Collection[str]
+) -> str | None:
     """Reports the mistake; returns a text without it, or None when there is nothing to go on."""
     context, problem = error.context or "", error.problem or ""
     context_mark = error.context_mark or error.problem_mark
@@ -158,17 +198,32 @@ def _mend(document: Document, text: str, error: yaml.MarkedYAMLError) -> str | N
     if undefined or "scanning an alias" in context:
         at = mark if undefined else context_mark
         return _mend_alias(document, lines, at.line, at.column)
-    opened = any(word in context for word in ("quoted scalar", "flow"))
-    line, column = (
-        (context_mark if opened else mark).line,
-        (context_mark if opened else mark).column,
-    )
-    document.report(line, column, "", _explain(lines, line, column, context, problem))
-    around = [block for block in blocks(lines) if block.start <= line < block.end]
-    if not around:
+    escape = problem.startswith("found unknown escape")
+    opened = any(word in context for word in ("quoted scalar", "flow")) and not escape
+    at = context_mark if opened else mark
+    line, column = at.line, at.column
+    message = _explain(lines, line, column, context, problem)
+    around = _around(lines, mark.line)
+    if not escape and not message.startswith(_SURE):
+        begun = _around(lines, min(context_mark.line, mark.line)) or around
+        start = begun.start if begun is not None else mark.line
+        if (found := syntax.look(lines, mark.line, start, known)) is not None:
+            line, column, message = found.line, found.column, found.message
+    document.report(line, column, "", message)
+    around = _around(lines, line)
+    if around is not None:
+        document.broken.add(around.key)
+        return without(text, around)
+    if not lines[line : line + 1] or not lines[line].strip():
         return None
-    document.broken.add(around[0].key)
-    return without(text, around[0])
+    # In front of all sections, or a line that begins none: the rest can be read without it.
+    document.lost = True
+    lines[line] = ""
+    return "\n".join(lines)
+
+
+def _around(lines: list[str], line: int) -> Block | None:
+    return next((block for block in blocks(lines) if block.start <= line < block.end), None)
 
 
 def _mend_alias(document: Document, lines: list[str], line: int, column: int) -> str:
@@ -182,15 +237,18 @@ def _mend_alias(document: Document, lines: list[str], line: int, column: int) ->
         message = f"no anchor '&{name}' stands before this{did_you_mean(name, anchors)}"
     else:
         message = f'quote it: "{written.rstrip(":")}" (a bare * is an alias in YAML)'
-    document.report(line, column, _path_by_line(lines, line), message)
+    path = path_by_line(lines, line)
+    if secrets.is_key(re.split(r"[^\w]", lines[line][:column].rstrip(" :"))[-1]):
+        message = "quote it (a bare * is an alias in YAML)"
+    document.report(line, column, path, message)
     document.mended.add((line, column))
     # The same place, now an ordinary word: whatever is wrong with that is not reported again.
     lines[line] = lines[line][:column] + "x" + lines[line][column + 1 :]
     return "\n".join(lines)
 
 
-def _path_by_line(lines: list[str], line: int) -> str:
-    """``feature_codes.login`` by the keys above, for a text that YAML cannot read."""
+def path_by_line(lines: list[str], line: int) -> str:
+    """``feature_codes.login`` by the keys above, without YAML."""
     path: list[str] = []
     indent = 10**6
     for number in range(line, -1, -1):
@@ -205,14 +263,22 @@ def _path_by_line(lines: list[str], line: int) -> str:
     return ""
 
 
+# What YAML says of these stands where the mistake is.
+_SURE = ("a tab", "text that begins", "a second document")
+
+
 def _explain(lines: list[str], line: int, column: int, context: str, problem: str) -> str:
     source = lines[line] if line < len(lines) else ""
+    if "unknown directive" in problem or source.startswith("%"):
+        return "text that begins with '%' must be quoted"
     indent = source[: len(source) - len(source.lstrip())]
     char = source[column : column + 1]
     if "\t" in indent or char == "\t":
         return "a tab cannot indent: use spaces"
+    if problem.startswith("found unknown escape"):
+        return "a backslash begins something special in double quotes: use single quotes"
     if "quoted scalar" in context:
-        return "this quote is never closed"
+        return "this quote is not closed"
     if "flow" in context:
         return (
             f"this {char!r} is not closed, or a ',' is missing in it "
@@ -229,6 +295,10 @@ def _explain(lines: list[str], line: int, column: int, context: str, problem: st
     return f"{context}: {problem}" if context else problem
 
 
+class _TooMuch(Exception):
+    pass
+
+
 class Builder:
     """Nodes -> plain data (dict, list, str, None), with environment values put in."""
 
@@ -239,10 +309,16 @@ class Builder:
         self._path: list[str | int] = []
         self._open: set[int] = set()
         self._built = 0
+        self._most = len(document.text) + _MORE_NODES
 
     def build(self, node: Node, *path: str | int) -> Any:
+        """None, and nothing else is said, where aliases make far too much of the text."""
         self._path = list(path)
-        return self._build(node)
+        try:
+            return self._build(node)
+        except _TooMuch:
+            self._document.unreadable = True
+            return None
 
     def _report(self, node: Node, message: str, column: int | None = None) -> None:
         mark = node.start_mark
@@ -256,11 +332,22 @@ class Builder:
         if isinstance(node, ScalarNode):
             value: str = node.value
             if value in _NULLS and not node.style:
+                if not value:
+                    mark = node.start_mark
+                    self._document.empty.append((tuple(self._path), mark.line, mark.column))
                 return None
-            return self._substitute(node, value) if "${" in value else value
-        self._built += 1
-        if id(node) in self._open or self._built > _MOST_NODES:
+            if "$" in value:
+                value = self._with_environment(node, value)
+            if len(value) > _LONGEST:
+                self._report(node, f"longer than any value may be ({_LONGEST} characters)")
+                self._document.mended.add((node.start_mark.line, node.start_mark.column))
+                return ""
+            return value
+        self._built += 1 + len(node.value)
+        if id(node) in self._open or self._built > self._most:
             self._report(node, "this alias contains itself, or far too much")
+            if self._built > self._most:
+                raise _TooMuch
             return None
         if len(self._open) > _DEEPEST:
             self._report(node, "nested too deep")
@@ -308,6 +395,23 @@ class Builder:
                 data[name] = self._build(value)
             path.pop()
         return merged | data if merged else data
+
+    def _with_environment(self, node: ScalarNode, value: str) -> str:
+        if "${" in value:
+            self._document.hidden.add((node.start_mark.line, node.start_mark.column))
+            return self._substitute(node, value)
+        found = _WITHOUT_BRACES.search(value)
+        if found is not None and (found[0] == value or found[1].isupper()):
+            # A secret may begin with $: only what is spelled as variables are is repeated.
+            named = found[1] if found[1].isupper() else "NAME"
+            self._document.warn(
+                node.start_mark.line,
+                node.start_mark.column,
+                spell(tuple(self._path)),
+                "taken as it stands, no value of the environment",
+                f"did you mean ${{{named}}}?",
+            )
+        return value
 
     def _substitute(self, node: ScalarNode, value: str) -> str:
         def wrong(found: re.Match[str], message: str) -> str:

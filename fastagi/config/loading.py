@@ -4,28 +4,54 @@ import gc
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from fastagi.config import secrets
+from fastagi.config.cautions import cautions, hashes, is_text_key
 from fastagi.config.checks import MISSING, cross_checks
-from fastagi.config.document import Builder, Document, blocks, compose, decode, pair, spell, without
+from fastagi.config.document import (
+    Builder,
+    Document,
+    blocks,
+    compose,
+    decode,
+    pair,
+    path_by_line,
+    spell,
+    without,
+)
 from fastagi.config.document import Path as KeyPath
 from fastagi.config.problems import ConfigError, Problem, did_you_mean
 from fastagi.config.settings import ASTERISKS, Settings
-from fastagi.config.values import is_language
+from fastagi.config.syntax import missing_blank
+from fastagi.config.values import NEVER, is_language
 
 ENVIRONMENT = "FASTAGI_CONFIG"
 SYSTEM = Path("/etc/fastagi")
 HERE = Path("config")
 
 # Written as null these are switched off; empty, with everything below commented out, they are not.
-_OFF_BY_NULL = frozenset({"unplugged"})
+_OFF_BY_NULL = frozenset({"unplugged", "reconcile"})
+
+# Where they are missing, a file may have been moved away for a moment, or have lost its content:
+# that nobody is an agent any more has to be written.
+REQUIRED = ("devices", "pause_reasons", "queues", "agents")
+# In several files, a team's in each, they are one list. Not the devices: their order matters.
+JOINED = frozenset({"agents", "queues", "pause_reasons"})
+NONE = "write {}: [] where there are none"
+
+MOST_BYTES = 32 * 2**20  # of one file; ten thousand agents are two million
+_SHOWN = 60  # characters of a wrong value
 
 _NAMES = re.compile(rb"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -94,6 +120,57 @@ def _collector_off() -> Iterator[None]:
             gc.enable()
 
 
+def signature(path: str | os.PathLike[str]) -> Hashable:
+    """Another one whenever a file that counts has been written, moved or replaced: a look at the
+    folder, not into the files. Never raises."""
+    place = Path(path)
+    try:
+        if place.is_dir():
+            names = sorted(name for name in os.listdir(place) if _counts(name))
+            return tuple((name, *_stamp(place / name)) for name in names)
+    except OSError:
+        return ()
+    return _stamp(place)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def content_digest(path: str | os.PathLike[str]) -> bytes:
+    """Of the files that count, as they are now. Never raises; what cannot be read counts too."""
+    files, problems = _read(Path(path))
+    digest = hashlib.sha256()
+    for name, content in files:
+        digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogateescape") + content)
+    for problem in problems:
+        digest.update(str(problem).encode("utf-8", "surrogateescape"))
+    return digest.digest()
+
+
+def _counts(name: str) -> bool:
+    return name.endswith(".yml") and not name.startswith(".")
+
+
+def _content(file: Path) -> bytes:
+    """Raises OSError, and ValueError for what is no ordinary file: a pipe, a device, or one without
+    end behind a link."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("is no ordinary file (a pipe, a socket or a device)")
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("is no ordinary file (a pipe, a socket or a device)")
+        content = opened.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"is larger than {MOST_BYTES >> 20} MiB: is that a configuration?")
+    return content
+
+
 def _read(place: Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
     files: list[tuple[str, bytes]] = []
     problems: list[Problem] = []
@@ -104,7 +181,7 @@ def _read(place: Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
     try:
         if place.is_dir():
             names = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
-            chosen = [name for name in names if name.suffix == ".yml" and not name.is_dir()]
+            chosen = [name for name in names if _counts(name.name) and not name.is_dir()]
             for name in names:
                 if name.suffix == ".yaml":
                     wrong(name, f"not read: in a folder *.yml counts, call it {name.stem}.yml")
@@ -117,12 +194,24 @@ def _read(place: Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
         return files, problems
     for name in chosen:
         try:
-            files.append((str(name), name.read_bytes()))
+            files.append((str(name), _content(name)))
         except FileNotFoundError:
             wrong(name, "no such file or folder")
+        except ValueError as error:
+            wrong(name, str(error))
         except OSError as error:
             wrong(name, error.strerror or "cannot be read")
     return files, problems
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A top-level key in one file; of a list that others go on with, from ``first`` on."""
+
+    document: Document
+    key: Node
+    node: Node
+    first: int = 0
 
 
 class _Loading:
@@ -145,7 +234,7 @@ class _Loading:
         self._environ = environ
         self._with_agents = agents
         self._documents: list[Document] = []
-        self._top: dict[str, tuple[Document, Node, Node]] = {}
+        self._top: dict[str, list[_Part]] = {}
         self.data: dict[str, Any] = {}
         for file, content in files:
             self._add(file, content)
@@ -160,11 +249,11 @@ class _Loading:
                     self.left_out = True
                     break
         if not document.unreadable:
-            compose(document)
+            compose(document, _known_names())
         if document.root is not None:
             builder = Builder(document, self._environ)
             data = builder.build(document.root)
-            for key in data:
+            for key in data if isinstance(data, dict) else ():
                 self._add_key(document, key, data[key])
         self.problems += document.problems
 
@@ -172,16 +261,35 @@ class _Loading:
         assert document.root is not None
         found = pair(document.root, key)
         assert found is not None
-        if key in self._top:
-            other, first, _ = self._top[key]
-            mark = found[0].start_mark
-            message = f"stands here and in {other.file}:{first.start_mark.line + 1}: once is enough"
+        mark = found[0].start_mark
+        if value is None and key in REQUIRED:
+            document.report(mark.line, mark.column, key, f"is empty: {NONE.format(key)}")
+        parts = self._top.setdefault(key, [])
+        if parts and key in JOINED:
+            there = self.data.get(key)
+            if isinstance(there, list) and isinstance(value, list):
+                parts.append(_Part(document, *found, len(there)))
+                self.data[key] = [*there, *value]
+            else:
+                # One of them is no list: its own mistake, and what the other has is not known.
+                document.broken.add(key)
+                if value is not None and not isinstance(value, list):
+                    document.report(mark.line, mark.column, key, _SAID["tuple_type"])
+            return
+        if parts:
+            other = parts[0]
+            message = (
+                f"stands here and in {other.document.file}:{other.key.start_mark.line + 1}: "
+                "once is enough"
+            )
+            if key in REQUIRED:
+                message += ", as the first rule that matches wins"
             document.report(mark.line, mark.column, key, message)
             return
-        self._top[key] = (document, *found)
+        parts.append(_Part(document, *found))
         written = isinstance(found[1], ScalarNode) and found[1].value != ""
         # Else no value at all: a key with everything below it commented out.
-        if value is not None or (written and key in _OFF_BY_NULL):
+        if value is not None or (written and key in _OFF_BY_NULL) or key not in _known_keys(()):
             self.data[key] = value
 
     def settings(self) -> Settings | None:
@@ -192,6 +300,9 @@ class _Loading:
             for agent in data["agents"]:
                 if isinstance(agent, dict):
                     agent.setdefault("language", language)
+        for agent in data["agents"] if isinstance(data.get("agents"), list) else ():
+            if isinstance(agent, dict) and "logoff_at" in agent and agent["logoff_at"] is None:
+                agent["logoff_at"] = NEVER  # switched off, as null does everywhere
         settings = None
         try:
             settings = Settings.model_validate(data)
@@ -199,28 +310,89 @@ class _Loading:
             # Not the errors' own inputs: they may be secrets.
             for item in error.errors(include_url=False, include_input=False):
                 self._report_invalid(item)
-        self._report_empty_codes()
-        for path, message in cross_checks(data, self._unknown, agents=self._with_agents):
+        self._report_empty()
+        self._report_missing()
+        for path, message in cross_checks(
+            data, self._unknown, agents=self._with_agents, name=self._named
+        ):
             self._report(path, message, missing=message == MISSING)
         if self.problems or settings is None:
             return None
         if self.left_out:
             settings = settings.model_copy(update={"agents": None})
         settings._fingerprint_material = self._fingerprint()
+        settings._warnings = tuple(self.warnings())
         return settings
 
-    def _report_empty_codes(self) -> None:
-        """``login: #31`` is a comment to YAML: it must not switch a code off unnoticed."""
-        node = self._top["feature_codes"][2] if "feature_codes" in self._top else None
-        for key, value in node.value if isinstance(node, MappingNode) else ():
-            if isinstance(value, ScalarNode) and not value.value and not value.style:
-                message = "is empty: null switches it off, a code that begins with # needs quotes"
-                self._report(("feature_codes", key.value), message)
+    def _report_empty(self) -> None:
+        """``login: #31`` is a comment to YAML: it must not switch a code off unnoticed, nor may a
+        key whose value is still to be written."""
+        for document in self._documents:
+            for path, line, column in document.empty:
+                annotation = _annotations(path)
+                if type(None) not in get_args(annotation):
+                    continue  # said already
+                if any(map(_is_model, _inside(annotation))):
+                    if path != ("asterisk",):
+                        document.warn(
+                            line,
+                            column,
+                            spell(path),
+                            "is empty, and so switched off",
+                            "off where that is meant, {} for its defaults",
+                        )
+                    continue
+                message = "is empty: write its value, or null for none"
+                if path[0] == "feature_codes":
+                    message = (
+                        "is empty: null switches it off, a code that begins with # needs quotes"
+                    )
+                document.report(line, column, spell(path), message)
+                self.problems.append(document.problems[-1])
+
+    def _report_missing(self) -> None:
+        unknown = self._unknown
+        for key in REQUIRED:
+            if key in self._top or unknown is None or key in unknown:
+                continue
+            if key == "agents" and self.left_out:
+                continue
+            self._report((key,), f"{MISSING}: {NONE.format(key)}", missing=True)
+
+    def _named(self, path: KeyPath) -> str:
+        """How a message calls another place: with its file, where there are several."""
+        document, mark, walked = self._locate(path)
+        text = spell(walked)
+        if document is not None and mark is not None and len(self._top[str(path[0])]) > 1:
+            return f"{text} in {document.file}:{mark.line + 1}"
+        return text
+
+    def warnings(self) -> list[Problem]:
+        """By place, without those of agents that were left out."""
+        for document in self._documents:
+            for line, column, key in hashes(document.text):
+                path = path_by_line(document.text.split("\n"), line)
+                if is_text_key(key, path):
+                    document.warn(
+                        line,
+                        column,
+                        path,
+                        "what follows is a comment, as a blank stands before the '#'",
+                        "quotes around the value, or a blank after the '#'",
+                    )
+        for where, message, mend in cautions(self.data):
+            found, mark, walked = self._locate(where)
+            if found is not None and mark is not None:
+                found.warn(mark.line, mark.column, spell(walked), message, mend)
+        said = [warning for document in self._documents for warning in document.warnings]
+        order = {file: number for number, (file, _) in enumerate(self._files)}
+        unique = dict.fromkeys(said)
+        return sorted(unique, key=lambda w: (order.get(w.file, -1), w.line, w.column))
 
     @property
     def _unknown(self) -> frozenset[str] | None:
         """Top-level keys whose content could not be read; None: it may be any of them."""
-        if self._incomplete or any(document.unreadable for document in self._documents):
+        if self._incomplete or any(d.unreadable or d.lost for d in self._documents):
             return None
         return frozenset().union(*(document.broken for document in self._documents))
 
@@ -238,8 +410,8 @@ class _Loading:
     def sliceable(self) -> bool:
         """Whether the short way reads the same: it is taken, and all but the agents compared."""
         short = _Loading(self._place, self._files, self._environ, agents=False)
-        if not short.left_out or short.problems:
-            return False
+        if not short.left_out or short.problems or short.warnings() != self.warnings():
+            return False  # what is to be said of agents has to be seen at every start
         return short.data == {key: self.data[key] for key in self.data if key != "agents"}
 
     def _fingerprint(self) -> bytes:
@@ -267,8 +439,15 @@ class _Loading:
     def _locate(self, path: KeyPath, key: bool = False) -> tuple[Document | None, Any, KeyPath]:
         """The file, the mark and the part of ``path`` that is really written there."""
         if not path or path[0] not in self._top:
-            return (self._documents[0] if self._documents else None), None, path
-        document, key_node, node = self._top[str(path[0])]
+            one = self._documents[0] if len(self._documents) == 1 else None
+            return one, None, path
+        parts = self._top[str(path[0])]
+        chosen = parts[0]
+        if len(path) > 1 and isinstance(path[1], int):
+            index = path[1]
+            chosen = next(part for part in reversed(parts) if part.first <= index)
+            path = (path[0], index - chosen.first, *path[2:])
+        document, key_node, node = chosen.document, chosen.key, chosen.node
         at, walked = (key_node if key or _is_block(node) else node), 1
         for part in path[1:]:
             if isinstance(node, MappingNode) and isinstance(part, str):
@@ -298,7 +477,14 @@ class _Loading:
         line, column = (mark.line, mark.column) if mark is not None else (0, 0)
         if (line, column) in document.mended:
             return  # said already what is wrong there
-        shown = spell(path if missing else walked)
+        value = path[-1] if key else self._value(path)
+        if isinstance(value, str):
+            hidden = (line, column) in document.hidden or any(map(secrets.is_key, path))
+            if hidden or secrets.looks_like_one(value):
+                message = secrets.without(message, value)
+            elif len(value) > _SHOWN:
+                message = message.replace(repr(value), f"{value[:_SHOWN]!r}…")
+        shown = spell((*walked, *path[len(walked) :]) if missing else walked)
         self.problems.append(Problem(document.file, line + 1, column + 1, shown, message))
 
     def _report_invalid(self, item: Any) -> None:
@@ -314,15 +500,27 @@ class _Loading:
             unknown = self._unknown
             if len(path) == 1 and (unknown is None or path[0] in unknown):
                 return  # it may stand in what could not be read
+            beside = self._value(path[:-1])
+            if isinstance(beside, dict) and any(k.startswith(f"{path[-1]}:") for k in beside):
+                return  # written without the blank: said below
             self._report(path, MISSING, missing=True)
         elif kind == "extra_forbidden":
-            message = f"unknown key{did_you_mean(str(path[-1]), _known_keys(path[:-1]))}"
+            name = str(path[-1])
+            message = f"unknown key{did_you_mean(name, _known_keys(path[:-1]))}"
+            if name.partition(":")[0] in _known_keys(path[:-1]):
+                message = f"a blank is missing after '{name.partition(':')[0]}:'"
             self._report(path, message, key=True)
         elif kind in ("enum", "literal_error"):
             self._report(path, self._choose(path, on_key), key=on_key)
         else:
-            empty = kind.endswith("_type") and not on_key and self._value(path) is None
-            message = "is empty" if empty else _say(kind, context, item["msg"])
+            value = self._value(path)
+            message = _say(kind, context, item["msg"])
+            if kind.endswith("_type") and not on_key and value is None:
+                message = "is empty"
+            elif isinstance(value, str) and value[:1] in _TYPOGRAPHIC:
+                message = 'typographic quotes are no quotes: write "…" instead'
+            elif isinstance(value, str) and kind in ("model_type", "dict_type", "mapping_type"):
+                message = missing_blank(value) or message
             self._report(path, message, key=on_key)
 
     def _value(self, path: KeyPath) -> Any:
@@ -350,6 +548,8 @@ def _is_block(node: Node) -> bool:
     """Written below its key: then the key is the better place to point at."""
     return isinstance(node, MappingNode | SequenceNode) and not node.flow_style
 
+
+_TYPOGRAPHIC = tuple("“”„‟‘’‚«»")
 
 _SAID = {
     "model_type": "must be a mapping ('key: value' lines)",
@@ -403,6 +603,23 @@ def _inside(annotation: Any) -> Iterator[Any]:
 
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+@cache
+def _known_names() -> frozenset[str]:
+    """Of all settings, wherever they stand."""
+    names: set[str] = set()
+    models: list[type[BaseModel]] = [Settings]
+    seen: set[type[BaseModel]] = set()
+    while models:
+        model = models.pop()
+        if model in seen:
+            continue
+        seen.add(model)
+        for name, info in model.model_fields.items():
+            names.add(info.alias or name)
+            models += [inner for inner in _inside(info.annotation) if _is_model(inner)]
+    return frozenset(names)
 
 
 def _known_keys(path: KeyPath) -> list[str]:

@@ -24,6 +24,7 @@ from fastagi.agents.commands import WhenInCall
 from fastagi.agents.devices import DeviceRule, DeviceType, Pattern
 from fastagi.agents.limits import WhenExceeded
 from fastagi.agents.lockout import Lockout
+from fastagi.config.problems import Problem
 from fastagi.config.values import (
     AsteriskId,
     Code,
@@ -36,10 +37,12 @@ from fastagi.config.values import (
     HostPortValue,
     Id,
     Language,
+    Limit,
     LoginName,
     Network,
     NetworkValue,
     Number,
+    OrOff,
     PathForDialplan,
     Penalty,
     Pin,
@@ -57,6 +60,7 @@ from fastagi.config.values import (
     Token,
     Username,
     frozen_mapping,
+    is_off,
     local_zone,
     network,
 )
@@ -82,13 +86,17 @@ class FastAgiSettings(Section):
 
     listen: HostPortValue = HostPort("127.0.0.1", 4573)
     allow: tuple[NetworkValue, ...] = (network("127.0.0.0/8"), network("::1"))
-    advertise: HostPortValue | None = None  # what the dialplan calls, where it is not `listen`
+    advertise: Annotated[HostPortValue | None, OrOff] = (
+        None  # what the dialplan calls, where it is not `listen`
+    )
     standby: tuple[HostPortValue, ...] = ()  # servers the dialplan tries when this one is away
     max_sessions: Annotated[int, Field(ge=1, le=1_000_000)] = 4000
     session_deadline: Timeout = timedelta(seconds=120)
     header_timeout: Timeout = timedelta(seconds=5)
     drain: Duration = timedelta(seconds=30)
-    fallback: FallbackSettings | None = None  # None: the dialplan says "try again"
+    fallback: Annotated[FallbackSettings | None, OrOff] = (
+        None  # None: the dialplan says "try again"
+    )
 
     @property
     def advertised(self) -> HostPort:
@@ -151,7 +159,7 @@ class AgentPhpSettings(Section):
     """Nuclear Erix's agent.php, which knows no tokens of its own."""
 
     allow: tuple[NetworkValue, ...] = ()  # addresses that need no token
-    token: Token | None = None  # in the query, the form or the header ``token``
+    token: Annotated[Token | None, OrOff] = None  # in the query, the form or the header ``token``
 
 
 class CreatedAgentsSettings(Section):
@@ -169,11 +177,11 @@ class HttpSettings(Section):
         Mapping[PlainText, Annotated[ClientSettings, BeforeValidator(_client)]],
         AfterValidator(frozen_mapping),
     ] = Field(default_factory=lambda: frozen_mapping({}))
-    tls: TlsSettings | None = None
+    tls: Annotated[TlsSettings | None, OrOff] = None
     lockout: HttpLockoutSettings = Field(default_factory=HttpLockoutSettings)
     max_body: Annotated[int, Field(ge=1024, le=2**26)] = 65536  # bytes
     max_listeners: Annotated[int, Field(ge=1, le=100_000)] = 1000  # of the event stream, at once
-    agent_php: AgentPhpSettings | None = None  # None: it is off
+    agent_php: Annotated[AgentPhpSettings | None, OrOff] = None  # None: it is off
     created_agents: CreatedAgentsSettings = Field(default_factory=CreatedAgentsSettings)
 
     @property
@@ -189,23 +197,28 @@ class HttpSettings(Section):
 
 class WebhookSettings(Section):
     allow: tuple[NetworkValue, ...] = ()  # private networks that hooks may reach
-    secret: HookSecret | None = None  # signs every delivery, as Standard Webhooks says
+    secret: Annotated[HookSecret | None, OrOff] = (
+        None  # signs every delivery, as Standard Webhooks says
+    )
     # For one answer. Less than the minute for which a service has a delivery for itself.
     timeout: Annotated[Timeout, Field(le=timedelta(seconds=50))] = timedelta(seconds=10)
     attempts: Annotated[int, Field(ge=1, le=100)] = 12  # then a delivery is parked
 
 
+FeatureCode = Annotated[Code | None, OrOff]
+
+
 class FeatureCodes(Section):
     """What agents dial; None: switched off."""
 
-    login: Code | None = "*31"
-    logoff: Code | None = "*32"
-    pause: Code | None = "*33"
-    unpause: Code | None = "*34"
-    status: Code | None = "*35"
-    queue: Code | None = "*36"
-    toggle_login: Code | None = "*30"
-    toggle_pause: Code | None = "*39"
+    login: FeatureCode = "*31"
+    logoff: FeatureCode = "*32"
+    pause: FeatureCode = "*33"
+    unpause: FeatureCode = "*34"
+    status: FeatureCode = "*35"
+    queue: FeatureCode = "*36"
+    toggle_login: FeatureCode = "*30"
+    toggle_pause: FeatureCode = "*39"
 
     def by_script(self) -> dict[Script, str]:
         """The codes that are switched on."""
@@ -311,41 +324,44 @@ class PauseSettings(Section):
 class UnpluggedSettings(Section):
     """What happens to an agent whose phone is gone for so long; None: nothing."""
 
-    pause_after: Timeout | None = timedelta(seconds=30)
-    logoff_after: Timeout | None = timedelta(minutes=10)
+    pause_after: Limit = timedelta(seconds=30)
+    logoff_after: Limit = timedelta(minutes=10)
 
 
-def _all_off(value: Any) -> Any:
-    """``unplugged: off``, in the words that people use for it."""
-    if value is None or (isinstance(value, str) and value.lower() in ("off", "no", "false")):
-        return {"pause_after": None, "logoff_after": None}
-    return value
+def _all_off(*names: str) -> BeforeValidator:
+    """A section that is switched off as a whole: ``unplugged: off``."""
+
+    def off(value: Any) -> Any:
+        return dict.fromkeys(names) if is_off(value) else value
+
+    return BeforeValidator(off)
 
 
 class ShiftSettings(Section):
     """``logoff_at``: when everybody is logged off, ``HH:MM``; None: nobody is."""
 
-    logoff_at: TimeOfDay | None = None
+    logoff_at: Annotated[TimeOfDay | None, OrOff] = None
 
 
 class ReconcileSettings(Section):
     """How often the store is compared with Asterisk's queues beside every start and reconnect."""
 
-    every: Timeout | None = timedelta(seconds=60)
+    every: Limit = timedelta(seconds=60)
 
 
 class MetricsSettings(Section):
-    listen: HostPortValue | None = None  # None: no metrics
+    listen: Annotated[HostPortValue | None, OrOff] = None  # None: no metrics
 
 
 class PauseReasonSettings(Section):
+    id: Id | None = None
     code: ReasonCode
     name: ReasonName
     description: PlainText = ""
     productive: bool = False
     type: PlainText = ""  # a kind that reports group by, as the admin likes
-    max_duration: Timeout | None = None
-    daily_budget: Timeout | None = None  # the time a day that an agent may spend on it
+    max_duration: Limit = None
+    daily_budget: Limit = None  # the time a day that an agent may spend on it
     when_exceeded: WhenExceeded = WhenExceeded.WARN
 
 
@@ -353,7 +369,7 @@ class QueuePauseSettings(Section):
     """What a queue says of a pause reason, for the agents who have that queue."""
 
     reason: ReasonCode
-    limit_duration: Timeout | None = None
+    limit_duration: Limit = None
     automatic_unpause: bool = False
     disable_unpause: bool = False
 
@@ -400,7 +416,7 @@ class Settings(Section):
     only_asterisk: AsteriskSettings | None = Field(default=None, alias="asterisk", repr=False)
     asterisks: tuple[AsteriskSettings, ...] = ()  # filled in from the only one
     database: DatabaseUrl = Field(default="sqlite:///fastagi.db", repr=False)
-    http: HttpSettings | None = None  # None: no HTTP
+    http: Annotated[HttpSettings | None, OrOff] = None  # None: no HTTP
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     language: Language = "en"
     timezone: TimeZone | None = None  # None: the machine's
@@ -412,17 +428,20 @@ class Settings(Section):
     )
     pause: PauseSettings = Field(default_factory=PauseSettings)
     pause_reasons: tuple[PauseReasonSettings, ...] = ()
-    unplugged: Annotated[UnpluggedSettings, BeforeValidator(_all_off)] = Field(
+    unplugged: Annotated[UnpluggedSettings, _all_off("pause_after", "logoff_after")] = Field(
         default_factory=UnpluggedSettings
     )
-    shift: ShiftSettings = Field(default_factory=ShiftSettings)
-    reconcile: ReconcileSettings = Field(default_factory=ReconcileSettings)
-    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    shift: Annotated[ShiftSettings, _all_off("logoff_at")] = Field(default_factory=ShiftSettings)
+    reconcile: Annotated[ReconcileSettings, _all_off("every")] = Field(
+        default_factory=ReconcileSettings
+    )
+    metrics: Annotated[MetricsSettings, _all_off("listen")] = Field(default_factory=MetricsSettings)
     queues: tuple[QueueSettings, ...] = ()
     agents: tuple[AgentSettings, ...] | None = ()
 
     _fingerprint_material: bytes = PrivateAttr(default=b"")
     _sliceable: bool = PrivateAttr(default=False)
+    _warnings: tuple[Problem, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
     def _fill_in_asterisks(self) -> Self:
@@ -456,6 +475,11 @@ class Settings(Section):
         settings. It is made of secrets too, so it is kept salted and hashed hard, never as it is.
         """
         return self._fingerprint_material
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is allowed, and hardly meant. Those of agents are not in a load without them."""
+        return self._warnings
 
     @property
     def sliceable(self) -> bool:

@@ -17,7 +17,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from fastagi.agents.text import is_text
 from fastagi.config.problems import did_you_mean
+from fastagi.config.syntax import character
 from fastagi.contract import DEVICE_LOST
 
 NAME_BYTES = 79  # app_queue cuts a longer name, in the middle of a character
@@ -38,6 +40,16 @@ _TIME = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
 _PATH = re.compile(r"/[A-Za-z0-9_./+@-]{1,250}", re.ASCII)
 _LOCAL_ZONE = "/etc/localtime"
 NEVER = "never"  # where a time of day may be given: not for this agent
+OFF = frozenset(("off", "no", "none", "false", "never", "null", "0"))
+LONGEST_NAME = 250  # characters
+SOUND_SUFFIXES = frozenset(
+    (
+        *("alaw", "al", "ulaw", "ul", "mu", "pcm", "gsm", "g719", "g722", "g723", "g723sf", "g729"),
+        *("g726-16", "g726-24", "g726-32", "g726-40", "ilbc", "mp3", "ogg", "raw", "vox"),
+        *("siren7", "siren14", "sln", "sln12", "sln16", "sln24", "sln32", "sln44", "sln48"),
+        *("sln96", "sln192", "wav", "wav16", "wav49", "WAV"),
+    )
+)
 
 
 def _text(value: object) -> str:
@@ -46,11 +58,31 @@ def _text(value: object) -> str:
     return value
 
 
+def is_off(value: object) -> bool:
+    """Whether this is one of the words that switch something off: off, no, false, never, 0."""
+    return value is None or (isinstance(value, str) and value.lower() in OFF)
+
+
+def or_off(value: Any) -> Any:
+    """None for a word that switches it off."""
+    return None if is_off(value) else value
+
+
+def duration_or_off(value: Any) -> Any:
+    """None for a word that switches it off, and for a length of nothing."""
+    if is_off(value):
+        return None
+    length = duration(value)
+    return length or None
+
+
 def duration(value: object) -> timedelta:
-    """``90s``, ``45m``, ``2h``, ``1h30m``, ``1d``."""
+    """``90s``, ``45m``, ``2h``, ``1h30m``, ``1d``; nothing is ``0`` or a word such as ``off``."""
     if isinstance(value, timedelta):
         return value
     text = _text(value)
+    if is_off(text):
+        return timedelta(0)
     found = _DURATION.fullmatch(text)
     if not text or found is None:
         unit = " (with its unit)" if text.isdigit() else ""
@@ -85,8 +117,8 @@ def time_of_day(value: object) -> str:
 
 def time_or_never(value: object) -> str:
     text = _text(value)
-    if text == NEVER:
-        return text
+    if is_off(text):
+        return NEVER
     try:
         return time_of_day(text)
     except ValueError as error:
@@ -175,7 +207,7 @@ def network(value: object) -> Network:
         return value
     text = _text(value)
     try:
-        return ip_network(text)
+        return _unmapped(ip_network(text))
     except ValueError:
         pass
     try:
@@ -183,6 +215,16 @@ def network(value: object) -> Network:
     except ValueError:
         raise ValueError(f"{text!r} is no address or network, such as 10.0.0.0/8") from None
     raise ValueError(f"{text!r} is an address inside a network, did you mean {str(wide)!r}?")
+
+
+def _unmapped(network: Network) -> Network:
+    """``::ffff:10.0.0.1`` is how an IPv6 socket shows 10.0.0.1, and who comes from there is known
+    as 10.0.0.1."""
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - 96))
+    return network
 
 
 def database_url(value: object) -> str:
@@ -213,11 +255,18 @@ def plain(text: str) -> str:
     """Text for people: no control characters, no blanks around it."""
     if not text.strip():
         raise ValueError("is empty")
-    if any(not char.isprintable() for char in text):
-        raise ValueError("control characters cannot stand here")
+    if not is_text(text):
+        raise ValueError(f"{_unseen(text)} cannot stand here")
     if text != text.strip():
         raise ValueError("begins or ends with a blank")
+    if len(text) > LONGEST_NAME:
+        raise ValueError(f"longer than {LONGEST_NAME} characters")
     return text
+
+
+def _unseen(text: str) -> str:
+    char = next(char for char in text if not is_text(char))
+    return "control characters" if char < " " or char == "\x7f" else character(char)
 
 
 def asterisk_name(text: str) -> str:
@@ -341,6 +390,8 @@ def frozen_mapping(value: Mapping[K, V]) -> Mapping[K, V]:
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 Timeout = Annotated[timedelta, BeforeValidator(duration), AfterValidator(positive)]
+Limit = Annotated[timedelta | None, BeforeValidator(duration_or_off)]  # None: there is none
+OrOff = BeforeValidator(or_off)  # in front of what may be None
 TimeOfDay = Annotated[str, BeforeValidator(time_of_day)]
 TimeOrNever = Annotated[str, BeforeValidator(time_or_never)]
 TimeZone = Annotated[str, BeforeValidator(timezone)]

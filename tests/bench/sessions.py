@@ -53,6 +53,7 @@ def configuration(folder: Path, ami_port: int, agents: int) -> Path:
         f"database: sqlite:///{folder / 'bench.db'}",
         "login: {in_use_by_another: take_over}",
         "devices: [{match: 'XXXX.', context: phones, interface: 'PJSIP/{extension}'}]",
+        "pause_reasons: []",
         "queues:",
         *(f"  - {{number: '70{n}', name: queue{n}}}" for n in range(3)),
         "agents:",

@@ -23,14 +23,16 @@ from fastagi.config import (
 )
 from fastagi.config.values import duration, host_port
 from fastagi.contract import Outcome, Script
+from tests.config.test_mistakes import sections_without
 
 ROOT = Path(__file__).parents[2]
 REST = 'asterisk: {secret: "x"}\n'
+NOBODY = "devices: []\npause_reasons: []\n"
 
 
 def loaded(tmp_path: Path, text: str, **environ: str) -> Settings:
     file = tmp_path / "x.yml"
-    file.write_text(REST + text, encoding="utf-8")
+    file.write_text(REST + text + sections_without(text), encoding="utf-8")
     return load(file, environ=environ)
 
 
@@ -130,13 +132,13 @@ agents: [{number: 0123, name: yes, pin: 0042, queues: [{name: "1:30", penalty: 2
 
 
 def test_defaults(tmp_path: Path) -> None:
-    settings = loaded(tmp_path, "agents:\nqueues:\n")
+    settings = loaded(tmp_path, "agents: []\nqueues: []\n")
     assert settings.fastagi.listen == HostPort("127.0.0.1", 4573)
     assert settings.fastagi.max_sessions == 4000
     assert settings.fastagi.session_deadline == timedelta(seconds=120)
     assert settings.agents == settings.queues == ()
     assert settings.http is None
-    with_http = loaded(tmp_path, "http: {}\nagents:\nqueues:\n")
+    with_http = loaded(tmp_path, "http: {}\n")
     assert with_http.http is not None
     assert with_http.http.listen == HostPort("127.0.0.1", 9493)
     assert with_http.http.loopback
@@ -205,12 +207,12 @@ queues: [{number: 7, name: s}]
 
 def test_a_folder_is_all_its_yml_files(tmp_path: Path) -> None:
     (tmp_path / "b.yml").write_text("language: fr\n", encoding="utf-8")
-    (tmp_path / "a.yml").write_text(REST, encoding="utf-8")
+    (tmp_path / "a.yml").write_text(REST + sections_without(""), encoding="utf-8")
     (tmp_path / "empty.yml").write_text("# nothing yet\n", encoding="utf-8")
     (tmp_path / "notes.txt").write_text("not: [yaml", encoding="utf-8")
     (tmp_path / ".hidden.yml").write_text("x: y\n", encoding="utf-8")
     assert load(tmp_path).language == "fr"
-    (tmp_path / "c.yml").write_text("queues: []\nlanguage: de\n", encoding="utf-8")
+    (tmp_path / "c.yml").write_text("login: {}\nlanguage: de\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load(tmp_path)
     assert str(caught.value) == (
@@ -221,7 +223,7 @@ def test_a_folder_is_all_its_yml_files(tmp_path: Path) -> None:
 def test_other_endings_and_empty_folders_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no \*\.yml in this folder"):
         load(tmp_path)
-    (tmp_path / "a.yaml").write_text(REST, encoding="utf-8")
+    (tmp_path / "a.yaml").write_text(REST + sections_without(""), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"call it a\.yml"):
         load(tmp_path)
     assert load(tmp_path / "a.yaml").language == "en"  # named outright it is fine
@@ -308,7 +310,7 @@ agents:   # all of them
   name: "B: 日本"
   pin: ${PIN}
 """
-OTHERS = "queues:\n- {number: 7, name: s}\nlanguage: fr\n"
+OTHERS = NOBODY + "queues:\n- {number: 7, name: s}\nlanguage: fr\n"
 
 
 @pytest.mark.parametrize(
@@ -341,14 +343,14 @@ def test_the_short_way_reads_all_but_the_agents(tmp_path: Path, files: dict[str,
     "text",
     [
         # what looks like a block by its lines is none
-        REST + "queues: [{number: 7, name: s, description: 'a\nagents: b'}]\nlanguage: en\n",
-        REST + "agents:\n- &a {number: 1, name: A}\nqueues: [{<<: *a}]\n",
-        REST + "agents: [{number: 1, name: 'a\nlanguage: fr\nb'}]\n",
+        "queues: [{number: 7, name: s, description: 'a\nagents: b'}]\nlanguage: en\n'agents': []\n",
+        "agents:\n- &a {number: 1, name: A}\nqueues: [{<<: *a}]\n",
+        "queues: []\nagents: [{number: 1, name: 'a\nlanguage: fr\nb'}]\n",
     ],
 )
 def test_where_lines_deceive_everything_is_read(tmp_path: Path, text: str) -> None:
     file = tmp_path / "x.yml"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(REST + NOBODY + text, encoding="utf-8")
     whole = load(file)
     short = load(file, agents=False)
     assert not whole.sliceable
@@ -361,7 +363,7 @@ def test_where_lines_deceive_everything_is_read(tmp_path: Path, text: str) -> No
 
 def test_the_fingerprint_follows_every_byte_and_every_value_used(tmp_path: Path) -> None:
     file = tmp_path / "x.yml"
-    text = REST + "agents: [{number: 1, name: A, pin: '${PIN:-123}'}]\n"
+    text = REST + NOBODY + "queues: []\nagents: [{number: 1, name: A, pin: '${PIN:-123}'}]\n"
 
     def taken(text: str, **environ: str) -> bytes:
         file.write_text(text, encoding="utf-8")
@@ -411,7 +413,7 @@ agents:
     assert settings.fastagi.fallback == FallbackSettings(
         command="/opt/f/bin/fastagi-fallback", facts="/etc/asterisk/f.json"
     )
-    assert [a.logoff_at for a in settings.agents or ()] == ["18:30", "never", None, "08:05"]
+    assert [a.logoff_at for a in settings.agents or ()] == ["18:30", "never", "never", "08:05"]
 
 
 def test_what_is_not_written_of_it(tmp_path: Path) -> None:
@@ -442,6 +444,7 @@ def test_several_asterisks(tmp_path: Path) -> None:
     file = tmp_path / "x.yml"
     file.write_text(
         "asterisks:\n  - {name: paris, secret: a}\n  - {name: lyon-2, host: 10.0.0.2, secret: b}\n"
+        + sections_without("")
     )
     settings = load(file, environ={})
     assert [(a.name, a.host) for a in settings.asterisks] == [
@@ -476,7 +479,7 @@ def test_the_zone_is_the_machine_s_when_none_is_named(
 @pytest.mark.parametrize("word", ["asterisk", "asterisks"])
 def test_an_unreadable_asterisk_is_not_called_missing_too(tmp_path: Path, word: str) -> None:
     file = tmp_path / "x.yml"
-    file.write_text(f"{word}: {{\nlanguage: en\n")
+    file.write_text(f"{word}: {{\nlanguage: en\n{sections_without('')}")
     with pytest.raises(ConfigError) as caught:
         load(file, environ={})
     assert len(caught.value.problems) == 1

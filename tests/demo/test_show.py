@@ -309,6 +309,7 @@ asterisk:
 database: postgresql://nobody@192.0.2.1/nothing
 feature_codes: {login: "*88"}
 devices: [{match: 20X, context: phones, interface: "PJSIP/{extension}"}]
+pause_reasons: []
 queues: [{number: "900", name: night}]
 agents: [{number: "7", name: Only One, queues: [night]}]
 """
