@@ -136,6 +136,7 @@ def bring_in(database: Database, declared: Declared) -> Difference:
             "pause reason",
             [
                 {
+                    "id": reason.id,
                     "code": reason.code,
                     "name": reason.name,
                     "description": reason.description,

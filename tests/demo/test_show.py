@@ -343,6 +343,7 @@ def test_several_asterisks_are_one_in_the_demonstration(tmp_path: Path) -> None:
     mine.write_text(
         "asterisks:\n- {name: paris, secret: a}\n- {name: lyon, host: 10.0.0.2, secret: b}\n"
         "metrics: {listen: 0.0.0.0:9494}\n"
+        "devices: []\npause_reasons: []\nqueues: []\nagents: []\n"
     )
     settings = show._configure(mine, tmp_path / "config")
     assert [(a.name, a.host) for a in settings.asterisks] == [("", "127.0.0.1")]
