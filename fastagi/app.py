@@ -1,18 +1,18 @@
 """The composition root: settings in, one TaskGroup; start and stop read as a list."""
 
 import asyncio
+import errno
 import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-import watchfiles
 
 from fastagi import config
 from fastagi.agents.commands import Actor, ChangePenalty, Command, JoinQueue, LeaveQueue, LogOff
@@ -21,8 +21,10 @@ from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.limits import TimePolicy
 from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
+from fastagi.agents.protection import NotConfirmed, Removal, losses
 from fastagi.agents.reconciler import Reconciler
 from fastagi.agents.service import AgentService, Policy, StoreUnavailable
+from fastagi.agents.text import printable
 from fastagi.agents.timers import Timers
 from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
 from fastagi.agi.server import Server
@@ -31,7 +33,7 @@ from fastagi.ami.asterisks import Asterisks
 from fastagi.ami.client import Client, ManagerError, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
-from fastagi.config import ConfigError, Settings
+from fastagi.config import HostPort, Settings
 from fastagi.config.settings import (
     AlreadyElsewhere,
     AsteriskSettings,
@@ -39,14 +41,16 @@ from fastagi.config.settings import (
     HttpSettings,
     InUseByAnother,
 )
-from fastagi.contract import RECONCILE, REPAIRS, Sink, Source
+from fastagi.contract import RECONCILE, RELOAD, RELOADED, REPAIRS, Sink, Source
+from fastagi.dialplan import out_of_date
 from fastagi.outbox import lamp, queue_log, user_event
 from fastagi.outbox.dispatcher import Dispatcher
 from fastagi.outbox.metrics import Metrics
 from fastagi.outbox.webhook import HookDispatcher
+from fastagi.reload import Outcome as ReloadOutcome
+from fastagi.reload import Reloader, Report, refused
 from fastagi.store import (
     Difference,
-    DirectoryConflict,
     PeeweeStore,
     Records,
     Views,
@@ -62,6 +66,7 @@ log = structlog.get_logger()
 
 PATIENCE = 2.0  # seconds at start that a manager login may take before calls are answered
 HTTP_PATIENCE = 10.0  # seconds at the end for requests; who sends half of one gets no more
+LINE = 1000  # characters of one line for `fastagi reload`
 LAMPS_AT_ONCE = 100  # manager actions that a phone code may have to wait for
 
 # Sections that are read once: sockets, links and the store live as long as the service.
@@ -113,7 +118,7 @@ class App:
         self.path = path
         self._ready = ready
         self._stop = asyncio.Event()
-        self._reload = asyncio.Event()
+        self.reloader = Reloader(path, self._use)
         self._along: set[asyncio.Task[None]] = set()
         self._news: list[News] = []
         self._guard: Guard | None = None
@@ -124,11 +129,15 @@ class App:
         self._stop.set()
 
     def reload(self) -> None:
-        self._reload.set()
+        """SIGHUP."""
+        self.reloader.signal()
 
     async def run(self) -> None:
         """Raises ConfigError, StoreUnavailable or OSError when it cannot start."""
-        self.settings, store, difference = await asyncio.to_thread(_open, self.path)
+        self.reloader.began_with(await asyncio.to_thread(config.content_digest, self.path))
+        self.settings, store, difference = await asyncio.to_thread(
+            _open, self.path, self.reloader.warn
+        )
         settings = self._begun_with = self.settings
         try:
             self.store = store
@@ -183,7 +192,7 @@ class App:
             store.on_commit(self.hooks.wake)
             features = handlers(self.service, lambda: self.phone, self.metrics.called)
             server = Server(
-                {**features, RECONCILE: self._reconcile_now},
+                {**features, RECONCILE: self._reconcile_now, RELOAD: self._reload_now},
                 host=settings.fastagi.listen.host,
                 port=settings.fastagi.listen.port,
                 allow=settings.fastagi.allow,
@@ -291,26 +300,30 @@ class App:
                 kept("timers", self.timers.run),
                 kept("deliver", self.dispatcher.run),
                 kept("deliver to hooks", self.hooks.run),
-                kept("watch the configuration", self._watch),
-                kept("reload", self._reloads),
+                kept("watch the configuration", self.reloader.watch),
+                kept("reload", self.reloader.run),
                 once("bring along", self._bring_along(difference)),
                 once("warm up", self._warm_up()),
             ]
             if (metrics := self.settings.metrics.listen) is not None:
-                self.metrics.serve(metrics.host, metrics.port)
+                with listening_at("metrics.listen", metrics):
+                    self.metrics.serve(metrics.host, metrics.port)
             for client in self.clients.values():
                 await client.start()
             await self._first_attempts()
-            await server.start()
+            with listening_at("fastagi.listen", self.settings.fastagi.listen):
+                await server.start()
             listening = {"port": server.port}
             if web is not None:
                 http, feed = web
                 tasks.append(kept("tell listeners", feed.run))
                 try:
-                    await http.start()
+                    assert self._begun_with.http is not None
+                    with listening_at("http.listen", self._begun_with.http.listen):
+                        await http.start()
                 except OSError as error:
                     # Its certificate is gone, its port is taken: the phones work all the same.
-                    log.error("HTTP is not served", error=str(error))
+                    log.error("HTTP is not served", error=error.strerror or str(error))
                 else:
                     listening["http"] = http.port
             log.info("listening", **listening)
@@ -370,6 +383,18 @@ class App:
         with suppress(CommandFailed, ConnectionLost, SessionTimeout):
             await session.set_variable(REPAIRS, answer[:200])
 
+    async def _reload_now(self, session: Session) -> None:
+        """``fastagi reload``, over the same way."""
+        confirm = "confirm" in session.request.args
+        try:
+            done = await self.reloader.command(confirm)
+        except StoreUnavailable as error:
+            done = Report(ReloadOutcome.STORE_AWAY, (str(error),))
+        with suppress(CommandFailed, ConnectionLost, SessionTimeout):
+            for number, line in enumerate(done.lines, 1):
+                await session.set_variable(f"{RELOADED}_{number}", printable(line)[:LINE])
+            await session.set_variable(RELOADED, done.outcome)
+
     # -- after a restart of Asterisk
 
     async def _set_lamps(self, asterisk: str, agents: list[AgentState]) -> None:
@@ -387,52 +412,37 @@ class App:
 
     # -- the configuration while serving
 
-    async def _watch(self) -> None:
-        # A file is watched through its folder: editors replace it by another one of its name.
-        folder = self.path if self.path.is_dir() else self.path.absolute().parent
-        async for changes in watchfiles.awatch(folder, recursive=False, stop_event=self._stop):
-            if folder == self.path or any(Path(name).name == self.path.name for _, name in changes):
-                self._reload.set()
+    async def _use(self, settings: Settings, confirmed: bool) -> list[str]:
+        """Brings changed settings in. Returns what there is to be known of it; raises NotConfirmed,
+        DirectoryConflict and StoreUnavailable, and then nothing was changed."""
+        before, rules = self.settings, self.phone.rules
 
-    async def _reloads(self) -> None:
-        while True:
-            await self._reload.wait()
-            self._reload.clear()
-            try:
-                settings = await asyncio.to_thread(config.load, self.path)
-            except ConfigError as error:
-                log.error("the configuration has errors, nothing was changed")
-                for problem in error.problems:
-                    log.error("configuration", problem=str(problem))
-                continue
-            except OSError as error:
-                log.error("the configuration cannot be read", error=str(error))
-                continue
-            try:
-                await self._use(settings)
-            except DirectoryConflict as error:
-                log.error("the configuration was not brought in", error=str(error))
-            except StoreUnavailable as error:
-                log.error("the configuration was not brought in yet", error=str(error))
-                await asyncio.sleep(1)
-                self._reload.set()
+        def allow(removal: Removal) -> None:
+            if not confirmed and (found := losses(removal, rules, settings.device_rules())):
+                raise NotConfirmed(found)
 
-    async def _use(self, settings: Settings) -> None:
-        for section in FIXED:
-            if _fixed(settings, section) != _fixed(self._begun_with, section):
-                log.warning("needs a restart to take effect", section=section)
-        difference = await asyncio.to_thread(self.store.bring_in, settings)
+        difference = await asyncio.to_thread(self.store.bring_in, settings, allow)
         self.settings = without_agents(settings)
         self.phone = phone_settings(settings)
         self.service.policy = policy(settings)
         if self._guard is not None and settings.http is not None:
             self._guard.use(settings.http.tokens)
         report(difference)
+        lines = difference.lines()
+        for section in FIXED:
+            if _fixed(settings, section) != _fixed(self._begun_with, section):
+                log.warning("needs a restart to take effect", section=section)
+                lines.append(f"{section}: needs a restart to take effect")
+        for stale in out_of_date(before, self.settings):
+            what = ", ".join(stale.settings)
+            log.warning("the dialplan is out of date", what=what, run_again=stale.mend)
+            lines.append(f"{what}: run again: {stale.mend}")
         log.info("the configuration was reloaded")
         # Not awaited: it may have to wait for Asterisk, and the next reload must not.
         task = asyncio.create_task(self._bring_along(difference), name="bring along")
         self._along.add(task)
         task.add_done_callback(self._brought_along)
+        return lines
 
     def _brought_along(self, task: asyncio.Task[None]) -> None:
         self._along.discard(task)
@@ -485,7 +495,26 @@ class App:
                 return
 
 
-def _open(path: Path) -> tuple[Settings, PeeweeStore, Difference]:
+@contextmanager
+def listening_at(setting: str, place: HostPort) -> Iterator[None]:
+    """An OSError says in its text which setting it is about, which address, and what to do."""
+    cures = {
+        errno.EADDRINUSE: "another program listens there (`ss -ltnp 'sport = :{port}'` shows "
+        "which): stop it, or give another port",
+        errno.EADDRNOTAVAIL: "no interface of this machine has this address",
+        errno.EACCES: "this user may not listen on ports below 1024: give another port",
+    }
+    try:
+        yield
+    except OSError as error:
+        cure = cures.get(error.errno or 0)
+        if cure is None:
+            raise
+        text = f"{setting}: {place}: {cure.format(port=place.port)}"
+        raise OSError(error.errno, text) from error
+
+
+def _open(path: Path, warn: Callable[[Settings], None]) -> tuple[Settings, PeeweeStore, Difference]:
     """The settings and the store, in line with each other.
 
     The agents are read only when the configuration is not the one brought in last: ten thousand
@@ -494,9 +523,22 @@ def _open(path: Path) -> tuple[Settings, PeeweeStore, Difference]:
     settings = config.load(path, agents=False)
     store = open_store(settings.database, serve=True)
     if store.knows(settings.fingerprint_material):
+        warn(settings)
         return settings, store, Difference()
     settings = config.load(path)
-    difference = store.bring_in(settings)
+    warn(settings)
+
+    def allow(removal: Removal) -> None:
+        # Which device rules there were nobody knows any more.
+        if found := losses(removal):
+            raise NotConfirmed(found)
+
+    try:
+        difference = store.bring_in(settings, allow)
+    except NotConfirmed as error:
+        # The phones are served, by the agents, queues and pause reasons there were.
+        refused(error.losses, meanwhile="agents, queues and pause reasons are those of before")
+        difference = Difference()
     report(difference)
     return without_agents(settings), store, difference
 

@@ -403,6 +403,50 @@ def reconcile(
         typer.echo(", ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing differed")
 
 
+@app.command("reload")
+def reload_(
+    config: Config = None,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm", help="Also where agents at work would lose their login or their calls."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Have the service read its configuration again, and say what has changed.
+
+    Exit status 0 when done, 1 when it has to be confirmed or the service or its store is away, 2
+    when the configuration has errors.
+    """
+    from fastagi import drift
+    from fastagi.reload import Outcome
+
+    settings = _load(config, agents=False)
+    set_up_log(LogFormat.CONSOLE, LogLevel.ERROR)
+    try:
+        outcome, lines = _run(drift.reload_now(settings, confirm=confirm))
+    except drift.Away as error:
+        _fail(f"fastagi: {_printable(str(error))}", REFUSED)
+    done = outcome == Outcome.RELOADED
+    if as_json:
+        _print_json({"outcome": outcome.lower(), "lines": lines})
+    else:
+        for line in lines or (["nothing has changed"] if done else []):
+            typer.echo(_printable(line))
+        if (told := _RELOAD_REFUSED.get(outcome)) is not None:
+            typer.echo(f"fastagi: {told}", err=True)
+    if not done:
+        raise typer.Exit(USAGE if outcome == Outcome.ERRORS else REFUSED)
+
+
+_RELOAD_REFUSED = {
+    "NOT_CONFIRMED": "nothing was changed: where that is meant, fastagi reload --confirm",
+    "ERRORS": "the configuration has errors, nothing was changed",
+    "STORE_AWAY": "the store is away: it is brought in as soon as it is back",
+}
+
+
 def _look(settings: "Settings", chosen: "Sequence[AsteriskSettings]", as_json: bool) -> int:
     """The exit status."""
     from fastagi import drift
@@ -966,7 +1010,8 @@ def _explained() -> Iterator[None]:
         if isinstance(cause, StoreUnavailable | SchemaTooNew):
             _fail(f"fastagi: the store: {cause}", REFUSED)
         if isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError):
-            _fail(f"fastagi: {cause.strerror or cause}", REFUSED)
+            where = f"{cause.filename}: " if cause.filename is not None else ""
+            _fail(f"fastagi: {_printable(f'{where}{cause.strerror or cause}')}", REFUSED)
         raise
 
 

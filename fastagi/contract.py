@@ -142,6 +142,8 @@ NOTES_FAMILY = "fastagi"
 
 RECONCILE = "service/reconcile"  # an AGI script for `fastagi reconcile`, …
 REPAIRS = "FASTAGI_REPAIRS"  # … and the variable that tells what it did
+RELOAD = "service/reload"  # the same for `fastagi reload`; the argument "confirm" confirms
+RELOADED = "FASTAGI_RELOAD"  # what became of it; FASTAGI_RELOAD_1 and so on have a line each
 
 # What other programs can have told to them, event by event, over HTTP.
 HOOK_TYPES = (EventType.LOGIN, EventType.LOGOUT, EventType.PAUSE, EventType.UNPAUSE)

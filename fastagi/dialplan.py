@@ -6,9 +6,12 @@ functions here raise ValueError, although the settings refuse them already.
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from fastagi.config import AsteriskSettings, HostPort, Settings
+from fastagi.config.settings import Section
 from fastagi.contract import (
     FEATURES_CONTEXT,
     HINTS_CONTEXT,
@@ -221,6 +224,67 @@ def render_fallback_facts(settings: Settings, asterisk: str = "") -> str:
         "prompts": {outcome.value: list(said) for outcome, said in settings.prompts.items()},
     }
     return json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A file that was made of the settings of before; ``settings`` says which ones are others."""
+
+    settings: tuple[str, ...]
+    mend: str
+
+
+def out_of_date(before: Settings, after: Settings) -> list[Stale]:
+    """Which of Asterisk's files have to be made again."""
+    found = []
+    several = " --asterisk NAME, for each" if len(after.asterisks) > 1 else ""
+    if names := _decisive(before, after, render_dialplan):
+        command = f"fastagi dialplan{several} > /etc/asterisk/agent-features.conf"
+        found.append(Stale(names, f"{command}, then: asterisk -rx 'dialplan reload'"))
+    fallback = after.fastagi.fallback
+    if fallback is not None and (names := _decisive(before, after, render_fallback_facts)):
+        found.append(Stale(names, f"fastagi dialplan --fallback{several} > {fallback.facts}"))
+    return found
+
+
+def _decisive(
+    before: Settings, after: Settings, render: Callable[[Settings, str], str]
+) -> tuple[str, ...]:
+    """The settings that make what is rendered another one: ``feature_codes.logoff is now *82``."""
+
+    def rendered(settings: Settings) -> list[str] | None:
+        try:
+            return [render(settings, asterisk.name) for asterisk in settings.asterisks]
+        except ValueError:
+            return None
+
+    was = rendered(before)
+    if was is None or rendered(after) == was:
+        return ()
+    found: list[str] = []
+    for name in Settings.model_fields:
+        old, new = getattr(before, name), getattr(after, name)
+        if old == new or rendered(before.model_copy(update={name: new})) == was:
+            continue
+        parts = type(new).model_fields if isinstance(new, Section) else ()
+        decisive = [
+            part
+            for part in parts
+            if getattr(old, part, None) != getattr(new, part)
+            and isinstance(old, Section)
+            and rendered(
+                before.model_copy(update={name: old.model_copy(update={part: getattr(new, part)})})
+            )
+            != was
+        ]
+        found += [_told(f"{name}.{part}", getattr(new, part)) for part in decisive] or [name]
+    return tuple(found)
+
+
+def _told(name: str, value: object) -> str:
+    if value is None:
+        return f"{name} is off now"
+    return f"{name} is now {value}" if isinstance(value, str | int) else name
 
 
 def render_manager(settings: Settings, asterisk: str = "") -> str:

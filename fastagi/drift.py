@@ -20,12 +20,13 @@ from fastagi.ami.client import Client
 from fastagi.ami.queues import Queues
 from fastagi.config import Settings
 from fastagi.config.settings import AsteriskSettings
-from fastagi.contract import RECONCILE, REPAIRS, Variable
+from fastagi.contract import RECONCILE, RELOAD, RELOADED, REPAIRS, Variable
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
 from fastagi.store import Views
 
 LOGIN_WITHIN: Final = 8.0  # seconds; a refusal takes Asterisk one
 ON_ITS_WAY: Final = 0.5  # seconds until what differs is looked at once more
+RELOADED_WITHIN: Final = 110.0  # seconds; a call to the service may last 120
 REPAIRED_WITHIN: Final = 600.0  # seconds; fifty thousand members take a minute
 TAKEN_AS_NOTED: Final = "taken from the phone's note"
 UNAVAILABLE: Final = "UNAVAILABLE: "  # how an answer without repairs begins
@@ -151,6 +152,31 @@ def _one_line(text: object) -> str:
 
 
 # -- asking the service
+
+
+async def reload_now(settings: Settings, *, confirm: bool) -> tuple[str, list[str]]:
+    """Has the running service read its configuration again: what became of it, as
+    ``fastagi.reload.Outcome`` has it, and lines for the admin. Raises Away."""
+    host, port = settings.fastagi.advertised
+    channel = Channel()
+    call = Dialled(RELOAD, "", "confirm" if confirm else "", "reload")
+    request = headers(call, "FastAGI/reload", (), host=host)
+    try:
+        await dial(
+            host, port, request, channel, Prepared(""), lambda *_: None, silence=RELOADED_WITHIN
+        )
+    except ServiceAway as error:
+        raise Away(_one_line(error)) from error
+    if not (outcome := channel.variables.get(RELOADED, "")):
+        status = channel.variables.get(Variable.STATUS, "")
+        raise Away(
+            f"{host}:{port} did not say what it did {f'({status})' if status else ''}".strip()
+        )
+    lines: list[str] = []
+    while line := channel.variables.get(f"{RELOADED}_{len(lines) + 1}"):
+        lines.append(line)
+    return outcome, lines
+
 
 _COUNT = re.compile(r"([0-9]+) ([^,]+)")
 

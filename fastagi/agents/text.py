@@ -13,8 +13,9 @@ MAX_NUMBER = 2**31 - 1  # what an integer column of PostgreSQL holds
 MAX_TEXT = 255  # characters
 
 # NUL cannot be stored by PostgreSQL, a lone surrogate by nobody.
-_WITHOUT_JOINERS = str.maketrans("", "", "\u200c\u200d")
 _NEVER = re.compile("[\x00\ud800-\udfff]")
+# Joined or not joined: parts of words in Persian, Hindi and others.
+_WITHOUT_JOINERS = str.maketrans("", "", "\u200c\u200d")
 # A line break, C1's and Unicode's own among them, begins a new header or log line. Joiners (U+200C,
 # U+200D) belong into names.
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

@@ -23,6 +23,7 @@ from fastagi.check.asterisk import (
     loaded_dialplan,
     privileges,
 )
+from fastagi.check.change import unconfirmed, warnings
 from fastagi.check.findings import Finding, Level
 from fastagi.check.here import configuration, fallback, http, prompts, service, store
 from fastagi.config import AsteriskSettings, Settings
@@ -39,6 +40,10 @@ async def check(
     a folder per language in it.
     """
     for finding in configuration(settings, place):
+        yield finding
+    for finding in warnings(settings):
+        yield finding
+    for finding in await asyncio.to_thread(unconfirmed, settings, place):
         yield finding
     names = [asterisk.name for asterisk in settings.asterisks]
     for finding in await asyncio.to_thread(store, settings.database, names):

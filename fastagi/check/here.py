@@ -15,7 +15,7 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.agi.prompts import SOUNDS
 from fastagi.check.findings import Finding, ok, one_line, problem, some, warning
 from fastagi.config import AsteriskSettings, Settings
-from fastagi.config.values import NEVER
+from fastagi.config.values import NEVER, SOUND_SUFFIXES
 from fastagi.contract import Outcome, Script
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
 from fastagi.store import BadDatabaseUrl, Views
@@ -23,15 +23,6 @@ from fastagi.store.schema import schema
 
 SERVICE_WITHIN: Final = 10.0  # seconds for a call that asks for the status
 SOUND_FOLDERS: Final = (Path("/var/lib/asterisk/sounds"), Path("/usr/share/asterisk/sounds"))
-_SUFFIXES: Final = frozenset(
-    (
-        *("alaw", "al", "ulaw", "ul", "mu", "pcm", "gsm", "g719", "g722", "g723", "g723sf", "g729"),
-        *("g726-16", "g726-24", "g726-32", "g726-40", "ilbc", "mp3", "ogg", "raw", "vox"),
-        *("siren7", "siren14", "sln", "sln12", "sln16", "sln24", "sln32", "sln44", "sln48"),
-        *("sln96", "sln192", "wav", "wav16", "wav49", "WAV"),
-    )
-)
-
 # -- the configuration ----------------------------------------------------------------------------
 
 
@@ -380,7 +371,7 @@ def _has_sound(folder: Path, language: str, sound: str) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return any(
-            entry.name.partition(f"{path.name}.")[2] in _SUFFIXES
+            entry.name.partition(f"{path.name}.")[2] in SOUND_SUFFIXES
             for entry in path.parent.glob(f"{path.name}.*")
         )
     except OSError:

@@ -1,6 +1,6 @@
 """YAML -> frozen, typed settings; every error in one pass, each with file:line:column."""
 
-from fastagi.config.loading import find, load
+from fastagi.config.loading import content_digest, find, load, signature
 from fastagi.config.problems import ConfigError, Problem
 from fastagi.config.settings import (
     AgentQueue,
@@ -57,6 +57,8 @@ __all__ = [
     "UnpluggedSettings",
     "WebhookSettings",
     "WhenExceeded",
+    "content_digest",
     "find",
     "load",
+    "signature",
 ]

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,8 +16,10 @@ from typing import Any, Protocol, TypeVar
 
 from peewee import SQL, Database, SqliteDatabase
 
+from fastagi.agents.protection import Removal
 from fastagi.config.settings import AgentSettings, PauseReasonSettings, QueueSettings
 from fastagi.store import pins
+from fastagi.store.connection import loaded, state_query
 from fastagi.store.tables import (
     Agent,
     DeviceInUse,
@@ -59,7 +61,8 @@ class DirectoryConflict(ValueError):
 
 @dataclass(slots=True)
 class Difference:
-    """What bringing in the YAML has changed, one readable line each; never a PIN.
+    """What bringing in the YAML has changed, one readable line each; never a PIN. ``queues`` has
+    a line for each agent who was there and has other queues now.
 
     The rest is for the service: ``to_log_off`` are agents (numbers) who were archived while they
     are logged in or logging in. For agents who are logged in and stay, ``to_leave`` and
@@ -70,13 +73,14 @@ class Difference:
     created: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     archived: list[str] = field(default_factory=list)
+    queues: list[str] = field(default_factory=list)
     to_log_off: list[str] = field(default_factory=list)
     to_leave: list[tuple[str, str]] = field(default_factory=list)
     to_join: list[tuple[str, str]] = field(default_factory=list)
     to_set_penalty: list[tuple[str, str, int]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.created or self.changed or self.archived)
+        return bool(self.created or self.changed or self.archived or self.queues)
 
     def lines(self) -> list[str]:
         """For a log: each change, or how many more when there are many."""
@@ -89,6 +93,9 @@ class Difference:
             told += [f"{what} {line}" for line in lines[:LINES]]
             if len(lines) > LINES:
                 told.append(f"{what} {len(lines) - LINES} more")
+        told += self.queues[:LINES]
+        if len(self.queues) > LINES:
+            told.append(f"{len(self.queues) - LINES} more agents: other queues")
         return told
 
 
@@ -106,11 +113,15 @@ def _fingerprint(salt: bytes, material: bytes) -> str:
     return hashlib.scrypt(material, salt=salt, n=2**14, r=8, p=1, dklen=32).hex()
 
 
-def bring_in(database: Database, declared: Declared) -> Difference:
+def bring_in(
+    database: Database, declared: Declared, allow: Callable[[Removal], None] = lambda _: None
+) -> Difference:
     """Blocks: to be called in a thread. All or nothing. Raises DirectoryConflict.
 
     ``database`` must be connected in this thread. What other programs have changed of the
-    memberships since stays as it is until another YAML than the last one is brought in.
+    memberships since stays as it is until another YAML than the last one is brought in. ``allow``
+    is told beforehand what would be taken away, in the same transaction; when it raises, nothing
+    is changed.
     """
     agents = declared.agents
     if agents is None:
@@ -128,6 +139,7 @@ def bring_in(database: Database, declared: Declared) -> Difference:
     note = f"{salt.hex()}:{_fingerprint(salt, material)}"
     difference = Difference()
     with _alone(database):
+        allow(removal(database, declared, same))
         now = time.time()
         _bring(
             database,
@@ -200,6 +212,72 @@ def bring_in(database: Database, declared: Declared) -> Difference:
             conflict_target=[Note.key], update={Note.value: note}
         ).execute(database)
     return difference
+
+
+def removal(database: Any, declared: Declared, same: bool | None = None) -> Removal:
+    """What bringing this in would take away; only reads. ``same``: it was brought in last."""
+    agents = declared.agents or ()
+    if same is None:
+        material = declared.fingerprint_material
+        same = bool(material) and knows(database, material)
+    wanted = {agent.number: agent for agent in agents}
+    enabled = {agent.number: agent for agent in agents if agent.enabled}
+    those = Agent.select(Agent.number, Agent.origin).where(Agent.archived_at.is_null())
+    active: dict[str, str] = dict(those.tuples().execute(database))
+    archived = tuple(
+        number
+        for number, origin in active.items()
+        if number not in enabled and (number in wanted or origin == YAML)
+    )
+    names = {queue.name for queue in declared.queues}
+    open_queues = Queue.select(Queue.name).where(
+        Queue.archived_at.is_null() & (Queue.origin == YAML)
+    )
+    queues = frozenset(name for (name,) in open_queues.tuples().execute(database)) - names
+    there = _logged_in(database)
+    rows = database.execute_sql(state_query("s.id IS NOT NULL")).fetchall()
+    states = tuple(found.state for found in loaded(rows))
+    memberships = (
+        Membership.select(
+            Agent.number,
+            Queue.name,
+            Membership.joined,
+            Membership.archived_at,
+            Membership.origin,
+        )
+        .join(Agent)
+        .switch(Membership)
+        .join(Queue)
+        .where(
+            Membership.agent.in_(
+                LoginSession.select(LoginSession.agent).where(LoginSession.ended_at.is_null())
+            )
+        )
+    )
+    taken, kept = set(), set()
+    for number, queue, joined, gone, origin in memberships.tuples().execute(database):
+        if number not in enabled:
+            continue
+        if all(queue != one.name for one in enabled[number].queues):
+            if gone is None and origin == YAML and joined:
+                taken.add((number, queue))
+        elif joined or gone is None or (same and origin == API):
+            kept.add((number, queue))
+    given = {
+        (state.number, queue.name)
+        for state in states
+        if state.number in enabled
+        for queue in enabled[state.number].queues
+    }
+    return Removal(
+        agents=len(active),
+        archived=archived,
+        logged_off=tuple(sorted(number for number in archived if number in there)),
+        queues=queues,
+        taken=frozenset(taken),
+        given=frozenset(given - kept),
+        logged_in=states,
+    )
 
 
 @contextmanager
@@ -482,6 +560,7 @@ def _memberships(
     named = {agent.number for agent in agents}
     fresh = set(wanted)
     gone: list[tuple[int, int]] = []
+    told: dict[str, _QueuesTold] = {}
     rows = (
         Membership.select(
             Membership.agent,
@@ -501,14 +580,14 @@ def _memberships(
         if number is None or number not in named:
             continue  # not the YAML's, or archived as a whole
         fresh.discard(pair)
-        what = f"agent {number}, queue {names[queue_id]}"
+        queue = names[queue_id]
         here = (Membership.agent == agent_id) & (Membership.queue == queue_id)
         if pair not in wanted:
             if archived_at is None and origin == YAML:
                 gone.append(pair)
-                difference.archived.append(what)
+                told.setdefault(number, _QueuesTold()).taken.append(queue)
                 if joined:
-                    difference.to_leave.append((number, names[queue_id]))
+                    difference.to_leave.append((number, queue))
             continue
         if same and (archived_at is None or origin == API):
             continue
@@ -524,16 +603,17 @@ def _memberships(
             elif penalty != wanted[pair]:
                 changes["own_penalty"] = None
             Membership.update(**changes).where(here).execute(database)
+            agent = told.setdefault(number, _QueuesTold())
             if archived_at is not None and origin in (YAML, API):
-                difference.changed.append(f"{what}: is back")
+                agent.given.append(queue)
             elif origin != YAML:
-                difference.changed.append(f"{what}: is in the YAML now")
+                agent.other.append(f"queue {queue} is in the YAML now")
             if penalty != wanted[pair]:
-                difference.changed.append(f"{what}: penalty {penalty} -> {wanted[pair]}")
+                agent.other.append(f"queue {queue}: penalty {penalty} -> {wanted[pair]}")
                 if joined:
-                    difference.to_set_penalty.append((number, names[queue_id], wanted[pair]))
+                    difference.to_set_penalty.append((number, queue, wanted[pair]))
         if archived_at is not None and not joined and number in there:
-            difference.to_join.append((number, names[queue_id]))
+            difference.to_join.append((number, queue))
     for agent_id, queue_id in gone:
         Membership.update(archived_at=now).where(
             (Membership.agent == agent_id) & (Membership.queue == queue_id)
@@ -542,10 +622,37 @@ def _memberships(
     for agent_id, queue_id in sorted(fresh):
         number = numbers[agent_id]
         if number not in new_agents:
-            difference.created.append(f"agent {number}, queue {names[queue_id]}")
+            told.setdefault(number, _QueuesTold()).given.append(names[queue_id])
             if number in there:
                 difference.to_join.append((number, names[queue_id]))
     for chunk in _chunks(sorted(fresh)):
         Membership.insert_many(
             [{"agent": a, "queue": q, "penalty": wanted[a, q], "joined": False} for a, q in chunk]
         ).execute(database)
+    difference.queues += [
+        f"agent {number}: {agent}"
+        for number, agent in sorted(told.items(), key=lambda item: (len(item[0]), item[0]))
+        if (agent.given or agent.taken or agent.other) and number not in new_agents
+    ]
+
+
+@dataclass(slots=True)
+class _QueuesTold:
+    """What has changed of an agent's queues, for a line of a log."""
+
+    given: list[str] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        if self.given:
+            parts.append(f"{_queues(self.given)} given")
+        if self.taken:
+            names = ", ".join(self.taken) if self.given else _queues(self.taken)
+            parts.append(f"{names} taken away")
+        return ", ".join([*parts, *self.other])
+
+
+def _queues(names: Sequence[str]) -> str:
+    return f"queue{'s' * (len(names) > 1)} {', '.join(names)}"

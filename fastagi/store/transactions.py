@@ -36,6 +36,7 @@ from fastagi.agents.limits import (
 )
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.model import AgentState, Change, decide
+from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.text import parsed_object
 from fastagi.store import directory
@@ -166,13 +167,16 @@ class PeeweeStore:
         with self._blocking() as database:
             return directory.knows(database, material)
 
-    def bring_in(self, declared: Declared) -> Difference:
-        """Brings the store in line with the settings. Raises DirectoryConflict, StoreUnavailable;
-        then nothing was changed."""
+    def bring_in(
+        self, declared: Declared, allow: Callable[[Removal], None] = lambda _: None
+    ) -> Difference:
+        """Brings the store in line with the settings. Raises DirectoryConflict, StoreUnavailable,
+        and what ``allow`` raises when it is told what would be taken away; then nothing was
+        changed."""
         for attempt in range(BRING_IN_ATTEMPTS):
             try:
                 with self._blocking() as database:
-                    difference = directory.bring_in(database, declared)
+                    difference = directory.bring_in(database, declared, allow)
             except StoreUnavailable as error:
                 # Agents that another service holds are met in another order than it has them.
                 if attempt + 1 < BRING_IN_ATTEMPTS and _is_deadlock(error):

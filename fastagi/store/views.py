@@ -20,12 +20,14 @@ from fastagi.agents.commands import LogOff, Pause
 from fastagi.agents.devices import DeviceType
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState, Status
+from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store import tables
 from fastagi.store.connection import loaded, moment, state_query
 from fastagi.store.database import parse
 from fastagi.store.deliveries import EVENT_COLUMNS, UnreadableEvent, event_from
+from fastagi.store.directory import Declared, removal
 
 log = logging.getLogger(__name__)  # not on standard output, where commands write
 
@@ -340,6 +342,11 @@ class Views:
             table.archived_at.is_null(), table.id
         )
         return {name.lower(): (name, number) for name, number in self._rows(query)}
+
+    def removal(self, declared: Declared) -> Removal:
+        """What bringing in these settings would take away."""
+        with self.connected() as database:
+            return removal(database, declared)
 
     def note(self, key: str) -> str | None:
         """A remembered fact about the outside, such as Asterisk's start-up time."""

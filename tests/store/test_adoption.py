@@ -196,7 +196,9 @@ async def test_the_configuration_names_a_queue_that_was_adopted(store: PeeweeSto
     difference = store.bring_in(
         with_billing(agents=[{"number": "1001", "name": "A", "queues": queues}])
     )
-    assert "agent 1001, queue billing: is in the YAML now" in difference.changed
+    assert difference.queues == [
+        "agent 1001: queue billing is in the YAML now, queue billing: penalty 7 -> 3"
+    ]
     assert difference.to_set_penalty == [("1001", "billing", 3)]
     assert difference.to_join == difference.to_leave == []
     assert (await rows(store))["billing"] == (3, True, "yaml", False, 7, None, None)

@@ -76,7 +76,7 @@ async def test_changes_are_told_line_by_line(store: PeeweeStore) -> None:
         )
     )
     assert sorted(difference.lines()) == [
-        "archived agent 1001, queue support",
+        "agent 1001: queue returns given, support taken away",
         "archived agent 1002",
         "archived agent 1003",
         "archived pause reason 10",
@@ -86,7 +86,6 @@ async def test_changes_are_told_line_by_line(store: PeeweeStore) -> None:
         " when_exceeded 'unpause' -> 'warn'",
         "changed queue sales: number '701' -> '702'",
         "changed queue support: number '702' -> '701'",
-        "created agent 1001, queue returns",
         "created agent 1004",
         "created queue returns",
     ]
@@ -191,7 +190,10 @@ async def test_what_a_logged_in_agent_gains(store: PeeweeStore) -> None:
     assert difference.to_join == [("1001", "billing")]
     assert difference.to_set_penalty == [("1001", "sales", 7)]
     assert difference.to_leave == [("1001", "support")]
-    assert "agent 1001, queue sales: penalty 0 -> 7" in difference.changed
+    assert difference.queues == [
+        "agent 1001: queue billing given, support taken away, queue sales: penalty 0 -> 7",
+        "agent 1002: queue billing given, sales, support taken away",
+    ]
 
 
 async def test_a_login_that_began_before_the_change(store: PeeweeStore) -> None:

@@ -147,9 +147,8 @@ async def test_another_yaml_says_what_it_says(url: str, opened: Opened) -> None:
     for command in (remove(), assign(7, queue="support"), add()):
         await done(store, command)
     difference = store.bring_in(yaml(b"two"))
-    assert sorted(difference.changed) == [
-        "agent 1001, queue sales: is back",
-        "agent 1001, queue support: penalty 7 -> 2",
+    assert difference.queues == [
+        "agent 1001: queue sales given, queue support: penalty 7 -> 2",
     ]
     assert difference.to_join == [("1001", "sales")]
     assert difference.to_set_penalty == [("1001", "support", 2)]

@@ -1,0 +1,116 @@
+"""Whom a changed configuration would take something from while they work with it. Pure.
+
+A file emptied for a second, moved away, half written: what it seems to say is that everybody is
+gone. What costs agents their login or their calls is therefore done only when it was confirmed.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from fastagi.agents.devices import DeviceRule, resolve
+from fastagi.agents.model import AgentState
+
+SHARE = 10  # of all agents, one in so many may be archived at once without being asked
+_SHOWN = 10  # names in one line
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What a configuration takes away, found before it is brought in."""
+
+    agents: int  # how many there are now, archived ones not counted
+    archived: tuple[str, ...] = ()  # numbers of agents who would be archived, or not enabled
+    logged_off: tuple[str, ...] = ()  # those of them who are logged in, or about to be
+    queues: frozenset[str] = frozenset()  # names of queues that would be archived
+    # Of agents who are logged in: agent and queue.
+    taken: frozenset[tuple[str, str]] = frozenset()
+    given: frozenset[tuple[str, str]] = frozenset()
+    logged_in: tuple[AgentState, ...] = ()  # those who are, with what they have now
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What somebody would lose. ``agent`` is "" where it is about many."""
+
+    agent: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"agent {self.agent} {self.what}" if self.agent else self.what
+
+
+class NotConfirmed(Exception):
+    """The configuration was not brought in, as somebody would lose something by it."""
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        super().__init__(losses)
+        self.losses = tuple(losses)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.losses))
+
+
+def losses(
+    removal: Removal,
+    before: Sequence[DeviceRule] | None = None,
+    after: Sequence[DeviceRule] = (),
+) -> list[Loss]:
+    """What has to be confirmed; none when nothing has. ``before`` and ``after``: the device rules;
+    None where it is not known which ones were in use."""
+    found = [Loss(agent, "is logged in, and would be archived") for agent in removal.logged_off]
+    gone = set(removal.logged_off)
+    for state in removal.logged_in:
+        if state.number not in gone:
+            found += [Loss(state.number, what) for what in _lost(state, removal)]
+            if before is not None:
+                found += [Loss(state.number, what) for what in _homeless(state, before, after)]
+    found.sort(key=lambda loss: (len(loss.agent), loss.agent))
+    if len(removal.archived) * SHARE > removal.agents:
+        numbers = sorted(removal.archived, key=lambda number: (len(number), number))
+        found.append(
+            Loss(
+                "",
+                f"{len(numbers)} of {removal.agents} agents would be archived: {shown(numbers)}",
+            )
+        )
+    return found
+
+
+def _lost(state: AgentState, removal: Removal) -> Iterator[str]:
+    joined = [m.queue for m in state.joined]
+    closed = [queue for queue in joined if queue in removal.queues]
+    for queue in closed:
+        yield f"is in queue {queue}, which would be archived"
+    left = {
+        queue
+        for queue in joined
+        if queue not in removal.queues and (state.number, queue) not in removal.taken
+    }
+    gained = {queue for agent, queue in removal.given if agent == state.number}
+    if joined and not left and not gained:
+        yield f"would be in no queue any more (now in {shown(joined)})"
+
+
+def _homeless(
+    state: AgentState, before: Sequence[DeviceRule], after: Sequence[DeviceRule]
+) -> Iterator[str]:
+    assert state.session is not None
+    device = state.session.device
+    was = resolve(before, device.extension, device.asterisk)
+    if was is None or was.key != device.key:
+        return  # put in by somebody else: no rule has made this device
+    now = resolve(after, device.extension, device.asterisk)
+    if now is None:
+        yield f"is logged in at extension {device.extension}, which no device rule would match"
+    elif now.key != device.key:
+        yield (
+            f"is logged in at extension {device.extension} as {device.interface}, "
+            f"which would be {now.interface}"
+        )
+
+
+def shown(names: Collection[str]) -> str:
+    """``a, b, c and 7 more``"""
+    listed = list(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more

@@ -1,0 +1,196 @@
+"""The configuration while the service runs: when it is read again, and what may be done by it.
+
+Three things make it read: a file that has changed and lies still, SIGHUP, and `fastagi reload`.
+What would take their login or their calls from agents at work is done only when it was confirmed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from fastagi import config
+from fastagi.agents.protection import Loss, NotConfirmed
+from fastagi.agents.service import StoreUnavailable
+from fastagi.config import ConfigError, Settings
+from fastagi.store import DirectoryConflict
+
+log = structlog.get_logger()
+
+LOOK_EVERY: Final = 0.5  # seconds between two looks at the folder
+STILL_FOR: Final = 2.0  # seconds: an editor, a copy or a checkout has come to its end by then
+CONFIRM_WITHIN: Final = 60.0  # seconds between a refused SIGHUP and the one that confirms it
+STORE_AGAIN: Final = 1.0  # seconds until a store that was away is asked again
+LINES: Final = 20  # losses in the log, and lines for `fastagi reload`
+
+HOW_TO_CONFIRM: Final = "fastagi reload --confirm, or SIGHUP twice within a minute"
+
+
+class Outcome(StrEnum):
+    """What became of a reload, as `fastagi reload` is told."""
+
+    RELOADED = "RELOADED"
+    NOT_CONFIRMED = "NOT_CONFIRMED"
+    ERRORS = "ERRORS"
+    STORE_AWAY = "STORE_AWAY"  # it goes on trying
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``lines`` are for the admin, in the order in which they are to be read."""
+
+    outcome: Outcome
+    lines: tuple[str, ...] = ()
+
+
+class Cause(StrEnum):
+    FILE = "a file has changed"
+    SIGNAL = "SIGHUP"
+    COMMAND = "fastagi reload"
+
+
+@dataclass(slots=True)
+class _Request:
+    cause: Cause
+    at: float  # seconds of the loop's clock
+    confirmed: bool = False
+    only: bytes = b""  # confirmed for the configuration with this fingerprint alone, unless empty
+    answer: "asyncio.Future[Report] | None" = field(default=None)
+
+
+class Reloader:
+    """``use``: brings settings in, and returns a line for all that is worth to be known of it;
+    whether they are confirmed is its second argument. It raises NotConfirmed, DirectoryConflict or
+    StoreUnavailable."""
+
+    def __init__(
+        self, path: Path, use: Callable[[Settings, bool], Awaitable[Sequence[str]]]
+    ) -> None:
+        self._path = path
+        self._use = use
+        self._requests: asyncio.Queue[_Request] = asyncio.Queue()
+        self._read = b""  # digest of the files as they were read last
+        self._refused: tuple[bytes, float] | None = None  # to a SIGHUP: fingerprint, and when
+        self._warnings: frozenset[str] = frozenset()  # of the configuration read last
+
+    def began_with(self, digest: bytes) -> None:
+        """``content_digest`` of the files with which the service has started."""
+        self._read = digest
+
+    def warn(self, settings: Settings) -> None:
+        """Logs what is allowed in a configuration, and hardly meant; not again what was there
+        before."""
+        now = [str(warning) for warning in settings.warnings]
+        for warning in now:
+            if warning not in self._warnings:
+                log.warning("configuration", warning=warning)
+        self._warnings = frozenset(now)
+
+    def signal(self) -> None:
+        """SIGHUP."""
+        self._requests.put_nowait(_Request(Cause.SIGNAL, asyncio.get_running_loop().time()))
+
+    async def command(self, confirm: bool) -> Report:
+        """`fastagi reload`; ``confirm``: with --confirm."""
+        loop = asyncio.get_running_loop()
+        request = _Request(Cause.COMMAND, loop.time(), confirm, answer=loop.create_future())
+        self._requests.put_nowait(request)
+        assert request.answer is not None
+        return await request.answer
+
+    async def watch(self) -> None:
+        """Has the configuration read again when a file's content has changed and lies still."""
+        # Not by the kernel's notices: those do not come for what links lead to, nor from network
+        # file systems, and a database in the same folder would bring hundreds a second.
+        loop = asyncio.get_running_loop()
+        seen: object = None
+        changed_at: float | None = None
+        while True:
+            now = await asyncio.to_thread(config.signature, self._path)
+            if now != seen:
+                seen, changed_at = now, loop.time()
+            elif changed_at is not None and loop.time() - changed_at >= STILL_FOR:
+                changed_at = None
+                if await asyncio.to_thread(config.content_digest, self._path) != self._read:
+                    self._requests.put_nowait(_Request(Cause.FILE, loop.time()))
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def run(self) -> None:
+        """Does what was asked for, one after the other."""
+        while True:
+            request = await self._requests.get()
+            try:
+                report = await self._reload(request)
+            except BaseException as error:
+                if request.answer is not None and not request.answer.done():
+                    request.answer.set_exception(
+                        StoreUnavailable(f"the reload failed: {type(error).__name__}, see its log")
+                    )
+                raise
+            if request.answer is not None and not request.answer.done():
+                request.answer.set_result(report)
+
+    async def _reload(self, request: _Request) -> Report:
+        self._read = await asyncio.to_thread(config.content_digest, self._path)
+        try:
+            settings = await asyncio.to_thread(config.load, self._path)
+        except ConfigError as error:
+            log.error("the configuration has errors, nothing was changed")
+            for problem in error.problems:
+                log.error("configuration", problem=str(problem))
+            return Report(Outcome.ERRORS, _some([str(problem) for problem in error.problems]))
+        except OSError as error:
+            log.error("the configuration cannot be read", error=str(error))
+            return Report(Outcome.ERRORS, (str(error),))
+        self.warn(settings)
+        fingerprint = settings.fingerprint_material
+        try:
+            lines = await self._use(settings, self._is_confirmed(request, fingerprint))
+        except NotConfirmed as error:
+            if request.cause is Cause.SIGNAL:
+                self._refused = (fingerprint, asyncio.get_running_loop().time())
+            refused(error.losses)
+            return Report(Outcome.NOT_CONFIRMED, _some([str(loss) for loss in error.losses]))
+        except DirectoryConflict as error:
+            log.error("the configuration was not brought in", error=str(error))
+            return Report(Outcome.ERRORS, (str(error),))
+        except StoreUnavailable as error:
+            log.error("the configuration was not brought in yet", error=str(error))
+            asyncio.get_running_loop().call_later(
+                STORE_AGAIN,
+                self._requests.put_nowait,
+                _Request(
+                    request.cause,
+                    request.at,
+                    self._is_confirmed(request, fingerprint),
+                    fingerprint,
+                ),
+            )
+            return Report(Outcome.STORE_AWAY, (str(error),))
+        self._refused = None
+        return Report(Outcome.RELOADED, tuple(lines))
+
+    def _is_confirmed(self, request: _Request, fingerprint: bytes) -> bool:
+        if request.confirmed:
+            return request.only in (b"", fingerprint)
+        if request.cause is not Cause.SIGNAL or self._refused is None:
+            return False
+        # The very configuration that was refused, and sent by somebody who can have known it.
+        what, at = self._refused
+        return what == fingerprint and at < request.at <= at + CONFIRM_WITHIN
+
+
+def refused(losses: Sequence[Loss], **more: object) -> None:
+    """Logs that a configuration was not brought in, and why."""
+    log.error("the configuration was not brought in: confirm it", confirm=HOW_TO_CONFIRM, **more)
+    for line in _some([str(loss) for loss in losses]):
+        log.error("not confirmed", what=line)
+
+
+def _some(lines: Sequence[str]) -> tuple[str, ...]:
+    more = (f"and {len(lines) - LINES} more",) if len(lines) > LINES else ()
+    return (*lines[:LINES], *more)
