@@ -499,10 +499,9 @@ class App:
 def listening_at(setting: str, place: HostPort) -> Iterator[None]:
     """An OSError says in its text which setting it is about, which address, and what to do."""
     cures = {
-        errno.EADDRINUSE: "another program listens there (`ss -ltnp 'sport = :{port}'` shows "
-        "which): stop it, or give another port",
+        errno.EADDRINUSE: "`ss -ltnp 'sport = :{port}'` shows by whom: stop it, or give another port",
         errno.EADDRNOTAVAIL: "no interface of this machine has this address",
-        errno.EACCES: "this user may not listen on ports below 1024: give another port",
+        errno.EACCES: "ports below 1024 are not for every user: give another port",
     }
     try:
         yield
@@ -510,7 +509,8 @@ def listening_at(setting: str, place: HostPort) -> Iterator[None]:
         cure = cures.get(error.errno or 0)
         if cure is None:
             raise
-        text = f"{setting}: {place}: {cure.format(port=place.port)}"
+        why = os.strerror(error.errno or 0)
+        text = f"{setting}: {place}: {why}: {cure.format(port=place.port)}"
         raise OSError(error.errno, text) from error
 
 

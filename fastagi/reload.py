@@ -87,7 +87,7 @@ class Reloader:
         now = [str(warning) for warning in settings.warnings]
         for warning in now:
             if warning not in self._warnings:
-                log.warning("configuration", warning=warning)
+                log.warning("configuration warning", warning=warning)
         self._warnings = frozenset(now)
 
     def signal(self) -> None:

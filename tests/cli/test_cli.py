@@ -124,7 +124,7 @@ def test_port_taken(setting: Setting) -> None:
     with closing(socket.create_server(("127.0.0.1", setting.port))):
         result = setting.fastagi("serve")
     assert result.status == 1
-    assert "Address already in use" in result.err
+    assert f"fastagi.listen: 127.0.0.1:{setting.port}: Address already in use: " in result.err
     assert "Traceback" not in result.err
 
 

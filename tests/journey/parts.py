@@ -179,6 +179,11 @@ class Service:
             assert result.exit_code == status, result.output
         return result.stdout
 
+    async def reload(self, *words: str, status: int = 0) -> list[str]:
+        """The lines of `fastagi reload`."""
+        out = await asyncio.to_thread(self.fastagi, "reload", *words, status=status)
+        return out.splitlines()
+
     def events(self, *types: str) -> list[dict[str, Any]]:
         """What `fastagi events` shows, the oldest first; of these types only."""
         out = self.fastagi("events", "--json", "--last", "1000")

@@ -251,7 +251,7 @@ async def test_every_request_of_the_document(make_house: Callable[..., House], d
     for code in ("*315002", "*3312", "*34", "*32"):  # agent.2 has a past
         await phone.dial(code)
     service.write(service.settings() | {"agents": [ANNA]})  # and none of both a future
-    await until(lambda: service.logged("the configuration was reloaded"))
+    await service.reload("--confirm")
 
     got = await house.runs(LIST)
     url = f"{house.url}/api/v1/agents/?limit=2&page="
@@ -421,6 +421,7 @@ async def test_every_error_of_the_document(make_house: Callable[..., House], des
     # One who is not enabled: out at once, and kept out; shown all the same.
     assert (await anna.dial("*314001")).outcome == "LOGGED_IN"
     service.write(service.settings() | {"agents": [ANNA | {"enabled": False}, BERT]})
+    await service.reload("--confirm")
     await until(lambda: not service.members()["sales"])
     shown = await house.agent(10)
     assert (shown["enable"], shown["archived"], shown["current_extension"]) == (False, False, None)

@@ -117,6 +117,7 @@ async def test_an_agent_who_is_no_more_is_logged_off(service: Service, desk: Any
     settings = service.settings()
     settings["agents"] = settings["agents"][1:]
     service.write(settings)
+    await service.reload("--confirm")
     await until(lambda: service.events("agent-logout"))
     assert service.events()[-1]["source"] == "system"
     assert service.members()["sales"] == set()
@@ -135,7 +136,7 @@ async def test_an_agent_taken_away_while_asterisk_was_away(
     settings = service.settings()
     settings["agents"] = settings["agents"][1:]
     service.write(settings)
-    await until(lambda: service.logged("the configuration was reloaded"))
+    await service.reload("--confirm")
     service.stop()
     assert service.agents()["4001"]["status"] == "available", "nobody could log the agent off"
     wire.mend()
