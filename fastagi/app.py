@@ -499,7 +499,7 @@ class App:
 def listening_at(setting: str, place: HostPort) -> Iterator[None]:
     """An OSError says in its text which setting it is about, which address, and what to do."""
     cures = {
-        errno.EADDRINUSE: "`ss -ltnp 'sport = :{port}'` shows by whom: stop it, or give another port",
+        errno.EADDRINUSE: "`ss -ltnp 'sport = :{port}'` shows by whom: stop it, or take another",
         errno.EADDRNOTAVAIL: "no interface of this machine has this address",
         errno.EACCES: "ports below 1024 are not for every user: give another port",
     }

@@ -238,5 +238,5 @@ def test_a_port_that_is_taken_is_named(service: Service) -> None:
     assert ended.returncode == 1
     assert (
         f"fastagi: fastagi.listen: 127.0.0.1:{service.port}: Address already in use: "
-        f"`ss -ltnp 'sport = :{service.port}'` shows by whom: stop it, or give another port"
+        f"`ss -ltnp 'sport = :{service.port}'` shows by whom: stop it, or take another"
     ) in ended.stderr.splitlines()
