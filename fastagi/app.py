@@ -30,7 +30,7 @@ from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
 from fastagi.agi.server import Server
 from fastagi.agi.session import CommandFailed, ConnectionLost, Session, SessionTimeout
 from fastagi.ami.asterisks import Asterisks
-from fastagi.ami.client import Client, ManagerError, State
+from fastagi.ami.client import Client, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
 from fastagi.config import HostPort, Settings
@@ -41,7 +41,7 @@ from fastagi.config.settings import (
     HttpSettings,
     InUseByAnother,
 )
-from fastagi.contract import RECONCILE, RELOAD, RELOADED, REPAIRS, Sink, Source
+from fastagi.contract import LINKED, LINKS, RECONCILE, RELOAD, RELOADED, REPAIRS, Sink, Source
 from fastagi.dialplan import out_of_date
 from fastagi.outbox import lamp, queue_log, user_event
 from fastagi.outbox.dispatcher import Dispatcher
@@ -146,17 +146,16 @@ class App:
                 agents_by_state=self.views.agents_by_state,
                 backlog=self.views.backlog,
                 connected=lambda: {n: self.queues.connected(n) for n in self.queues.names},
+                known=lambda asterisk: self.service.known(asterisk),
             )
             self.clients = {a.name: self._client(a) for a in settings.asterisks}
             self.queues = Asterisks(
                 {
-                    name: Queues(client, name, fence=self.fence, configured=self._queue_names)
+                    name: Queues(client, name, fence=self.fence)
                     for name, client in self.clients.items()
                 }
             )
-            self.service = AgentService(
-                store, self.queues, store.pins, policy(settings), log, fence=self.fence
-            )
+            self.service = AgentService(store, self.queues, store.pins, policy(settings), log)
             self.reconciler = Reconciler(
                 self.service,
                 log,
@@ -164,7 +163,6 @@ class App:
                 every=lambda: self.settings.reconcile.every,
                 restored=self._set_lamps,
                 counted=self.metrics.repaired,
-                supervisor=self.supervisor,
             )
             self.timers = Timers(
                 self.service,
@@ -192,7 +190,12 @@ class App:
             store.on_commit(self.hooks.wake)
             features = handlers(self.service, lambda: self.phone, self.metrics.called)
             server = Server(
-                {**features, RECONCILE: self._reconcile_now, RELOAD: self._reload_now},
+                {
+                    **features,
+                    RECONCILE: self._reconcile_now,
+                    RELOAD: self._reload_now,
+                    LINKS: self._tell_links,
+                },
                 host=settings.fastagi.listen.host,
                 port=settings.fastagi.listen.port,
                 allow=settings.fastagi.allow,
@@ -250,7 +253,6 @@ class App:
             lambda members: self.timers.reachable(members),
             lambda interface, asterisk: self.reconciler.call_ended(interface, asterisk),
             on_missed=lambda: self._look_again(name),
-            fence=self.fence,
         )
         self._news.append(news)
 
@@ -271,12 +273,7 @@ class App:
             on_raw=news.take,
             on_ready=connected,
             on_answered=partial(self.metrics.acted, name),
-            fence=self.fence,
         )
-
-    async def _queue_names(self) -> list[str]:
-        """As Asterisk has them: those that are configured, and were. Raises StoreUnavailable."""
-        return [name for name, _ in (await self.store.queue_names()).values()]
 
     def _look_again(self, asterisk: str) -> None:
         self.reconciler.reconnected(asterisk)
@@ -395,6 +392,13 @@ class App:
                 await session.set_variable(f"{RELOADED}_{number}", printable(line)[:LINE])
             await session.set_variable(RELOADED, done.outcome)
 
+    async def _tell_links(self, session: Session) -> None:
+        """What `fastagi agents` rests on: the store, and each Asterisk that is connected."""
+        words = ["store=usable"] if self.service.store_usable() else []
+        words += [f"asterisk={n}" for n in self.queues.names if self.queues.connected(n)]
+        with suppress(CommandFailed, ConnectionLost, SessionTimeout):
+            await session.set_variable(LINKED, " ".join(words) or "nothing")
+
     # -- after a restart of Asterisk
 
     async def _set_lamps(self, asterisk: str, agents: list[AgentState]) -> None:
@@ -403,10 +407,7 @@ class App:
         pauses = [agent.pause.id for agent in agents if agent.pause is not None]
         actions = lamp.refresh(agents, await self.store.exceeded(pauses))
         for i in range(0, len(actions), LAMPS_AT_ONCE):
-            try:
-                answers = await self.clients[asterisk].actions(actions[i : i + LAMPS_AT_ONCE])
-            except ManagerError as error:
-                raise QueuesUnavailable(str(error)) from None
+            answers = await self.clients[asterisk].actions(actions[i : i + LAMPS_AT_ONCE])
             if failed := sum(isinstance(answer, Exception) for answer in answers):
                 log.warning("lamps were not set", count=failed, **named(asterisk))
 

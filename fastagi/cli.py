@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from functools import partial
@@ -506,41 +506,96 @@ def agents(
     """Who is where: logged in, paused, in which queues.
 
     A queue in brackets is one of the agent's, and the agent is not in it now; \\[paused] behind a
-    queue: the agent is paused in this queue only.
+    queue: the agent is paused in this queue only. Unknown: the agent's Asterisk, or the service,
+    is away.
     """
-    with _explained(), _interruptible(), _views(config) as (views, zone):
+    from fastagi.store import Views
+
+    settings = _load(config, agents=False)
+    zone = settings.zone
+    with (
+        _explained(),
+        _interruptible(),
+        contextlib.closing(Views(settings.database)) as views,
+    ):
+        links = Links(settings)
         if not watch:
             found = views.agents()
+            links.look()
             if as_json:
                 for agent in found:
-                    _print_json(_agent_json(agent))
+                    _print_json(_agent_json(agent, links.knows(agent)))
             else:
-                _console().print(_agents_table(found, zone))
+                _console().print(_agents_table(found, zone, links.knows))
+            links.complain()
             return
         if as_json:
-            _watch_json(views, every)
+            _watch_json(views, links, every)
         from rich.live import Live
 
-        with Live(_agents_table(views.agents(), zone), auto_refresh=False, screen=False) as live:
+        links.look()
+        first = _agents_table(views.agents(), zone, links.knows)
+        with Live(first, auto_refresh=False, screen=False) as live:
             while True:
                 time.sleep(every)
-                live.update(_agents_table(views.agents(), zone), refresh=True)
+                found = views.agents()
+                links.look()
+                live.update(_agents_table(found, zone, links.knows), refresh=True)
 
 
-def _watch_json(views: "Views", every: float) -> NoReturn:
+class Links:
+    """What the store's word is worth: whether the service runs, and which Asterisks it is
+    connected to. The store alone does not know that."""
+
+    def __init__(self, settings: "Settings") -> None:
+        self._settings = settings
+        self._connected: frozenset[str] = frozenset()
+        self._why = ""
+        self._said = ""
+
+    def look(self) -> None:
+        from fastagi import drift
+
+        self._why = ""
+        try:
+            self._connected = _run(drift.linked(self._settings))
+        except drift.Away as error:
+            self._connected = frozenset()
+            self._why = f"this is what was written last, and may not be so now: {error}"
+            return
+        away = [a.name for a in self._settings.asterisks if a.name not in self._connected]
+        if away:
+            names = " ".join(["Asterisk", *filter(None, away)])
+            self._why = f"{names} is away: agents there are shown as they were last"
+
+    def knows(self, agent: "AgentView") -> bool:
+        """Whether it is known that the agent is so now."""
+        return not agent.extension or agent.asterisk in self._connected
+
+    def complain(self) -> None:
+        """On stderr, when there is something else to say than last time."""
+        if self._why and self._why != self._said:
+            typer.echo(f"fastagi: {_printable(self._why)}", err=True)
+        self._said = self._why
+
+
+def _watch_json(views: "Views", links: Links, every: float) -> NoReturn:
     """A line for each agent at first, then one for each that has changed."""
-    shown: dict[str, AgentView] = {}
+    shown: dict[str, dict[str, Any]] = {}
     while True:
-        found = {agent.number: agent for agent in views.agents()}
-        for number, agent in found.items():
+        found = views.agents()
+        links.look()
+        told = {agent.number: _agent_json(agent, links.knows(agent)) for agent in found}
+        for number, agent in told.items():
             if shown.get(number) != agent:
-                _print_json(_agent_json(agent))
-        shown = found
+                _print_json(agent)
+        shown = told
         sys.stdout.flush()
+        links.complain()
         time.sleep(every)
 
 
-def _agent_json(agent: "AgentView") -> dict[str, Any]:
+def _agent_json(agent: "AgentView", known: bool = True) -> dict[str, Any]:
     return {
         "number": agent.number,
         "name": agent.name,
@@ -556,6 +611,7 @@ def _agent_json(agent: "AgentView") -> dict[str, Any]:
         "logoff_planned": agent.planned == "log off",
         "planned": agent.planned,
         "asterisk": agent.asterisk,
+        "known": known,
     }
 
 
@@ -571,7 +627,11 @@ def _when(at: datetime, zone: tzinfo) -> str:
 _COLOURS = {"LOGGED_OFF": "dim", "AVAILABLE": "green", "PAUSED": "yellow"}
 
 
-def _agents_table(found: "Sequence[AgentView]", zone: tzinfo) -> "Table":
+def _agents_table(
+    found: "Sequence[AgentView]",
+    zone: tzinfo,
+    knows: "Callable[[AgentView], bool]" = lambda agent: True,
+) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -585,6 +645,9 @@ def _agents_table(found: "Sequence[AgentView]", zone: tzinfo) -> "Table":
         status = agent.status.name.lower().replace("_", " ")
         if agent.paused_since is not None:
             status = f"paused {_lasted(now - agent.paused_since)}: {_printable(agent.pause_reason)}"
+        known = knows(agent)
+        if not known:
+            status = f"unknown (was {status})"
         if agent.planned:
             status += f" ({_PLANS[agent.planned]} after this call)"
         place = [Text(_printable(agent.extension))]
@@ -593,7 +656,7 @@ def _agents_table(found: "Sequence[AgentView]", zone: tzinfo) -> "Table":
         table.add_row(
             agent.number,
             Text(_printable(agent.name)),
-            Text(status, style=_COLOURS[agent.status.name]),
+            Text(status, style=_COLOURS[agent.status.name] if known else "red"),
             *place,
             "" if agent.since is None else agent.since.astimezone(zone).strftime("%d %b %H:%M %Z"),
             Text(_printable(" ".join(_queue_shown(queue, agent) for queue in agent.queues))),

@@ -82,6 +82,14 @@ class Outcome(StrEnum):
     BUSY = "BUSY"  # more calls at once than the service takes
 
 
+class Planned(StrEnum):
+    """What happens when the agent's present queue call ends: ``planned`` in every answer."""
+
+    NOTHING = ""
+    LOG_OFF = "log off"
+    PAUSE = "pause"
+
+
 class EventType(StrEnum):
     """What happened, as stored, printed and delivered."""
 
@@ -136,6 +144,7 @@ EVENT_FIELDS = (
 )
 
 DEVICE_LOST = "device-lost"  # the system's pause reason while an agent's phone is away
+SYSTEM_REASONS = frozenset({DEVICE_LOST, "wrapup", "missed", "callback"})
 
 # Where the fallback leaves notes of what it did while the service was away (Asterisk's database).
 NOTES_FAMILY = "fastagi"
@@ -144,6 +153,8 @@ RECONCILE = "service/reconcile"  # an AGI script for `fastagi reconcile`, …
 REPAIRS = "FASTAGI_REPAIRS"  # … and the variable that tells what it did
 RELOAD = "service/reload"  # the same for `fastagi reload`; the argument "confirm" confirms
 RELOADED = "FASTAGI_RELOAD"  # what became of it; FASTAGI_RELOAD_1 and so on have a line each
+LINKS = "service/links"  # an AGI script for `fastagi agents`, …
+LINKED = "FASTAGI_LINKED"  # … and the variable: "store=usable asterisk=NAME", what is not away
 
 # What other programs can have told to them, event by event, over HTTP.
 HOOK_TYPES = (EventType.LOGIN, EventType.LOGOUT, EventType.PAUSE, EventType.UNPAUSE)

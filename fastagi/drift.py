@@ -20,12 +20,13 @@ from fastagi.ami.client import Client
 from fastagi.ami.queues import Queues
 from fastagi.config import Settings
 from fastagi.config.settings import AsteriskSettings
-from fastagi.contract import RECONCILE, RELOAD, RELOADED, REPAIRS, Variable
+from fastagi.contract import LINKED, LINKS, RECONCILE, RELOAD, RELOADED, REPAIRS, Variable
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
 from fastagi.store import Views
 
 LOGIN_WITHIN: Final = 8.0  # seconds; a refusal takes Asterisk one
 ON_ITS_WAY: Final = 0.5  # seconds until what differs is looked at once more
+TOLD_WITHIN: Final = 3.0  # seconds; it needs to ask nobody
 RELOADED_WITHIN: Final = 110.0  # seconds; a call to the service may last 120
 REPAIRED_WITHIN: Final = 600.0  # seconds; fifty thousand members take a minute
 TAKEN_AS_NOTED: Final = "taken from the phone's note"
@@ -179,6 +180,26 @@ async def reload_now(settings: Settings, *, confirm: bool) -> tuple[str, list[st
 
 
 _COUNT = re.compile(r"([0-9]+) ([^,]+)")
+
+
+async def linked(settings: Settings) -> frozenset[str]:
+    """The names of the Asterisks to which the running service is connected. Raises Away, also when
+    it cannot use its store."""
+    host, port = settings.fastagi.advertised
+    channel = Channel()
+    request = headers(Dialled(LINKS, "", "", "links"), "FastAGI/links", (), host=host)
+    try:
+        await dial(host, port, request, channel, Prepared(""), lambda *_: None, silence=TOLD_WITHIN)
+    except ServiceAway as error:
+        raise Away(_one_line(error)) from error
+    words = channel.variables.get(LINKED, "").split()
+    if not words:
+        raise Away(f"{host}:{port} did not say which Asterisks are connected")
+    if "store=usable" not in words:
+        raise Away("the service cannot use its database")
+    return frozenset(
+        word.removeprefix("asterisk=") for word in words if word.startswith("asterisk=")
+    )
 
 
 async def repair_now(settings: Settings) -> dict[str, int]:

@@ -40,8 +40,11 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class PauseReason:
+    """``description`` says the same in other words; it makes no other reason of it."""
+
     code: str
     name: str
+    description: str = field(default="", compare=False)
 
 
 class WhenInCall(Enum):
@@ -189,6 +192,8 @@ def to_dict(command: Command) -> dict[str, Any]:
     for key, value in data.items():
         if isinstance(value, Enum):
             data[key] = value.value
+    if isinstance(command, Pause):
+        del data["reason"]["description"]
     data["kind"] = type(command).__name__
     return data
 

@@ -37,7 +37,8 @@ from fastagi.agents.operations import (
     RemoveMember,
     SetPenalty,
 )
-from fastagi.contract import MEMBER_NAME, EventType, Outcome
+from fastagi.agents.reasons import find
+from fastagi.contract import MEMBER_NAME, EventType, Outcome, Planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,13 @@ class AgentState:
         if self.session is None:
             return Status.LOGGED_OFF
         return Status.PAUSED if self.pause else Status.AVAILABLE
+
+    @property
+    def plan(self) -> Planned:
+        """What waits for the end of the queue call, in one word."""
+        if self.planned is None:
+            return Planned.NOTHING
+        return Planned.LOG_OFF if isinstance(self.planned, LogOff) else Planned.PAUSE
 
     @property
     def joined(self) -> tuple[Membership, ...]:
@@ -601,6 +609,12 @@ def _adopt_absence(state: AgentState, command: Adopt, now: datetime) -> Decision
     return Change(command, Outcome.LOGGED_OFF, state, after, (), (event,))
 
 
+def _adopted(reasons: tuple[PauseReason, ...], text: str) -> PauseReason:
+    """The known reason that ``text`` names, whose limits hold, under the name that Asterisk has."""
+    known = find(reasons, text)
+    return PauseReason("" if known is None else known.code, text)
+
+
 def _as_seen(state: AgentState, command: Adopt, now: datetime) -> AgentState:
     seen = {s.queue: s for s in command.members}
     pauses = {(s.paused, s.reason if s.paused else "") for s in command.members}
@@ -610,8 +624,7 @@ def _as_seen(state: AgentState, command: Adopt, now: datetime) -> AgentState:
         if not paused:
             pause = None
         elif pause is None or pause.reason.name != reason:
-            known = {r.name: r for r in command.reasons}
-            pause = PauseSegment(command.id, known.get(reason, PauseReason("", reason)), now)
+            pause = PauseSegment(command.id, _adopted(command.reasons, reason), now)
     in_general = (True, pause.reason.name) if pause else (False, "")
 
     def membership(m: Membership, s: Seen) -> Membership:

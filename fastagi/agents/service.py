@@ -7,15 +7,7 @@ events, so that nothing is ever assumed applied.
 import asyncio
 import random
 import time
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -42,9 +34,7 @@ from fastagi.agents.commands import (
     WhenInCall,
 )
 from fastagi.agents.devices import Device, device_key
-from fastagi.agents.errors import StoreUnavailable as StoreUnavailable
 from fastagi.agents.events import Event
-from fastagi.agents.fence import AWAY, Fence
 from fastagi.agents.limits import (
     OpenPause,
     PauseLimit,
@@ -66,12 +56,17 @@ from fastagi.agents.operations import (
     ReportedMember,
     Result,
 )
+from fastagi.agents.reasons import find
 from fastagi.agents.reconcile import settlement, to_be_finished, undo
 from fastagi.contract import EventType, Outcome, Script, Source
 
 PATIENCE = 3.0  # seconds that a change of the same agent in another service is waited for
 OWED = "owed:{}:"  # notes: devices to be taken out of the queues of an Asterisk that was away
 TAKE_OVERS = 3  # how often an occupant is logged off for one login, when others race for the device
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be read or written now: disk full, database away. Nothing was written."""
 
 
 class Store(Protocol):
@@ -195,13 +190,8 @@ class Queues(Protocol):
     async def apply(self, operations: Sequence[Operation]) -> list[Result]: ...
 
     async def members(
-        self,
-        asterisk: str,
-        queue: str | None = None,
-        interface: str | None = None,
-        queues: Collection[str] | None = None,
-    ) -> list[ReportedMember]:
-        """Of one queue, of ``queues``, or of all that are configured; of this interface alone."""
+        self, asterisk: str, queue: str | None = None, interface: str | None = None
+    ) -> list[ReportedMember]: ...
 
     async def started_at(self, asterisk: str) -> str: ...
 
@@ -252,17 +242,17 @@ class AgentService:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = ordered_id,
-        fence: Fence | None = None,
     ) -> None:
         self.store = store
         self.queues = queues
         self.policy = policy
         self.new_id = new_id
-        self.fence = fence or Fence(log)
         self._pins = pins
         self._log = log
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Whether the store can be relied on, as far as it has been seen. Set by whoever watches it.
+        self.store_usable: Callable[[], bool] = lambda: True
         self._gone: set[str] = set()  # open commands whose caller has hung up
         # Called with every change that was written down, and when something was left to be done.
         self.changed: list[Callable[[Change], None]] = []
@@ -303,6 +293,10 @@ class AgentService:
         """The pause reasons by code. Raises Unavailable."""
         with _told_as_unavailable():
             return await self.store.reasons()
+
+    async def reason(self, wanted: str) -> PauseReason | None:
+        """The pause reason with this name, code or description. Raises Unavailable."""
+        return find(await self.reasons(), wanted)
 
     def now(self) -> datetime:
         return self._clock()
@@ -358,22 +352,24 @@ class AgentService:
             raise
 
     async def execute_all(
-        self, commands: Iterable[Command], *, at_once: int = 100
+        self,
+        commands: Iterable[Command],
+        *,
+        at_once: int = 100,
+        done: Callable[[Change], None] = lambda change: None,
     ) -> list[tuple[Command, errors.Refused]]:
         """Many commands of as many agents, ``at_once`` of them on their way at any time; those
-        refused, and why. What was begun is finished also when the caller is cut off."""
+        refused, and why. ``done`` is called with each of the others. What was begun is finished
+        also when the caller is cut off."""
         waiting = iter(commands)
         refused: list[tuple[Command, errors.Refused]] = []
 
         async def work() -> None:
             for command in waiting:
                 try:
-                    await self.execute(command)
+                    done(await self.execute(command))
                 except errors.Refused as refusal:
                     refused.append((command, refusal))
-                except Exception as error:  # ours; the others' commands are carried out
-                    self.fence.skipped("all agents", error, agent=command.agent)
-                    refused.append((command, errors.Unavailable("a fault, see the log")))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
@@ -455,6 +451,11 @@ class AgentService:
         """Whether any Asterisk can be told anything."""
         return any(map(self.queues.connected, self.queues.names))
 
+    def known(self, asterisk: str | None) -> bool:
+        """Whether agents on this Asterisk are now as the store has them: it is connected, and the
+        store can be relied on. None: who is logged off is on none."""
+        return self.store_usable() and (asterisk is None or self.queues.connected(asterisk))
+
     @asynccontextmanager
     async def holding(self, numbers: Iterable[str]) -> AsyncIterator[dict[str, AgentState]]:
         """Until it is left nobody, here or in another service, changes these agents. Gives their
@@ -465,15 +466,10 @@ class AgentService:
                 await stack.enter_async_context(self._lock("agent:" + number))
             yield await stack.enter_async_context(self.store.hold(ordered))
 
-    async def in_call(self, agent: AgentState, wrapup: timedelta = timedelta()) -> bool:
-        """Is there a call of one of the agent's queues on the device of this agent, who is logged
-        in, or was there one so short a time ago? Raises QueuesUnavailable."""
-        assert agent.session is not None
-        device = agent.session.device
-        queues = [m.queue for m in agent.memberships]
-        members = await self.queues.members(
-            device.asterisk, interface=device.interface, queues=queues
-        )
+    async def in_call(self, device: Device, wrapup: timedelta = timedelta()) -> bool:
+        """Is there a queue call on this device, or was there one so short a time ago? Raises
+        QueuesUnavailable."""
+        members = await self.queues.members(device.asterisk, interface=device.interface)
         since = (self._clock() - wrapup).timestamp()
         return any(m.in_call or (wrapup and m.last_call > since) for m in members)
 
@@ -483,7 +479,7 @@ class AgentService:
             state = await self.store.agent(command.agent)
             if state and state.session:
                 wrapup = self.policy.wrapup if isinstance(command, Pause) else timedelta()
-                in_call = await self.in_call(state, wrapup)
+                in_call = await self.in_call(state.session.device, wrapup)
                 command = replace(command, in_call=in_call)
         as_agent = isinstance(command, Unpause) and command.as_agent
         by_agent = command.source is Source.PHONE or as_agent
@@ -537,20 +533,30 @@ class AgentService:
                 self._gone.add(command.id)
             self._see_to_it()
             raise
+        self._vouch(change)
         self.tell(change)
         return change
+
+    def _vouch(self, change: Change) -> None:
+        """Nothing had to be changed, says the store alone: of an Asterisk that is away nobody
+        knows that. Raises Unavailable."""
+        session = change.after.session
+        if change.alters or change.steps or session is None:
+            return
+        if not isinstance(change.command, LogIn | Pause | Unpause):
+            return
+        if not self.queues.connected(session.device.asterisk):
+            raise errors.Unavailable(f"the agent's Asterisk is away: {session.device.asterisk}")
 
     def tell(self, change: Change) -> None:
         """Whoever waits for changes learns of one that is written down."""
         if change.alters:
             for callback in self.changed:
-                with self.fence.item("changes", agent=change.before.number):  # it is done
-                    callback(change)
+                callback(change)
 
     def _see_to_it(self) -> None:
         for callback in self.left_open:
-            with self.fence.item("changes"):
-                callback()
+            callback()
 
     async def _begin(self, command: Command) -> Change:
         """An earlier change of the agent is waited for, or settled when nobody is at it."""
@@ -728,8 +734,7 @@ class AgentService:
                 if change.command.id not in open_now:
                     continue
                 try:
-                    with self.fence.item("settle", *AWAY, agent=change.command.agent):
-                        await self._settle(change)
+                    await self._settle(change)
                 except QueuesUnavailable as error:
                     away = error
         if away is not None:

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from fastagi.agents.commands import Actor
 from fastagi.agents.devices import DeviceType
@@ -25,6 +26,7 @@ from fastagi.agents.model import AgentState
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api import errors
 from fastagi.api.doors import Doors
+from fastagi.api.face import sent_text
 from fastagi.config.settings import Right
 from fastagi.contract import HOOK_TYPES, EventType, Source
 
@@ -46,10 +48,25 @@ ClientId = Annotated[
         examples=["12"],
     ),
 ]
+LARGEST_AGENT, LARGEST_EVENT = 2**31 - 1, 2**63 - 1  # ids: beyond them there is nobody, nothing
 AgentId = Annotated[
-    int, Path(ge=1, le=2**31 - 1, description="The agent's id, not the number.", examples=[136])
+    int,
+    Path(
+        ge=1,
+        description="The agent's id, not the number.",
+        examples=[136],
+        json_schema_extra={"maximum": LARGEST_AGENT},
+    ),
 ]
-EventId = Annotated[int, Path(ge=1, le=2**63 - 1, description="The hook's id.", examples=[150])]
+EventId = Annotated[
+    int,
+    Path(
+        ge=1,
+        description="The hook's id.",
+        examples=[150],
+        json_schema_extra={"maximum": LARGEST_EVENT},
+    ),
+]
 Kind = Annotated[
     DeviceType,
     Path(
@@ -218,8 +235,8 @@ class Refusal(Exception):
 EXPECTED = {
     "client_id": "1 to 64 letters, digits and . _ @ -",
     "kind": "local or remote",
-    "agent_id": f"a whole number from 1 to {2**31 - 1}",
-    "event_id": f"a whole number from 1 to {2**63 - 1}",
+    "agent_id": f"a whole number from 1 to {LARGEST_AGENT}",
+    "event_id": f"a whole number from 1 to {LARGEST_EVENT}",
     "limit": "a whole number from 1 to 200",
     "event_type": "one of " + ", ".join(HOOK_TYPES),
     "method": "GET or POST",
@@ -254,7 +271,7 @@ class Route(APIRoute):
             if Right.CONFIGURE not in request.state.client.rights:
                 return errors.response(403, errors.lacking(Right.CONFIGURE))
             try:
-                return await handle(_taken_for_json(request))
+                return await handle(await _taken_for_json(request))
             except Refusal as refusal:
                 return errors.response(refusal.status, str(refusal), refusal.headers)
             except RequestValidationError as error:
@@ -265,12 +282,19 @@ class Route(APIRoute):
         return answered
 
 
-def _taken_for_json(request: Request) -> Request:
+async def _taken_for_json(request: Request) -> Request:
     """The document knows no other bodies, and programs send theirs under many names (``curl -d``
     calls them forms). That no page in a browser makes use of it is the guard's business."""
     headers = [one for one in request.scope["headers"] if one[0] != b"content-type"]
     headers.append((b"content-type", errors.JSON.encode()))
-    return Request({**request.scope, "headers": headers}, request.receive)
+    body = await sent_text(request.scope, request.receive)
+    if body.strip() in (b"", b"null", b"[]"):  # how some programs write that there is nothing in it
+        body = b""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request({**request.scope, "headers": headers}, receive)
 
 
 def _told(error: RequestValidationError) -> str:
@@ -325,8 +349,18 @@ def routes(doors: Doors) -> APIRouter:
             raise Refusal(400, f"url: {why}")
         return url
 
+    async def of(client_id: str, kind: DeviceType, agent_id: int) -> Sequence[Hook]:
+        there = None
+        if agent_id <= LARGEST_AGENT:
+            there = await asked(hooks.of(client_id, agent_id, kind))
+        if there is None:
+            raise Refusal(404, "No such agent")
+        return there
+
     async def found(client_id: str, kind: DeviceType, agent_id: int, event_id: int) -> Hook:
-        hook = await asked(hooks.hook(client_id, agent_id, kind, event_id))
+        hook = None
+        if agent_id <= LARGEST_AGENT and event_id <= LARGEST_EVENT:
+            hook = await asked(hooks.hook(client_id, agent_id, kind, event_id))
         if hook is None:
             raise Refusal(404, "No such event")
         return hook
@@ -339,10 +373,7 @@ def routes(doors: Doors) -> APIRouter:
         those that look for 2xx take both."""
         url = checked(new.url)
         async with one_at_a_time:
-            there = await asked(hooks.of(client_id, agent_id, kind))
-            if there is None:
-                raise Refusal(404, "No such agent")
-            if len(there) >= MOST:
+            if len(await of(client_id, kind, agent_id)) >= MOST:
                 raise Refusal(409, f"This agent has {MOST} events already, the most there may be")
             hook = await asked(
                 hooks.create(
@@ -361,9 +392,7 @@ def routes(doors: Doors) -> APIRouter:
         return JSONResponse(_shown(hook))
 
     async def every(client_id: ClientId, kind: Kind, agent_id: AgentId) -> Response:
-        there = await asked(hooks.of(client_id, agent_id, kind))
-        if there is None:
-            raise Refusal(404, "No such agent")
+        there = await of(client_id, kind, agent_id)
         return JSONResponse([_shown(hook) for hook in there])
 
     async def read(
@@ -522,14 +551,16 @@ def routes(doors: Doors) -> APIRouter:
         response_model=Retried,
     )
     for path, methods in known.items():
-        others = [method for method in METHODS if method not in methods]
+        others = [method for method in METHODS if method not in methods and method != "HEAD"]
+        if "GET" not in methods:
+            others.append("HEAD")
         router.add_route(path, _other_method(methods), others, include_in_schema=False)
     return router
 
 
 def _other_method(methods: Sequence[str]) -> Callable[[Request], Awaitable[Response]]:
     """The framework would name the methods of one of its routes only."""
-    allow = ", ".join(methods)
+    allow = ", ".join(methods).replace("GET", "GET, HEAD")
 
     async def refuse(request: Request) -> Response:
         return errors.response(405, f"Only {allow} can be done here", {"Allow": allow})

@@ -9,6 +9,7 @@ token.
 import asyncio
 import hmac
 import re
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ from fastagi.agents.errors import (
     LoggedInElsewhere,
     NoSuchAgent,
     NotLoggedIn,
+    PauseLocked,
     PauseSpent,
     QueueRefused,
     Refused,
@@ -47,7 +49,7 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.text import is_text
 from fastagi.api import errors
 from fastagi.api.doors import Doors
-from fastagi.api.face import whole
+from fastagi.api.face import declared_charset, whole
 from fastagi.api.guard import (
     AGENT_PHP,
     OTHER_SITES,
@@ -77,6 +79,7 @@ PAUSED = "Agent alredy paused"
 AVAILABLE = "Agent alredy available"
 AWAY = "Service unavailable"
 NOT_AUTHORIZED = "Not authorized"
+LOCKED = "This pause cannot be ended before its time"
 
 _DIGITS = re.compile(r"[0-9]{1,40}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
@@ -88,11 +91,12 @@ _PART = re.compile(
 
 
 class Told(Exception):
-    """An error as the caller gets it."""
+    """An error as the caller gets it. ``detail`` tells people what the document's words do not."""
 
-    def __init__(self, text: str, status: int = 200, **headers: str) -> None:
+    def __init__(self, text: str, status: int = 200, detail: str = "", **headers: str) -> None:
         super().__init__(text)
         self.status = status
+        self.detail = detail
         self.headers = headers
 
 
@@ -118,7 +122,16 @@ class Asked:
         return self.fields.get(name, "")
 
 
-Operation = Callable[["AgentPhp", Asked], Awaitable[str]]
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A success, in the document's words. ``planned``: it is not done yet, but happens when the
+    agent's queue call ends."""
+
+    text: str
+    planned: str = ""
+
+
+Operation = Callable[["AgentPhp", Asked], Awaitable[Done]]
 
 
 class AgentPhp:
@@ -135,16 +148,21 @@ class AgentPhp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status, headers = 200, [(b"content-type", errors.JSON.encode())]
         try:
-            key, text = "success", await self._answered(scope, receive)
+            done = await self._answered(scope, receive)
+            answer = {"success": done.text}
+            if done.planned:
+                answer["planned"] = done.planned
         except Told as told:
-            key, text, status = "error", str(told), told.status
+            answer, status = {"error": str(told)}, told.status
+            if told.detail:
+                answer["detail"] = told.detail
             headers += [(name.encode(), value.encode()) for name, value in told.headers.items()]
-        body = orjson.dumps({key: text})
+        body = orjson.dumps(answer)
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answered(self, scope: Scope, receive: Receive) -> str:
+    async def _answered(self, scope: Scope, receive: Receive) -> Done:
         if scope["path"] != AGENT_PHP:
             raise Told("Not Found", 404)
         method = scope["method"]
@@ -167,7 +185,8 @@ class AgentPhp:
         except Told as told:
             self._note(address, actor, given, str(told), getattr(told, "why", ""))
             raise
-        self._note(address, actor, given, done)
+        text = f"{done.text} (planned: {done.planned})" if done.planned else done.text
+        self._note(address, actor, given, text)
         return done
 
     def _note(
@@ -221,7 +240,7 @@ class AgentPhp:
 
     # -- what is asked
 
-    async def _done(self, asked: Asked) -> str:
+    async def _done(self, asked: Asked) -> Done:
         if not asked.get("command"):
             raise Told("Command not specified", 400)
         if not asked.get("agent"):
@@ -229,8 +248,6 @@ class AgentPhp:
         command = asked.get("command")
         operation = COMMANDS.get(command)
         if operation is None or not all(map(asked.get, NEEDED.get(command, ()))):
-            raise Told(INVALID, 400)
-        if command == "pause" and not _is_reason(asked.get("reason").strip()):
             raise Told(INVALID, 400)
         try:
             number = await self._number(asked)
@@ -262,7 +279,7 @@ class AgentPhp:
 
     # -- logging in
 
-    async def log_in(self, asked: Asked) -> str:
+    async def log_in(self, asked: Asked) -> Done:
         state = await self._service.agent(asked.number)
         queue, device = await self._place(asked)
         settings = self._doors.login()
@@ -287,7 +304,7 @@ class AgentPhp:
         state = change.after
         if not _is_in(state, queue) and not await self._add(asked, state, queue):
             await self._service.execute(JoinQueue(**self._values(asked), queue=queue))
-        return "Login OK"
+        return Done("Login OK")
 
     async def _place(self, asked: Asked) -> tuple[str, Device]:
         """The queue as Asterisk spells it, and where the agent sits."""
@@ -360,12 +377,12 @@ class AgentPhp:
 
     # -- the rest
 
-    async def log_off(self, asked: Asked) -> str:
+    async def log_off(self, asked: Asked) -> Done:
         when = self._doors.login().logoff_in_call
-        await self._service.execute(LogOff(**self._values(asked), when_in_call=when))
-        return "Logoff OK"
+        change = await self._service.execute(LogOff(**self._values(asked), when_in_call=when))
+        return Done("Logoff OK", change.after.plan)
 
-    async def pause(self, asked: Asked) -> str:
+    async def pause(self, asked: Asked) -> Done:
         reason = await self._reason(asked.get("reason").strip())
         when = self._doors.pause().when_in_call
         command = Pause(**self._values(asked), reason=reason, when_in_call=when)
@@ -385,28 +402,23 @@ class AgentPhp:
             raise
         if change.outcome is Outcome.ALREADY_PAUSED:
             raise Told(PAUSED)
-        return "Pause OK"
+        return Done("Pause OK", change.after.plan)
 
     async def _reason(self, wanted: str) -> PauseReason:
         if not wanted:
             return NO_REASON
-        reasons = await self._service.reasons()
-        for same in (
-            lambda one: wanted == one.name,
-            lambda one: wanted == one.code,
-            lambda one: wanted.lower() == one.name.lower(),
-        ):
-            found = next(filter(same, reasons), None)
-            if found is not None:
-                return found
-        return PauseReason("", wanted)  # as the document has it: reports group by the name
+        found = await self._service.reason(_readable(wanted))
+        if found is None and not _is_reason(wanted):
+            raise Told(INVALID, 400)
+        # Else it is one of the program's own, as the document has it: reports group by the name.
+        return found or PauseReason("", wanted)
 
-    async def unpause(self, asked: Asked) -> str:
+    async def unpause(self, asked: Asked) -> Done:
         change = await self._service.execute(Unpause(**self._values(asked), as_agent=True))
         # A pause that was to follow the call is taken back: that is one, too.
         if change.outcome is Outcome.NOT_PAUSED and not change.alters:
             raise Told(AVAILABLE)
-        return "Unpause OK"
+        return Done("Unpause OK", change.after.plan)
 
 
 COMMANDS: Mapping[str, Operation] = {
@@ -433,6 +445,8 @@ def _told(refusal: Refused) -> Told:
             return Told("Agent in call")
         case PauseSpent():
             return Told("Pause reason used up for today")
+        case PauseLocked():  # which the document does not know: the agent is paused, and stays so
+            return Told(PAUSED, detail=LOCKED)
         case QueueRefused() if "No such queue" in str(refusal):  # only Asterisk lacks it
             return Told(NO_QUEUE)
         case _:
@@ -449,6 +463,15 @@ def _spelled(queues: Mapping[str, bool], wanted: str) -> str | None:
     if wanted in queues:
         return wanted
     return next((name for name in queues if name.lower() == wanted.lower()), None)
+
+
+def _readable(text: str) -> str:
+    """What was sent in Latin-1, as old programs do, in its letters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text
 
 
 def _is_reason(text: str) -> bool:
@@ -475,13 +498,14 @@ def _in_a_browser(headers: Mapping[bytes, bytes]) -> bool:
 # -- what was sent
 
 
-def _fields(text: bytes) -> dict[str, str]:
+def _fields(text: bytes, charset: str = "utf-8") -> dict[str, str]:
     """A query or a form; the last of a name counts, as in PHP. What is no UTF-8 comes out as lone
     surrogates, which nothing here is named."""
     try:
         pairs = parse_qsl(
-            text.decode("utf-8", "surrogateescape"),
+            text.removeprefix(BOM_UTF8).decode(charset, "surrogateescape"),
             keep_blank_values=True,
+            encoding=charset,
             errors="surrogateescape",
             max_num_fields=MOST_FIELDS,
         )
@@ -493,7 +517,7 @@ def _fields(text: bytes) -> dict[str, str]:
 def _form(kind: bytes, body: bytes) -> dict[str, str]:
     """Also as PHP's own curl sends an array; of other bodies PHP reads nothing."""
     if kind.lower().lstrip().startswith(b"application/x-www-form-urlencoded"):
-        return _fields(body)
+        return _fields(body, declared_charset(kind) or "utf-8")
     found = _BOUNDARY.match(kind.lstrip())
     return dict(_parts(body, b"\r\n--" + found[1])) if found else {}
 
@@ -528,7 +552,8 @@ _FIELDS: Mapping[str, tuple[bool, str, Mapping[str, Any], str]] = {
     "queue": (False, "The queue to be in, by name; for `login`", {}, "sales"),
     "reason": (
         False,
-        "Why; for `pause`, and optional: a known reason's name or code, or any other printable text"
+        "Why; for `pause`, and optional: a known reason's code, name or description, in any case"
+        " and with or without accents, or any other printable text"
         f" of up to {REASON_BYTES} bytes without `,` `;` `|`",
         {},
         "lunch",
@@ -573,9 +598,23 @@ def _one(key: str) -> dict[str, Any]:
     return {
         "type": "object",
         "required": [key],
-        "properties": {key: {"type": "string"}},
+        "properties": {key: {"type": "string"}, **_BESIDE[key]},
         "additionalProperties": False,
     }
+
+
+_BESIDE: Mapping[str, Mapping[str, Any]] = {
+    "success": {
+        "planned": {
+            "type": "string",
+            "enum": ["log off", "pause"],
+            "description": "Not done yet: it happens when the agent's queue call ends (an extra).",
+        }
+    },
+    "error": {
+        "detail": {"type": "string", "description": "For people, where there is more (an extra)."}
+    },
+}
 
 
 def _responses() -> dict[int | str, dict[str, Any]]:

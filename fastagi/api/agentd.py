@@ -7,9 +7,11 @@ served by ``Agentd``, which reads the path and the body by hand.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import APIRouter
@@ -38,12 +40,21 @@ from fastagi.agents.errors import (
     Refused,
     Unavailable,
 )
-from fastagi.agents.model import AgentState, Status
+from fastagi.agents.model import AgentState, Change, Status
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api import errors
 from fastagi.api.agentd_document import LARGEST_ID, ROUTES, extra, responses
 from fastagi.api.doors import AgentView, Doors
-from fastagi.api.face import PATIENCE, documented, in_thread, integer, whole
+from fastagi.api.face import (
+    PATIENCE,
+    BadBody,
+    as_number,
+    as_text,
+    documented,
+    in_thread,
+    json_fields,
+    sent_text,
+)
 from fastagi.api.guard import Client
 from fastagi.config.settings import AlreadyElsewhere, InUseByAnother, Right
 from fastagi.contract import Outcome, Source
@@ -69,9 +80,18 @@ class Bad(Exception):
 class Answer:
     status: int = 204
     body: bytes = b""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 DONE = Answer()
+# Programs know 204 as the answer, which has no body: that it is not done yet stands in a header.
+PLANNED = b"fastagi-planned"
+
+
+def _done(change: Change) -> Answer:
+    """204; what waits for the end of the agent's queue call is told."""
+    plan = change.after.plan
+    return Answer(headers=((PLANNED, plan.encode()),)) if plan else DONE
 
 
 @dataclass(slots=True)
@@ -82,6 +102,7 @@ class Call:
     key: str
     by_number: bool
     body: bytes
+    query: bytes
 
 
 Operation = Callable[["Agentd", Call], Awaitable[Answer]]
@@ -100,14 +121,14 @@ class Agentd:
         try:
             answer = await self._answered(scope, receive)
             status, body = answer.status, answer.body
-            more: Iterable[tuple[str, str]] = ()
+            headers = list(answer.headers)
         except Bad as bad:
-            status, body, more = bad.status, errors.body(str(bad)), bad.headers.items()
+            status, body = bad.status, errors.body(str(bad))
+            headers = _encoded(bad.headers)
         except (Refused, StoreUnavailable) as refusal:
             status, text = errors.told(refusal)
             body = errors.body(text)
-            more = errors.RETRY.items() if status == 503 else ()
-        headers = [(name.lower().encode(), value.encode()) for name, value in more]
+            headers = _encoded(errors.RETRY if status == 503 else {})
         if body:
             headers.append((b"content-type", b"application/json"))
             headers.append((b"content-length", str(len(body)).encode()))
@@ -140,8 +161,10 @@ class Agentd:
             raise Bad(403, errors.lacking(right))
         body = b""
         if method != "GET" and method != "HEAD":
-            body = await whole(receive)
-        return await operation(self, Call(client, key, by_number, body))
+            body = await sent_text(scope, receive)
+        return await operation(
+            self, Call(client, key, by_number, body, scope.get("query_string", b""))
+        )
 
     # -- who is meant
 
@@ -215,8 +238,8 @@ class Agentd:
     async def log_off(self, call: Call) -> Answer:
         number = await self._agent_number(call)
         when = self._doors.login().logoff_in_call
-        await self._service.execute(LogOff(**self._asked(call, number), when_in_call=when))
-        return DONE
+        command = LogOff(**self._asked(call, number), when_in_call=when)
+        return _done(await self._service.execute(command))
 
     async def pause(self, call: Call) -> Answer:
         wanted = _text(_fields(call.body), "reason", "")
@@ -224,33 +247,26 @@ class Agentd:
         reason = NO_REASON
         if wanted:
             await self._service.agent(number)  # before the reason: NoSuchAgent
-            reason = await self._reason(wanted)
+            found = await self._service.reason(wanted)
+            if found is None:
+                raise NoSuchReason(wanted)
+            reason = found
         when = self._doors.pause().when_in_call
         command = Pause(**self._asked(call, number), reason=reason, when_in_call=when)
-        await self._service.execute(command)
-        return DONE
-
-    async def _reason(self, wanted: str) -> PauseReason:
-        reasons = await self._service.reasons()
-        for one in reasons:
-            if wanted == one.name:
-                return one
-        for one in reasons:
-            if wanted == one.code or wanted.lower() == one.name.lower():
-                return one
-        raise NoSuchReason(wanted)
+        return _done(await self._service.execute(command))
 
     async def unpause(self, call: Call) -> Answer:
         number = await self._agent_number(call)
-        await self._service.execute(Unpause(**self._asked(call, number)))
-        return DONE
+        return _done(await self._service.execute(Unpause(**self._asked(call, number))))
 
     async def status(self, call: Call) -> Answer:
         state = await self._state(call)
         ids: Mapping[str, int] = {}
         if state.memberships:
             ids = await in_thread(self._doors.reading.queue_ids)
-        return Answer(200, orjson.dumps(_told(state, ids)))
+        session = state.session
+        known = self._service.known(None if session is None else session.device.asterisk)
+        return Answer(200, orjson.dumps(_told(state, ids, known)))
 
     # -- all of them
 
@@ -261,7 +277,12 @@ class Agentd:
             ids = reading.queue_ids()
             agents = reading.agents()
             parts = [
-                orjson.dumps([_shown(view, ids) for view in agents[begin : begin + CHUNK]])[1:-1]
+                orjson.dumps(
+                    [
+                        _shown(view, ids, self._doors.known(view))
+                        for view in agents[begin : begin + CHUNK]
+                    ]
+                )[1:-1]
                 for begin in range(0, len(agents), CHUNK)
             ]
             return b"[" + b",".join(parts) + b"]"
@@ -322,7 +343,13 @@ class Agentd:
     ) -> Answer:
         if states and not self._service.linked:
             raise Unavailable("no Asterisk is connected")
-        refused = await self._service.execute_all(command(state) for state in states)
+        plans: Counter[str] = Counter()
+
+        def done_with(change: Change) -> None:
+            if isinstance(change.command, LogOff) and change.after.plan:
+                plans[change.after.plan] += 1
+
+        refused = await self._service.execute_all(map(command, states), done=done_with)
         ids = {state.number: state.id for state in states}
         failed = [
             {"id": ids[one.agent], "number": one.agent, "error": errors.told(refusal)[1]}
@@ -330,12 +357,15 @@ class Agentd:
             # Logged off meanwhile, by whomever, is what was wanted, or leaves nothing to be told.
             if not isinstance(refusal, NotLoggedIn | NoSuchAgent)
         ]
-        done = len(states) - len(failed)
-        self._doors.log.info(what, done=done, failed=len(failed))
+        planned = sum(plans.values())
+        done = len(states) - len(failed) - planned
+        self._doors.log.info(what, done=done, planned=planned, failed=len(failed))
+        headers = tuple((PLANNED, f"{plan}; agents={n}".encode()) for plan, n in plans.items())
         if not failed:
-            return DONE
+            return Answer(headers=headers)
         failed.sort(key=lambda one: (len(str(one["number"])), one["number"]))
-        return Answer(207, orjson.dumps({"done": done, "failed": failed}))
+        told = {"done": done, "planned": planned, "failed": failed}
+        return Answer(207, orjson.dumps(told), headers)
 
     # -- whose queues are whose
 
@@ -345,18 +375,21 @@ class Agentd:
             if not (await self._service.execute(command)).alters:
                 raise Bad(400, "Agent already in queue")
 
-        return await self._member(call, add)
+        return await self._member(call, _fields(call.body), add)
 
     async def remove_member(self, call: Call) -> Answer:
         async def remove(number: str, queue: str, dialled: str) -> None:
             await self._service.execute(RemoveFromQueue(**self._asked(call, number), queue=queue))
 
-        return await self._member(call, remove)
+        # Some proxies and clients drop the body of a DELETE.
+        return await self._member(call, _in_query(call.query) | _fields(call.body), remove)
 
     async def _member(
-        self, call: Call, change: Callable[[str, str, str], Awaitable[None]]
+        self,
+        call: Call,
+        given: Mapping[str, Any],
+        change: Callable[[str, str, str], Awaitable[None]],
     ) -> Answer:
-        given = _fields(call.body)
         agent_id, queue_id = _id(given, "agent_id"), _id(given, "queue_id")
         try:
             state = await self._agent(agent_id)
@@ -401,33 +434,38 @@ def _number(key: str) -> str:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    if not body:
-        return {}
     try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Bad(400, f"The body is no valid JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise Bad(400, "The body must be a JSON object")
-    return given
+        return json_fields(body)
+    except BadBody as bad:
+        raise Bad(400, str(bad)) from None
+
+
+def _in_query(query: bytes) -> dict[str, Any]:
+    """The fields of a member."""
+    try:
+        given = parse_qsl(query.decode("latin-1"), max_num_fields=100)
+    except ValueError:
+        raise Bad(400, "The query has too many fields") from None
+    return {name: value for name, value in given if name in ("agent_id", "queue_id")}
 
 
 def _text(given: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    value = given.get(name, default)
+    value = given.get(name)
     if value is None:
-        value = default
-    if value is None:
-        raise Bad(400, f"{name}: is missing")
-    if not isinstance(value, str):
+        if default is None:
+            raise Bad(400, f"{name}: is missing")
+        return default
+    found = as_text(value)
+    if found is None:
         raise Bad(400, f"{name}: must be a string")
-    return value
+    return found
 
 
 def _id(given: Mapping[str, Any], name: str) -> int:
     value = given.get(name)
     if value is None:
         raise Bad(400, f"{name}: is missing")
-    id = integer(value)
+    id = as_number(value)
     if id is None:
         raise Bad(400, f"{name}: must be an integer")
     return id
@@ -436,13 +474,19 @@ def _id(given: Mapping[str, Any], name: str) -> int:
 # -- what is told
 
 
-def _told(state: AgentState, ids: Mapping[str, int]) -> dict[str, Any]:
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+def _told(state: AgentState, ids: Mapping[str, int], known: bool) -> dict[str, Any]:
     told = _head(state.id, state.number, state.session is not None)
     if state.session is not None:
         told["extension"] = state.session.device.extension
         told["context"] = state.session.device.context
     told["paused"] = state.pause is not None
     told["paused_reason"] = state.pause.reason.name if state.pause else None
+    told["planned"] = state.plan
+    told["known"] = known
     told["queues"] = [
         {
             "id": ids.get(m.queue),
@@ -455,7 +499,7 @@ def _told(state: AgentState, ids: Mapping[str, int]) -> dict[str, Any]:
     return told
 
 
-def _shown(view: AgentView, ids: Mapping[str, int]) -> dict[str, Any]:
+def _shown(view: AgentView, ids: Mapping[str, int], known: bool) -> dict[str, Any]:
     logged = view.status is not Status.LOGGED_OFF
     paused = view.status is Status.PAUSED
     told = _head(view.id, view.number, logged)
@@ -464,6 +508,8 @@ def _shown(view: AgentView, ids: Mapping[str, int]) -> dict[str, Any]:
         told["context"] = view.context
     told["paused"] = paused
     told["paused_reason"] = view.pause_reason if paused else None
+    told["planned"] = view.planned
+    told["known"] = known
     told["queues"] = [
         {
             "id": ids.get(name),

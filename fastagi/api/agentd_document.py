@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastagi.api import errors
+from fastagi.api.face import LARGEST_TEXT
 
 LARGEST_ID = 2**31 - 1
 
@@ -15,26 +16,33 @@ def _object(required: Sequence[str], **properties: Any) -> dict[str, Any]:
 
 _ERROR = _object(["error"], error={"type": "string"})
 _ID_SCHEMA = {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}
+_ID_SENT = {"anyOf": [_ID_SCHEMA, {"type": "string", "pattern": "^[0-9]{1,10}$"}]}
 _NUMBER_SCHEMA = {"type": "string", "pattern": "^[0-9]{1,20}$"}
 _MEMBER = _object(
     ["agent_id", "queue_id"],
-    agent_id={**_ID_SCHEMA, "description": "Agent's ID"},
-    queue_id={**_ID_SCHEMA, "description": "Queue's ID"},
+    agent_id={**_ID_SENT, "description": "Agent's ID"},
+    queue_id={**_ID_SENT, "description": "Queue's ID"},
 )
 _LOGIN = _object(
     ["extension"],
     extension={
-        "type": "string",
+        "type": ["string", "integer"],
         "minLength": 1,
         "maxLength": 40,
+        "minimum": 0,
+        "maximum": LARGEST_TEXT,
         "description": "Extension to log the agent",
     },
     context={
-        "type": ["string", "null"],
+        "type": ["string", "integer", "null"],
+        "minimum": 0,
+        "maximum": LARGEST_TEXT,
         "description": "Context to log the agent; may be left out (an extra)",
     },
     asterisk={
-        "type": ["string", "null"],
+        "type": ["string", "integer", "null"],
+        "minimum": 0,
+        "maximum": LARGEST_TEXT,
         "description": "Which Asterisk, by its name, where there are several: without it the"
         " first one (an extra)",
     },
@@ -42,11 +50,18 @@ _LOGIN = _object(
 _PAUSE = _object(
     [],
     reason={
-        "type": ["string", "null"],
-        "description": "A pause reason's name or code; without it a pause without"
-        " reason (an extra)",
+        "type": ["string", "integer", "null"],
+        "minimum": 0,
+        "maximum": LARGEST_TEXT,
+        "description": "A pause reason's code, name or description, in any case and with or"
+        " without accents; without it a pause without reason (an extra)",
     },
 )
+_PLAN = {
+    "type": "string",
+    "enum": ["", "log off", "pause"],
+    "description": "What happens when the agent's present queue call ends (an extra).",
+}
 _QUEUE = _object(
     ["id", "name", "logged", "paused"],
     id={"type": ["integer", "null"]},
@@ -55,7 +70,7 @@ _QUEUE = _object(
     paused={"type": "boolean", "description": "The agent gets no calls from it now."},
 )
 _STATUS = _object(
-    ["id", "number", "logged", "paused", "paused_reason", "queues"],
+    ["id", "number", "logged", "paused", "paused_reason", "queues", "planned", "known"],
     id={"type": "integer"},
     number={"type": "string"},
     logged={"type": "boolean"},
@@ -64,6 +79,12 @@ _STATUS = _object(
     paused={"type": "boolean"},
     paused_reason={"type": ["string", "null"], "description": '"": a pause without reason.'},
     queues={"type": "array", "items": _QUEUE},
+    planned=_PLAN,
+    known={
+        "type": "boolean",
+        "description": "False while the agent's Asterisk or the database is away: all this is of"
+        " before, and may not be true any more (an extra).",
+    },
 )
 _FAILURE = _object(
     ["id", "number", "error"],
@@ -72,8 +93,13 @@ _FAILURE = _object(
     error={"type": "string"},
 )
 _PARTLY = _object(
-    ["done", "failed"],
+    ["done", "planned", "failed"],
     done={"type": "integer", "minimum": 0},
+    planned={
+        "type": "integer",
+        "minimum": 0,
+        "description": "For the end of the agent's queue call: not done yet.",
+    },
     failed={"type": "array", "minItems": 1, "items": _FAILURE},
 )
 _LOGGED_EXAMPLE = {
@@ -85,6 +111,8 @@ _LOGGED_EXAMPLE = {
     "paused": True,
     "paused_reason": "lunch",
     "queues": [{"id": 15, "name": "sales", "logged": True, "paused": True}],
+    "planned": "",
+    "known": True,
 }
 _STATUSES_EXAMPLE = [
     _LOGGED_EXAMPLE,
@@ -95,9 +123,18 @@ _STATUSES_EXAMPLE = [
         "paused": False,
         "paused_reason": None,
         "queues": [{"id": 15, "name": "sales", "logged": False, "paused": False}],
+        "planned": "",
+        "known": True,
     },
 ]
 
+_PLANNED_HEADER = {
+    "Fastagi-Planned": {
+        "description": "`log off` or `pause`: not done yet, it happens when the agent's queue call"
+        " ends (an extra). Of all agents with how many: `log off; agents=3`.",
+        "schema": {"type": "string"},
+    }
+}
 _JSON_WRONG = ("extension: is missing", "The body is no valid JSON: …")
 _NOT_LOGGED = ("Not logged",)
 _NO_AGENT = ("No such agent",)
@@ -136,6 +173,10 @@ class Route:
     @property
     def status(self) -> int:
         return 204 if self.answer is None else 200
+
+    @property
+    def may_plan(self) -> bool:
+        return self.partly or self.name.startswith(("logoff", "pause", "unpause"))
 
 
 _QUEUE_ERRORS = ("Asterisk refused the change: No such queue",)
@@ -185,7 +226,7 @@ ROUTES = (
         "DELETE",
         "/members",
         "remove_member",
-        "Remove an agent from a queue",
+        "Remove an agent from a queue; the fields may stand in the query instead (an extra)",
         _MEMBER,
         _MEMBER_EXAMPLE,
         errors={
@@ -269,6 +310,8 @@ def responses(route: Route) -> dict[int | str, dict[str, Any]]:
     found: dict[int | str, dict[str, Any]] = {}
     if route.answer is None:
         found[204] = {"description": "Done."}
+        if route.may_plan:
+            found[204] = {"description": "Done, or planned.", "headers": _PLANNED_HEADER}
     else:
         schema, example = route.answer
         found[200] = {"description": "The answer.", "content": _content(schema, example)}
@@ -277,7 +320,8 @@ def responses(route: Route) -> dict[int | str, dict[str, Any]]:
         found[207] = {
             "description": "Not all could be done: how many were, and which were not and why"
             " (an extra).",
-            "content": _content(_PARTLY, {"done": 9999, "failed": [failure]}),
+            "content": _content(_PARTLY, {"done": 9999, "planned": 0, "failed": [failure]}),
+            "headers": _PLANNED_HEADER,
         }
     for status, texts in sorted({**_COMMON, **(route.errors or {})}.items()):
         examples = [{"error": text} for text in texts]

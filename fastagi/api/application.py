@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastagi.agents.errors import Refused
 from fastagi.agents.service import StoreUnavailable
@@ -80,13 +80,42 @@ class Faces:
         self._others: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        face = self._swift.get(errors.face_of(scope["path"]), self._others)
-        if face is None:
+        face = self._swift.get(errors.face_of(scope["path"]))
+        if face is not None:
+            await face(scope, receive, send)
+            return
+        if self._others is None:
             async with self._making:
                 if self._others is None:
                     self._others = await asyncio.to_thread(self._make)
-                face = self._others
-        await face(scope, receive, send)
+        if scope["method"] == "HEAD":
+            await _head(self._others, scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+
+async def _head(face: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Every GET answers a HEAD, with the same head and no body: the framework's routes do not. An
+    answer that never ends, as the event stream's, ends with its head."""
+    answered = asyncio.Event()
+
+    async def taken() -> Message:
+        waiting = asyncio.ensure_future(receive())
+        over = asyncio.ensure_future(answered.wait())
+        try:
+            await asyncio.wait((waiting, over), return_when=asyncio.FIRST_COMPLETED)
+            return {"type": "http.disconnect"} if answered.is_set() else waiting.result()
+        finally:
+            waiting.cancel()
+            over.cancel()
+
+    async def head_alone(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+            answered.set()
+
+    await face({**scope, "method": "GET"}, taken, head_alone)
 
 
 def routed(doors: Doors, feed: Feed) -> FastAPI:

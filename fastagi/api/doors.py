@@ -13,7 +13,7 @@ from fastagi.agents.limits import PauseLimit, QueuePauses
 from fastagi.agents.model import AgentState, Status
 from fastagi.agents.service import AgentService
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
-from fastagi.contract import EventType, Source
+from fastagi.contract import EventType, Planned, Source
 
 _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}", re.ASCII)
 
@@ -64,8 +64,8 @@ class AgentView(Protocol):
     @property
     def pause_source(self) -> Source | None: ...
     @property
-    def planned(self) -> str:
-        """What happens when the present queue call ends: ``log off``, ``pause`` or nothing."""
+    def planned(self) -> Planned:
+        """What happens when the present queue call ends."""
 
 
 class StoredEvent(Protocol):
@@ -290,6 +290,19 @@ class Doors:
     log: Any  # structlog's
     # Tasks of the service that have failed and are not well again yet, by name.
     tasks_down: Callable[[], Sequence[str]] = tuple
+
+    def known(self, view: AgentView) -> bool:
+        """Whether it is known that the agent is as ``view`` says."""
+        return self.service.known(view.asterisk if view.status is not Status.LOGGED_OFF else None)
+
+    def links(self) -> dict[str, Any]:
+        """What the answers rest on, for JSON: whether the store can be relied on, and whether each
+        Asterisk is connected, by name ("" where there is only one)."""
+        queues = self.service.queues
+        return {
+            "store": self.service.store_usable(),
+            "asterisks": {name: queues.connected(name) for name in queues.names},
+        }
 
     def device(self, extension: str, context: str, asterisk: str = "") -> Device | None:
         """Where an agent is who sits there; None: no device rule says so. A rule that names no

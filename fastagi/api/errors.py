@@ -111,6 +111,7 @@ _REFUSALS: tuple[tuple[type[Exception], int, _Words], ...] = (
     ),
     (errors.InCall, 409, "Agent is in a call"),
     (errors.NoSuchReason, 400, "No such pause reason"),
+    (errors.PauseLocked, 409, "This pause cannot be ended before its time"),
     (errors.PauseSpent, 409, "The time for this pause reason is used up for today"),
     (errors.NoSuchQueue, 400, "No such queue"),
     (errors.NotAMember, 400, "Agent not in queue"),

@@ -41,7 +41,8 @@ from fastagi.agents.errors import (
     Refused,
 )
 from fastagi.agents.limits import QueuePause, QueuePauses, WhenExceeded, limit_in_queues
-from fastagi.agents.model import AgentState
+from fastagi.agents.model import AgentState, Change
+from fastagi.agents.reasons import find
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.text import is_text
 from fastagi.api import errors
@@ -56,10 +57,20 @@ from fastagi.api.evolux_document import (
     extra,
     responses,
 )
-from fastagi.api.face import documented, in_thread, in_time, integer, whole
+from fastagi.api.face import (
+    BadBody,
+    as_number,
+    as_text,
+    documented,
+    in_thread,
+    in_time,
+    integer,
+    json_fields,
+    sent_text,
+)
 from fastagi.api.guard import Client
 from fastagi.config.settings import Right
-from fastagi.contract import Outcome, Source
+from fastagi.contract import SYSTEM_REASONS, Outcome, Source
 
 BASE = "/api/v1/agents"
 IMPOSSIBLE = "Request well-formed but has a semantic impossibility."
@@ -146,6 +157,12 @@ def _told(status: int, message: str | Mapping[str, str], **parts: Any) -> Answer
 DONE = _told(200, "OK")
 
 
+def _done(change: Change) -> Answer:
+    """What waits for the end of the agent's queue call is told beside the document's answer."""
+    plan = change.after.plan
+    return _told(200, "OK", planned=plan) if plan else DONE
+
+
 class Evolux:
     """The face as an ASGI application; ``scope["state"]["client"]`` is who asks."""
 
@@ -178,7 +195,7 @@ class Evolux:
     async def _answered(self, scope: Scope, receive: Receive) -> Answer:
         key = ""
         match scope["path"].split("/")[3:]:
-            case ["agents"] | ["agents", ""]:
+            case ["agents"]:
                 methods = AGENTS
             case ["agents", key] if key:
                 methods = AGENT
@@ -196,7 +213,7 @@ class Evolux:
         client: Client = scope["state"]["client"]
         if right not in client.rights:
             raise Refusal(403, "Forbidden", [errors.lacking(right)])
-        body = await whole(receive)
+        body = await sent_text(scope, receive)
         return await operation(self, Call(client, key, scope["query_string"], _origin(scope), body))
 
     # -- showing
@@ -208,7 +225,8 @@ class Evolux:
         def read() -> tuple[list[dict[str, Any]], int]:
             found, total = self._doors.records.agents(page.offset, page.limit)
             showing = self._showing(said)
-            return [showing.agent(record) for record in found], total
+            now = self._now([record.number for record in found])
+            return [showing.agent(record) | now.get(record.number, {}) for record in found], total
 
         shown, total = await in_thread(read)
         return _listed(page, f"{call.origin}{BASE}/", shown, total)
@@ -226,6 +244,18 @@ class Evolux:
         found = await in_thread(read)
         shown = found[page.offset : page.offset + page.limit]
         return _listed(page, f"{call.origin}{BASE}/{id}/pauses", shown, len(found))
+
+    def _now(self, numbers: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """By number, what the document has no field for, where there is something to tell: what is
+        planned, and that what is shown may not be true any more. Blocks."""
+        found: dict[str, dict[str, Any]] = {}
+        for view in self._doors.reading.agents(numbers):
+            more = found[view.number] = {}
+            if view.planned:
+                more["planned"] = view.planned
+            if not self._doors.known(view):
+                more["known"] = False
+        return found
 
     def _showing(self, said: QueuePauses) -> "Showing":
         """Blocks."""
@@ -376,11 +406,14 @@ class Evolux:
         given = _fields(call.body).get("pause_id")
         if given is None:
             raise _bad("pause_id is missing.")
-        wanted = integer(given)
-        if wanted is None:
+        wanted = as_number(given)
+        if wanted is None and not isinstance(given, str):
             raise _bad("pause_id must be an integer.")
-        reasons = await in_thread(self._doors.records.reasons)
-        reason = next((r for r in reasons if r.id == wanted and not r.archived), None)
+        known = [r for r in await in_thread(self._doors.records.reasons) if not r.archived]
+        if wanted is not None:
+            reason = next((r for r in known if r.id == wanted), None)
+        else:  # the description, say, which is all that the document's lists tell of a pause
+            reason = find(known, given)
         if reason is None:
             raise Refusal(404, "Pause not found")
         paused = False
@@ -407,7 +440,7 @@ class Evolux:
             raise Refusal(400, PAUSING_IN_CALL) from None
         if change.outcome is Outcome.ALREADY_PAUSED:  # another service was faster
             raise _impossible("Agent already paused")
-        return DONE
+        return _done(change)
 
     async def unpause(self, call: Call) -> Answer:
         state = await self._agent(call.id)
@@ -421,7 +454,7 @@ class Evolux:
         # A pause that waited for the end of a call and is not wanted any more is a change.
         if change.outcome is Outcome.NOT_PAUSED and not change.alters:
             raise _impossible("Agent is unpaused")
-        return DONE
+        return _done(change)
 
     async def log_off(self, call: Call) -> Answer:
         state = await self._agent(call.id)
@@ -497,15 +530,10 @@ def _page(call: Call) -> Page:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    if not body.strip():
-        return {}
     try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise _bad("The body is no valid JSON.") from None
-    if not isinstance(given, dict):
-        raise _bad("The body must be a JSON object.")
-    return given
+        return json_fields(body)
+    except BadBody as bad:
+        raise _bad(str(bad).partition(":")[0] + ".") from None
 
 
 def _checked(
@@ -524,20 +552,21 @@ def _checked(
 
 
 def _text(value: Any, field: str, longest: int) -> str:
-    if not isinstance(value, str):
+    given = as_text(value)
+    if given is None:
         raise ValueError(f"{field} must be a string")
-    if not value.strip():
+    if not given.strip():
         raise ValueError(f"{field} must not be empty or contain only spaces")
-    if len(value) > longest:
+    if len(given) > longest:
         raise ValueError(f"{field} must not be longer than {longest} characters")
-    return value
+    return given
 
 
 def _name(value: Any) -> str:
-    text = _text(value, "name", LONGEST_NAME).strip()
-    if not is_text(text):
+    name = _text(value, "name", LONGEST_NAME).strip()
+    if not is_text(name):
         raise ValueError("name must not contain control characters")
-    return text
+    return name
 
 
 def _password(value: Any) -> str:
@@ -545,9 +574,10 @@ def _password(value: Any) -> str:
 
 
 def _login(value: Any) -> str:
-    if not isinstance(value, str) or not _LOGIN.fullmatch(value):
+    login = as_text(value)
+    if login is None or not _LOGIN.fullmatch(login):
         raise ValueError("login must be 1 to 64 letters, digits and _ . @ -")
-    return value
+    return login
 
 
 def _queues(value: Any) -> tuple[int, ...]:
@@ -564,7 +594,7 @@ def _levels(value: Any) -> dict[int, int]:
         raise ValueError("levels must be a list of objects with queue_id and priority")
     found: dict[int, int] = {}
     for level in value:
-        id, priority = integer(level.get("queue_id")), integer(level.get("priority"))
+        id, priority = as_number(level.get("queue_id")), as_number(level.get("priority"))
         if id is None:
             raise ValueError("queue_id must be an integer")
         if priority is None or not 0 <= priority <= LARGEST_PRIORITY:
@@ -723,8 +753,10 @@ def _reason(reason: Reason, *, untyped: str | None = None) -> dict[str, Any]:
 
 
 def _own(name: str) -> dict[str, Any]:
-    """A reason that is in no table: the service's own, or somebody's in Asterisk."""
-    return {"system": True, "productive": False, "type": "", "id": 0, "description": name}
+    """A reason that is in no table: the service's own, a program's or somebody's in Asterisk; or
+    none was given."""
+    system = name in SYSTEM_REASONS
+    return {"system": system, "productive": False, "type": "", "id": 0, "description": name}
 
 
 # -- the routes, for OpenAPI

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastagi.api import errors
+from fastagi.api.face import LARGEST_TEXT
 
 LARGEST_ID = 2**31 - 1
 LARGEST_PRIORITY = 2**31 - 1
@@ -34,15 +35,21 @@ _ID = {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}
 
 _META = _object(status=_INTEGER, message={"anyOf": [_STRING, _BY_FIELD]})
 _DONE = _object(meta=_META)
+_PLAN = {
+    "type": "string",
+    "enum": ["log off", "pause"],
+    "description": "Not done yet: it happens when the agent's queue call ends (an extra).",
+}
+_DONE_OR_PLANNED = {**_DONE, "properties": {"meta": _META, "planned": _PLAN}}
 _ERROR = {
     **_DONE,
     "properties": {"meta": _META, "errors": {"anyOf": [_TEXTS, _BY_FIELD]}},
 }
 _REASON = _object(
-    system={**_BOOLEAN, "description": "Of the service itself, or in no table: then id is 0."},
+    system={**_BOOLEAN, "description": "Of the service itself."},
     productive=_BOOLEAN,
     type={"type": ["string", "null"]},
-    id=_INTEGER,
+    id={**_INTEGER, "description": "0: in no table, or no reason was given."},
     description=_STRING,
 )
 _PAUSE = _object(
@@ -72,6 +79,14 @@ _AGENT = _object(
     current_outbound_queue={"type": "null"},
     id=_INTEGER,
 )
+_AGENT["properties"] |= {
+    "planned": _PLAN,
+    "known": {
+        "type": "boolean",
+        "description": "False while the agent's Asterisk or the database is away: what is shown is"
+        " of before (an extra; else it is left out).",
+    },
+}
 _AGENT_PAUSE = _object(
     pause=_REASON,
     automatic_unpause=_BOOLEAN,
@@ -97,15 +112,21 @@ def _page_of(schema: Schema) -> dict[str, Any]:
     return _object(pagination=_PAGINATION, meta=_META, data={"type": "array", "items": schema})
 
 
+_DIGITS = {
+    "minimum": 0,
+    "maximum": LARGEST_TEXT,
+}  # an integer is taken for the string of its digits
 _NAME = {
-    "type": "string",
+    "type": ["string", "integer"],
+    **_DIGITS,
     "minLength": 1,
     "maxLength": LONGEST_NAME,
     "pattern": r"\S",
     "description": "Nome do agente",
 }
 _PASSWORD = {
-    "type": "string",
+    "type": ["string", "integer"],
+    **_DIGITS,
     "minLength": 1,
     "maxLength": LONGEST_PASSWORD,
     "pattern": r"\S",
@@ -122,7 +143,8 @@ _NEW = {
     "properties": {
         "name": _NAME,
         "login": {
-            "type": "string",
+            "type": ["string", "integer"],
+            **_DIGITS,
             "pattern": "^[A-Za-z0-9_.@-]{1,64}$",
             "description": "Login do agente",
         },
@@ -130,22 +152,33 @@ _NEW = {
         "queues": _QUEUES,
     },
 }
-_PRIORITY = {"type": "integer", "minimum": 0, "maximum": LARGEST_PRIORITY}
+_PRIORITY = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": LARGEST_PRIORITY},
+        {"type": "string", "pattern": "^[0-9]{1,9}$"},
+    ]
+}
+_ID_SENT = {"anyOf": [_ID, {"type": "string", "pattern": "^[0-9]{1,10}$"}]}
 _CHANGE = {
     "type": "object",
     "properties": {
-        "name": {**_NAME, "type": ["string", "null"]},
-        "password": {**_PASSWORD, "type": ["string", "null"]},
+        "name": {**_NAME, "type": ["string", "integer", "null"]},
+        "password": {**_PASSWORD, "type": ["string", "integer", "null"]},
         "queues": _QUEUES,
         "levels": {
             "type": ["array", "null"],
-            "items": _object(queue_id=_ID, priority=_PRIORITY),
+            "items": _object(queue_id=_ID_SENT, priority=_PRIORITY),
             "description": 'Lista de objetos que contém as propriedades "queue_id" e "priority":'
             " the member's penalty in Asterisk.",
         },
     },
 }
-_CHOICE = _object(pause_id={**_ID, "description": "ID da pausa"})
+_CHOICE = _object(
+    pause_id={
+        "anyOf": [_ID, _STRING],
+        "description": "ID da pausa; or its code, name or description (an extra)",
+    }
+)
 
 _OK = {"meta": {"status": 200, "message": "OK"}}
 _NEW_AGENT = {
@@ -360,6 +393,7 @@ ROUTES = (
         f"{_ONE}/pause",
         "pause",
         "Pausar um agente",
+        (_DONE_OR_PLANNED, _OK),
         refusals={
             400: [
                 _refused(400, "Agent is not logged"),
@@ -380,10 +414,14 @@ ROUTES = (
         f"{_ONE}/unpause",
         "unpause",
         "Despausar um agente",
+        (_DONE_OR_PLANNED, _OK),
         refusals={
             404: _NO_AGENT,
             409: _QUEUE_REFUSED,
-            422: [_impossible("Agent is unpaused")],
+            422: [
+                _impossible("Agent is unpaused"),
+                _impossible("This pause cannot be ended before its time"),
+            ],
         },
     ),
     Route(

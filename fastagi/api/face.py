@@ -1,15 +1,37 @@
 """What the faces that read paths and bodies by hand have in common."""
 
 import asyncio
+import codecs
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
+import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastagi.agents.service import StoreUnavailable
 
 PATIENCE = 20.0  # seconds for the store to answer
+LARGEST_TEXT = 10**15  # an integer that stands for a string of digits
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as the next one does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# What programs of Windows and old PHP declare. No other codec is looked up: some do more than
+# that.
+_CHARSETS = frozenset(
+    {
+        *("utf-16", "utf-16le", "utf-16be"),
+        *("iso-8859-1", "latin1", "iso-8859-15", "windows-1252", "cp1252"),
+    }
+)
+_CHARSET = re.compile(rb";\s*charset\s*=\s*\"?([A-Za-z0-9_-]{1,20})", re.I)
+_DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -86,6 +108,51 @@ async def whole(receive: Receive) -> bytes:
     return body
 
 
+def declared_charset(content_type: bytes) -> str:
+    """The charset of a Content-Type where it is another one than UTF-8 and known; else ""."""
+    found = _CHARSET.search(content_type)
+    name = found[1].decode().lower() if found else ""
+    return name if name in _CHARSETS else ""
+
+
+async def sent_text(scope: Scope, receive: Receive) -> bytes:
+    """The body in UTF-8 without a byte order mark, whatever charset it came in; as it came where
+    it cannot be read so."""
+    body = await whole(receive)
+    charset = next((name for bom, name in _BOMS if body.startswith(bom)), "")
+    if charset == "utf-8":
+        return body[len(codecs.BOM_UTF8) :]
+    if not charset:
+        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        charset = declared_charset(kind)
+    if not charset:
+        return body
+    try:
+        return body.decode(charset).removeprefix("\ufeff").encode()
+    except UnicodeError:
+        return body
+
+
+class BadBody(ValueError):
+    """The text says what is wrong with a request's body."""
+
+
+def json_fields(body: bytes) -> dict[str, Any]:
+    """The fields of a JSON object. An empty body, ``null`` and the empty list that PHP makes of an
+    empty object have none. Raises BadBody."""
+    if not body.strip():
+        return {}
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadBody(f"The body is no valid JSON: {error}") from None
+    if given is None or given == []:
+        return {}
+    if not isinstance(given, dict):
+        raise BadBody("The body must be a JSON object")
+    return given
+
+
 async def in_time(answer: Awaitable[T]) -> T:
     """Raises StoreUnavailable, also when no answer comes."""
     try:
@@ -107,3 +174,18 @@ def integer(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     return None
+
+
+def as_number(value: object) -> int | None:
+    """An integer, also one that came as a string of digits."""
+    if isinstance(value, str):
+        return int(value) if _DIGITS.fullmatch(value) else None
+    return integer(value)
+
+
+def as_text(value: object) -> str | None:
+    """A string, also one of digits that came as an integer: ``1001`` for ``"1001"``."""
+    if isinstance(value, str):
+        return value
+    given = integer(value)
+    return str(given) if given is not None and 0 <= given <= LARGEST_TEXT else None

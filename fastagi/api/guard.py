@@ -174,6 +174,9 @@ class Guard:
         if scope["type"] != "http":
             return  # neither WebSockets nor a lifespan are served
         path: str = scope["path"]
+        if path.endswith("/") and not path.endswith("//") and path != "/":
+            # The same with and without it: a redirect would lose the body of a POST.
+            path = scope["path"] = path[:-1]
         face = errors.face_of(path)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         started = finished = False

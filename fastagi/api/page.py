@@ -6,6 +6,7 @@ shows the store and nothing that it worked out by itself. Its files hold no data
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from fastapi.responses import Response
 
 from fastagi.agents import errors
 from fastagi.agents.commands import Actor, Command, LogOff, Pause, PauseReason, Unpause
+from fastagi.agents.model import Change
 from fastagi.agents.service import StoreUnavailable
-from fastagi.api.doors import AgentView, Doors, Reading, StoredEvent
+from fastagi.api.doors import AgentView, Doors, StoredEvent
+from fastagi.api.face import BadBody, as_text, json_fields, sent_text
 from fastagi.config.settings import Right
 from fastagi.contract import Outcome, Source
 
@@ -70,6 +73,8 @@ STORE_AWAY = "The database is away. Try again."
 
 T = TypeVar("T")
 
+_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
@@ -91,13 +96,18 @@ class Snapshot:
     digest: bytes
 
     @classmethod
-    def read(cls, reading: Reading, numbers: Sequence[str] | None = None) -> "Snapshot":
+    def read(cls, doors: Doors, numbers: Sequence[str] | None = None) -> "Snapshot":
         """Blocks: a second for ten thousand agents. Raises StoreUnavailable."""
         # The event's number comes first: what happens in between is told by both, never by none.
-        seq = reading.last_seq()
-        agents = reading.agents(numbers)
+        seq = doors.reading.last_seq()
+        agents = doors.reading.agents(numbers)
         parts = [
-            orjson.dumps([_agent(view) for view in agents[begin : begin + CHUNK]])[1:-1]
+            orjson.dumps(
+                [
+                    _agent(view) | {"known": doors.known(view)}
+                    for view in agents[begin : begin + CHUNK]
+                ]
+            )[1:-1]
             for begin in range(0, len(agents), CHUNK)
         ]
         whole = b'{"seq":%d,"agents":[%b]}' % (seq, b",".join(parts))
@@ -108,8 +118,8 @@ class Snapshots:
     """Of all agents, one at a time. Those who wait share the next one: when the service is back
     after a restart, all pages ask at once."""
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
         self._lock = asyncio.Lock()
         self._asked = 0
         self._waiting = 0
@@ -124,7 +134,7 @@ class Snapshots:
             async with self._lock:
                 if self._last is None or self._last[0] < mine:
                     upto = self._asked
-                    self._last = upto, await asyncio.to_thread(Snapshot.read, self._reading)
+                    self._last = upto, await asyncio.to_thread(Snapshot.read, self._doors)
                 return self._last[1]
         finally:
             self._waiting -= 1
@@ -135,7 +145,18 @@ class Snapshots:
 def routes(doors: Doors) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     files = {path.name: StaticFile.read(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
-    snapshots = Snapshots(doors.reading)
+    snapshots = Snapshots(doors)
+    plans = 0  # of agents in a call: how often they have changed, of which no event tells
+
+    def changed(change: Change) -> None:
+        nonlocal plans
+        if change.before.plan is not change.after.plan:
+            plans += 1
+
+    doors.service.changed.append(changed)
+
+    def rests_on() -> dict[str, Any]:
+        return doors.links() | {"plans": plans}
 
     # -- the files
 
@@ -172,7 +193,8 @@ def routes(doors: Doors) -> APIRouter:
                 if number is None:
                     snapshot = await snapshots.latest()
                 else:
-                    snapshot = await asyncio.to_thread(Snapshot.read, doors.reading, number)
+                    wanted = [one for one in number if _NUMBER.fullmatch(one)]
+                    snapshot = await asyncio.to_thread(Snapshot.read, doors, wanted)
         except (StoreUnavailable, errors.Unavailable, TimeoutError) as error:
             return _store_away(doors, error)
         client = request.state.client
@@ -180,6 +202,7 @@ def routes(doors: Doors) -> APIRouter:
             {
                 "client": {"name": client.name, "rights": sorted(client.rights)},
                 "reasons": [{"code": r.code, "name": r.name} for r in reasons],
+                "links": rests_on(),
             }
         )
         etag = _etag(head + snapshot.digest)
@@ -188,6 +211,14 @@ def routes(doors: Doors) -> APIRouter:
             return Response(status_code=304, headers=headers)
         body = b"%b,%b" % (snapshot.text[:-1], head[1:])
         return Response(body, media_type="application/json", headers=headers)
+
+    @router.get("/live/links")
+    async def links(request: Request) -> Response:
+        """What the page asks for every few seconds: no event tells that an Asterisk is away."""
+        if refusal := _lacks(request, Right.READ):
+            return refusal
+        body = orjson.dumps(rests_on())
+        return Response(body, media_type="application/json", headers=LIVE_HEADERS)
 
     @router.get("/live/events")
     async def events(request: Request) -> Response:
@@ -207,6 +238,8 @@ def routes(doors: Doors) -> APIRouter:
     # -- the buttons
 
     async def carried_out(request: Request, number: str, command: Command) -> Response:
+        if not _NUMBER.fullmatch(number):
+            return _refused(number, errors.NoSuchAgent(number))
         try:
             change = await doors.service.execute(command)
         except errors.Refused as refusal:
@@ -240,16 +273,18 @@ def routes(doors: Doors) -> APIRouter:
         if refusal := stopped(request):
             return refusal
         try:
-            body = orjson.loads(await request.body())
-            code = body.get("reason", "")
-        except (ValueError, AttributeError):
+            given = json_fields(await sent_text(request.scope, request.receive))
+        except BadBody:
             return _told(400, 'Send a JSON object: {"reason": "1"}.')
+        reason_given = given.get("reason")
+        wanted = "" if reason_given is None else as_text(reason_given)
+        if wanted is None:
+            return _refused(number, errors.NoSuchReason())
         try:
-            reasons = {reason.code: reason for reason in await doors.service.reasons()}
+            # Without a reason too, as a program may: then it has no name.
+            reason = await doors.service.reason(wanted) if wanted else PauseReason("", "")
         except errors.Refused as away:
             return _refused(number, away)
-        # Without a reason too, as a program may: then it has no name.
-        reason = PauseReason("", "") if code == "" else reasons.get(str(code))
         if reason is None:
             return _refused(number, errors.NoSuchReason())
         when = doors.pause().when_in_call

@@ -66,7 +66,8 @@ HOOK_OUTCOMES = frozenset({"delivered", "failed", "parked"})
 MAX_TASKS = 50  # names of tasks
 HOOK_SINK = "hook"  # among the sinks: what is owed to hooks
 SINKS = frozenset({*(sink.value for sink in Sink), HOOK_SINK})
-STATES = tuple(status.name.lower() for status in Status)
+UNKNOWN = "unknown"  # logged in, and the Asterisk or the store is away
+STATES = (*(status.name.lower() for status in Status), UNKNOWN)
 
 # Seconds. A call is mostly speech; a manager action is mostly the network.
 CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -92,16 +93,19 @@ class Metrics:
     """One process's figures. Counting is cheap, and works whether they are served or not.
 
     Each label takes its values from a closed set, so that no caller can make series without end:
-    agents, extensions and clients are no labels. The callables say what holds now; they block and
+    agents, extensions and clients are no labels. ``agents_by_state`` counts by the Asterisk that
+    agents are on, None for who is logged off, and by state; ``known`` says of an Asterisk whether
+    that is true now. The callables say what holds now; they block and
     may fail, and are called in threads: figures that cannot be had are left out.
     """
 
     def __init__(
         self,
         *,
-        agents_by_state: Callable[[], Mapping[str, int]] | None = None,
+        agents_by_state: Callable[[], Mapping[tuple[str | None, str], int]] | None = None,
         backlog: Callable[[], Sequence[Backlog]] | None = None,
         connected: Callable[[], Mapping[str, bool]] | None = None,
+        known: Callable[[str | None], bool] = lambda asterisk: True,
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # each would be a second series, of no use to anybody here
         self.registry = CollectorRegistry()
@@ -159,7 +163,7 @@ class Metrics:
         self._call: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._request: dict[tuple[str, int], Counter] = {}
         self._acted: dict[str, Callable[[float], None]] = {}
-        self._now = _Now(agents_by_state, backlog, connected)
+        self._now = _Now(agents_by_state, backlog, connected, known)
         self.registry.register(self._now)
         self._close: Callable[[], None] = lambda: None
 
@@ -303,10 +307,12 @@ class _Now(Collector):
 
     def __init__(
         self,
-        agents_by_state: Callable[[], Mapping[str, int]] | None,
+        agents_by_state: Callable[[], Mapping[tuple[str | None, str], int]] | None,
         backlog: Callable[[], Sequence[Backlog]] | None,
         connected: Callable[[], Mapping[str, bool]] | None,
+        known: Callable[[str | None], bool],
     ) -> None:
+        self._known = known
         self._agents = None if agents_by_state is None else _Kept(agents_by_state)
         self._backlog = None if backlog is None else _Kept(backlog)
         self._connected = connected
@@ -332,15 +338,25 @@ class _Now(Collector):
                 links.add_metric([name], float(up))
             yield links
         if self._agents is not None and (agents := self._agents.answer) is not None:
-            yield _by_state(agents)
+            yield _by_state(agents, self._known)
         if self._backlog is not None and (backlog := self._backlog.answer) is not None:
             yield from _by_sink(backlog)
 
 
-def _by_state(counts: Mapping[str, int]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(METRIC_AGENTS, "Agents, by what they are", labels=["state"])
+def _by_state(
+    counts: Mapping[tuple[str | None, str], int], known: Callable[[str | None], bool]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        METRIC_AGENTS,
+        "Agents, by what they are; available: logged in and not paused; unknown: away with their"
+        " Asterisk, or the store is",
+        labels=["state"],
+    )
+    found = dict.fromkeys(STATES, 0)
+    for (asterisk, state), count in counts.items():
+        found[state if known(asterisk) else UNKNOWN] += count
     for state in STATES:
-        family.add_metric([state], counts.get(state, 0))
+        family.add_metric([state], found[state])
     return family
 
 

@@ -350,10 +350,10 @@ class PeeweeStore:
     async def reasons(self) -> tuple[PauseReason, ...]:
         def job(connection: Connection) -> tuple[PauseReason, ...]:
             rows = connection.execute(
-                "SELECT code, name FROM pause_reasons WHERE archived_at IS NULL"
+                "SELECT code, name, description FROM pause_reasons WHERE archived_at IS NULL"
             ).fetchall()
             rows.sort(key=lambda row: (len(row[0]), row[0]))  # 2 before 10
-            return tuple(PauseReason(code, name) for code, name in rows)
+            return tuple(PauseReason(*row) for row in rows)
 
         return await self.run(job, writes=False)
 
@@ -887,11 +887,7 @@ def _decided_again(found: Loaded) -> Change | None:
         # It was none of the agent's then; the YAML may have made it one since.
         others = tuple(m for m in state.memberships if m.queue != command.queue)
         state = replace(state, memberships=others)
-    try:
-        decision = decide(state, command, moment(found.decided_at))
-    except Exception as error:  # of another version, say: it must not keep all others open
-        log.error("an intent cannot be decided again", agent=state.number, error=repr(error))
-        return None
+    decision = decide(state, command, moment(found.decided_at))
     if isinstance(decision, Refused):
         log.error("an intent cannot be decided again", agent=found.state.number, why=str(decision))
         return None

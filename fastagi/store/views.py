@@ -16,13 +16,12 @@ from typing import Any
 from peewee import JOIN, Field, ModelSelect, PeeweeException
 from playhouse.pool import PooledDatabase
 
-from fastagi.agents.commands import LogOff, Pause
 from fastagi.agents.devices import DeviceType
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState, Status
 from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
-from fastagi.contract import EventType, Sink, Source
+from fastagi.contract import EventType, Planned, Sink, Source
 from fastagi.store import tables
 from fastagi.store.connection import loaded, moment, state_query
 from fastagi.store.database import parse
@@ -32,7 +31,6 @@ from fastagi.store.directory import Declared, removal
 log = logging.getLogger(__name__)  # not on standard output, where commands write
 
 CHUNK = 1000  # values per statement
-LOG_OFF, PAUSE = "log off", "pause"
 HOOK = "hook"  # among the sinks: all hooks together
 PATIENCE = 1.0  # seconds, with changes that are being committed
 ROUNDS = 5  # of reading, when gaps turn out to be settled
@@ -43,7 +41,7 @@ class AgentView:
     """``queues`` are the agent's, ``joined`` those the agent is in now. ``since``: of the login.
 
     ``paused_in``: queues with a pause that is not the agent's in general. ``planned``: what
-    happens when the present queue call ends, ``log off``, ``pause`` or nothing.
+    happens when the present queue call ends.
     """
 
     id: int
@@ -60,15 +58,11 @@ class AgentView:
     paused_since: datetime | None
     asterisk: str = ""
     paused_in: tuple[str, ...] = ()
-    planned: str = ""
+    planned: Planned = Planned.NOTHING
     context: str = ""
     device_type: DeviceType = "local"
     source: Source | None = None  # where the login came from
     pause_source: Source | None = None
-
-    @property
-    def logoff_planned(self) -> bool:
-        return self.planned == LOG_OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,20 +349,21 @@ class Views:
 
     # -- figures
 
-    def agents_by_state(self) -> dict[str, int]:
-        """How many are ``logged_off``, ``available`` and ``paused``."""
+    def agents_by_state(self) -> dict[tuple[str | None, str], int]:
+        """How many are ``logged_off``, ``available`` and ``paused``, by the Asterisk they are on
+        and that; who is logged off is on None."""
         text = """
-            SELECT CASE WHEN s.id IS NULL THEN 'logged_off' WHEN p.id IS NULL THEN 'available'
-                   ELSE 'paused' END, count(*)
+            SELECT s.asterisk, CASE WHEN s.id IS NULL THEN 'logged_off'
+                   WHEN p.id IS NULL THEN 'available' ELSE 'paused' END, count(*)
             FROM agents a
             LEFT JOIN login_sessions s ON s.agent_id = a.id AND s.ended_at IS NULL
             LEFT JOIN pause_segments p ON p.agent_id = a.id AND p.ended_at IS NULL
             WHERE a.archived_at IS NULL OR s.id IS NOT NULL
-            GROUP BY 1
+            GROUP BY 1, 2
         """
         with self.connected() as database:
-            counted = dict(database.execute_sql(text).fetchall())
-        return {status.name.lower(): counted.get(status.name.lower(), 0) for status in Status}
+            rows = database.execute_sql(text).fetchall()
+        return {(asterisk, state): int(count) for asterisk, state, count in rows}
 
     def backlog(self) -> list[Backlog]:
         """What waits, by sink; all hooks together are one."""
@@ -499,9 +494,6 @@ def _ended(row: Sequence[Any]) -> tuple[datetime | None, str, Source | None]:
     )
 
 
-_PLANNED: dict[type, str] = {type(None): "", LogOff: LOG_OFF, Pause: PAUSE}
-
-
 def _in_order(view: AgentView) -> tuple[int, str]:
     return len(view.number), view.number
 
@@ -598,7 +590,7 @@ def _view(state: AgentState, source: str | None, pause_source: str | None) -> Ag
         paused_since=pause.since if pause else None,
         asterisk=session.device.asterisk if session else "",
         paused_in=tuple(m.queue for m in state.joined if m.own_pause and m.own_pause.paused),
-        planned=_PLANNED[type(state.planned)],
+        planned=state.plan,
         context=session.device.context if session else "",
         device_type=session.device.type if session else "local",
         source=Source(source) if session and source else None,

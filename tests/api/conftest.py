@@ -26,7 +26,7 @@ from fastagi.api.application import application
 from fastagi.api.doors import Doors
 from fastagi.api.stream import Feed
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
-from fastagi.contract import EventType, Source
+from fastagi.contract import EventType, Planned, Source
 from tests.agents.memory import QUEUES, Hall, MemoryStore, an_agent
 
 QUEUE_IDS = {"sales": 1, "support": 2, "billing": 3}
@@ -57,7 +57,7 @@ class View:
     pause_reason: str
     paused_since: datetime | None
     pause_source: Source | None
-    planned: str
+    planned: Planned
 
 
 def view(state: AgentState) -> View:
@@ -79,7 +79,7 @@ def view(state: AgentState) -> View:
         state.pause.reason.name if state.pause else "",
         state.pause.since if state.pause else None,
         Source.API if state.pause else None,
-        "" if state.planned is None else type(state.planned).__name__,
+        state.plan,
     )
 
 

@@ -238,10 +238,10 @@ async def test_with_and_without_the_slash_at_the_end(house: House) -> None:
 @pytest.mark.parametrize(
     ("path", "allow"),
     [
-        ("", "POST, GET"),
-        ("150", "GET, PUT, DELETE"),
+        ("", "POST, GET, HEAD"),
+        ("150", "GET, HEAD, PUT, DELETE"),
         ("150/test", "POST"),
-        ("150/deliveries", "GET"),
+        ("150/deliveries", "GET, HEAD"),
         ("150/retry", "POST"),
     ],
 )
@@ -432,9 +432,7 @@ async def test_a_body_is_json_whatever_it_is_called(house: House, type: str) -> 
         ("/client/12/agent/mobile/136/event/", "kind: must be local or remote"),
         ("/client/12/agent/local/alice/event/", "agent_id: must be a whole number"),
         ("/client/12/agent/local/0/event/", "agent_id: must be a whole number"),
-        ("/client/12/agent/local/2147483648/event/", "agent_id: must be a whole number"),
         (f"{BASE}0", "event_id: must be a whole number"),
-        (f"{BASE}{2**63}", "event_id: must be a whole number"),
         (f"{BASE}150/deliveries?limit=201", "limit: must be a whole number from 1 to 200"),
         (f"{BASE}150/deliveries?limit=all", "limit: must be a whole number from 1 to 200"),
     ],

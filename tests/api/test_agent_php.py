@@ -332,8 +332,13 @@ async def test_log_off_in_a_call(house: House, by_get: Ask) -> None:
     house.login = LoginSettings(logoff_in_call=WhenInCall.REFUSE)
     assert await by_get(command="logoff", agent="1001") == error("Agent in call")
     house.login = LoginSettings(logoff_in_call=WhenInCall.AFTER_CALL)
-    assert await by_get(command="logoff", agent="1001") == ok("Logoff OK")
+    planned = {"success": "Logoff OK", "planned": "log off"}
+    assert await by_get(command="logoff", agent="1001") == (200, planned)
     assert isinstance(house.hall.state.planned, LogOff)
+    # Who is to be logged off needs no pause: it is the log-off that is planned.
+    house.pause = PauseSettings(when_in_call=WhenInCall.AFTER_CALL)
+    planned = {"success": "Pause OK", "planned": "log off"}
+    assert await by_get(command="pause", agent="1001") == (200, planned)
     # Logging in again, also to another queue, takes that back.
     assert await by_get(**login(queue="support")) == ok("Login OK")
     assert house.hall.state.planned is None
@@ -349,7 +354,8 @@ async def test_pause_in_a_call(house: House, by_get: Ask) -> None:
     house.pause = PauseSettings(when_in_call=WhenInCall.REFUSE)
     assert await by_get(command="pause", agent="1001") == error("Agent in call")
     house.pause = PauseSettings(when_in_call=WhenInCall.AFTER_CALL)
-    assert await by_get(command="pause", agent="1001") == ok("Pause OK")
+    planned = {"success": "Pause OK", "planned": "pause"}
+    assert await by_get(command="pause", agent="1001") == (200, planned)
     assert isinstance(house.hall.state.planned, Pause)
     assert await by_get(command="unpause", agent="1001") == ok("Unpause OK")
     assert house.hall.state.planned is None
@@ -625,7 +631,7 @@ async def test_other_methods_change_nothing(house: House, http: httpx2.AsyncClie
 
 
 async def test_other_paths(http: httpx2.AsyncClient) -> None:
-    for path in (f"{PATH}/", f"{PATH}/login", "/api/agent.phpx", "/api/", "/api"):
+    for path in (f"{PATH}//", f"{PATH}/login", "/api/agent.phpx", "/api/", "/api"):
         answer = await http.get(path, params=login())
         assert (answer.status_code, answer.json()) == (404, {"error": "Not Found"}), path
 

@@ -98,6 +98,8 @@ async def test_status(house: House, http: httpx2.AsyncClient, path: str) -> None
         "paused": False,
         "paused_reason": None,
         "queues": off,
+        "planned": "",
+        "known": True,
     }
     await http.post(f"{path}/login", json=LOGIN)
     await http.post(f"{path}/pause", json={"reason": "lunch"})
@@ -115,6 +117,8 @@ async def test_status(house: House, http: httpx2.AsyncClient, path: str) -> None
             {"id": 2, "name": "support", "logged": True, "paused": True},
             {"id": 3, "name": "billing", "logged": False, "paused": False},
         ],
+        "planned": "",
+        "known": True,
     }
     # A pause without a reason is one, too.
     await http.post(f"{path}/pause", json={})
@@ -359,8 +363,14 @@ async def test_logoff_in_call(house: House, logged_in: httpx2.AsyncClient) -> No
     answer = await logged_in.post("/0.1/agents/1001/logoff")
     assert told(answer) == (409, "Agent is in a call")
     house.login = LoginSettings(logoff_in_call=WhenInCall.AFTER_CALL)
-    assert done(await logged_in.post("/0.1/agents/1001/logoff"))
+    answer = await logged_in.post("/0.1/agents/1001/logoff")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["fastagi-planned"] == "log off"
     assert house.hall.state.planned is not None
+    for path in ("/0.1/agents/1001/status", "/0.1/agents/all/statuses"):
+        told_of = (await logged_in.get(path)).json()
+        first = told_of[0] if isinstance(told_of, list) else told_of
+        assert (first["logged"], first["planned"]) == (True, "log off")
     house.login = LoginSettings(logoff_in_call=WhenInCall.ALLOW)
     assert done(await logged_in.post("/0.1/agents/1001/logoff"))
     assert house.hall.state.session is None
@@ -409,8 +419,12 @@ async def test_pause_in_call(house: House, logged_in: httpx2.AsyncClient) -> Non
     house.pause = PauseSettings(when_in_call=WhenInCall.REFUSE)
     assert told(await logged_in.post("/0.1/agents/1001/pause")) == (409, "Agent is in a call")
     house.pause = PauseSettings(when_in_call=WhenInCall.AFTER_CALL)
-    assert done(await logged_in.post("/0.1/agents/1001/pause"))
+    answer = await logged_in.post("/0.1/agents/1001/pause")
+    assert (answer.status_code, answer.headers["fastagi-planned"]) == (204, "pause")
     assert house.hall.state.pause is None
+    # Taken back: nothing is planned any more.
+    answer = await logged_in.post("/0.1/agents/1001/unpause")
+    assert (answer.status_code, "fastagi-planned" in answer.headers) == (204, False)
 
 
 async def test_unpause_of_who_is_not_paused(logged_in: httpx2.AsyncClient) -> None:
@@ -449,6 +463,7 @@ async def test_log_off_all_but_those_in_calls(staff: House) -> None:
         207,
         {
             "done": 147,
+            "planned": 0,
             "failed": [
                 {"id": 1001, "number": "1001", "error": "Agent is in a call"},
                 {"id": 1003, "number": "1003", "error": "Agent is in a call"},
@@ -457,7 +472,8 @@ async def test_log_off_all_but_those_in_calls(staff: House) -> None:
     )
     assert staff.hall.asterisk.queues["sales"].keys() == {"pjsip/1003", "pjsip/1001"}
     staff.login = LoginSettings(logoff_in_call=WhenInCall.AFTER_CALL)
-    assert done(await http.post("/0.1/agents/all/logoff"))
+    answer = await http.post("/0.1/agents/all/logoff")
+    assert (answer.status_code, answer.headers["fastagi-planned"]) == (204, "log off; agents=2")
     assert {n for n, a in staff.hall.store.agents.items() if a.planned} == {"1001", "1003"}
 
 
@@ -495,6 +511,7 @@ async def test_relog_tells_who_could_not(staff: House) -> None:
     assert answer.status_code == 207
     assert answer.json() == {
         "done": 148,
+        "planned": 0,
         "failed": [
             {
                 "id": 1042,
@@ -584,15 +601,17 @@ async def test_asterisk_gives_no_answer(house: House, http: httpx2.AsyncClient) 
         (b"{}", "extension: is missing"),
         (b'{"extension": null}', "extension: is missing"),
         (b'{"context": "phones"}', "extension: is missing"),
-        (b'{"extension": 1001}', "extension: must be a string"),
+        (b'{"extension": 1001.5}', "extension: must be a string"),
+        (b'{"extension": -1001}', "extension: must be a string"),
         (b'{"extension": true}', "extension: must be a string"),
         (b'{"extension": ["1001"]}', "extension: must be a string"),
         (b'{"extension": {"a": 1}}', "extension: must be a string"),
-        (b'{"extension": "1001", "context": 5}', "context: must be a string"),
-        (b'{"extension": "1001", "asterisk": 5}', "asterisk: must be a string"),
-        (b"[]", "The body must be a JSON object"),
+        (b'{"extension": "1001", "context": true}', "context: must be a string"),
+        (b'{"extension": "1001", "asterisk": [5]}', "asterisk: must be a string"),
+        (b"[]", "extension: is missing"),
+        (b"[1]", "The body must be a JSON object"),
         (b'"1001"', "The body must be a JSON object"),
-        (b"null", "The body must be a JSON object"),
+        (b"null", "extension: is missing"),
         (b"extension=1001&context=phones", "The body is no valid JSON"),
         (b'{"extension": "1001"', "The body is no valid JSON"),
         (b'{"extension": "1001"} {}', "The body is no valid JSON"),
@@ -614,7 +633,9 @@ async def test_a_wrong_body(http: httpx2.AsyncClient, body: bytes, error: str) -
     [
         ({}, "agent_id: is missing"),
         ({"agent_id": 1001}, "queue_id: is missing"),
-        ({"agent_id": "1001", "queue_id": 1}, "agent_id: must be an integer"),
+        ({"agent_id": "Alice", "queue_id": 1}, "agent_id: must be an integer"),
+        ({"agent_id": "-1", "queue_id": 1}, "agent_id: must be an integer"),
+        ({"agent_id": "１", "queue_id": 1}, "agent_id: must be an integer"),
         ({"agent_id": True, "queue_id": 1}, "agent_id: must be an integer"),
         ({"agent_id": 1001, "queue_id": 1.5}, "queue_id: must be an integer"),
         ({"agent_id": 1001, "queue_id": [1]}, "queue_id: must be an integer"),
@@ -684,7 +705,7 @@ async def test_another_method(
         "/0.1/agents/all/status",
         "/0.1/agents/by-number/1001/statuses",
         "/0.1/agents/by-number/10/01/status",
-        "/0.1/members/",
+        "/0.1/members//",
         "/0.2/members",
     ],
 )

@@ -131,7 +131,13 @@ async def test_no_caller_can_make_series_without_end() -> None:
 async def test_what_the_store_knows() -> None:
     oldest = datetime.now(UTC) - timedelta(seconds=90)
     metrics = Metrics(
-        agents_by_state=lambda: {"available": 7, "paused": 2},
+        agents_by_state=lambda: {
+            ("paris", "available"): 7,
+            ("lyon", "available"): 4,
+            ("paris", "paused"): 2,
+            ("lyon", "paused"): 1,
+            (None, "logged_off"): 3,
+        },
         backlog=lambda: [
             Owed("lamp", 3, oldest, 1),
             Owed("hook", 0, None, 4),
@@ -139,12 +145,14 @@ async def test_what_the_store_knows() -> None:
             Owed("another", 2, None, 0),
         ],
         connected=lambda: {"paris": True, "lyon": False},
+        known=lambda asterisk: asterisk != "lyon",
     )
     found = await figures(metrics)
     assert found["fastagi_agents"] == {
-        by(state="logged_off"): 0,
+        by(state="logged_off"): 3,
         by(state="available"): 7,
         by(state="paused"): 2,
+        by(state="unknown"): 5,
     }
     waiting = {dict(labels)["sink"]: n for labels, n in found["fastagi_outbox_deliveries"].items()}
     assert waiting == {"lamp": 3, "hook": 0, "queue_log": 0, "user_event": 0, "other": 3}
@@ -172,9 +180,9 @@ async def test_labels_are_the_contracts() -> None:
 async def test_the_store_is_not_asked_at_every_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def agents() -> dict[str, int]:
+    def agents() -> dict[tuple[str | None, str], int]:
         asked.append("agents")
-        return {"available": len(asked)}
+        return {("", "available"): len(asked)}
 
     metrics = Metrics(agents_by_state=agents)
     assert asked == []  # not at the start either
@@ -190,7 +198,7 @@ async def test_the_store_is_not_asked_at_every_scrape(monkeypatch: pytest.Monkey
 
 
 async def test_a_store_that_is_away_costs_only_its_figures() -> None:
-    def broken() -> dict[str, int]:
+    def broken() -> dict[tuple[str | None, str], int]:
         raise StoreUnavailable("/var/lib/fastagi/fastagi.db: disk I/O error")
 
     metrics = Metrics(agents_by_state=broken, backlog=list, connected=lambda: {"": False})
@@ -216,10 +224,10 @@ async def test_a_store_that_is_stuck_holds_up_one_thread(
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     asked: list[str] = []
 
-    def agents() -> dict[str, int]:
+    def agents() -> dict[tuple[str | None, str], int]:
         asked.append("agents")
         stuck.wait(30)
-        return {"available": 1}
+        return {("", "available"): 1}
 
     metrics = Metrics(agents_by_state=agents)
     metrics.listeners(4)
@@ -231,7 +239,7 @@ async def test_a_store_that_is_stuck_holds_up_one_thread(
 
 
 async def test_the_port_of_its_own_gives_the_same() -> None:
-    metrics = Metrics(agents_by_state=lambda: {"paused": 5}, connected=lambda: {"": True})
+    metrics = Metrics(agents_by_state=lambda: {("", "paused"): 5}, connected=lambda: {"": True})
     metrics.acted("", 0.002)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -30,8 +30,6 @@ from tests.api.conftest import House, Reader, View, view
 
 T = TypeVar("T")
 
-PLANNED: dict[type, str] = {type(None): "", LogOff: "log off", Pause: "pause"}
-
 
 # -- the service ----------------------------------------------------------------------------------
 
@@ -55,7 +53,6 @@ class Shown(Reader):
             view(state),
             source=last.get((state.number, EventType.LOGIN)) if state.session else None,
             pause_source=last.get((state.number, EventType.PAUSE)) if state.pause else None,
-            planned=PLANNED[type(state.planned)],
         )
 
 

@@ -15,16 +15,27 @@ const RARELY = 500; // … or after so many times the time that reading everythi
 const ANNOUNCE = 1000; // ms in which changes are gathered for screen readers
 const TOKEN = "fastagi-token";
 
-const STATUS = { available: "Available", paused: "Paused", logged_off: "Logged off" };
-const ORDER = { paused: 0, available: 1, logged_off: 2 };
+const LINKS = 3000; // ms: no event tells that an Asterisk is away, so it is asked for so often
+
+const STATUS = {
+  available: "Available",
+  paused: "Paused",
+  unknown: "Unknown",
+  logged_off: "Logged off",
+};
+const MEANING = {
+  available: "Logged in and not paused. Whether the agent is in a call is not shown.",
+  unknown: "The agent's Asterisk or the database is away: this is what was known last.",
+};
+const ORDER = { paused: 0, available: 1, unknown: 2, logged_off: 3 };
 const PLANNED = { "log off": "logs off after the call", pause: "pauses after the call" };
 const REASONS = { "device-lost": "phone away" };
 const COLUMNS = {
   number: { label: "number", key: (a) => a.number },
   name: { label: "name", key: (a) => a.name },
-  status: { label: "state", key: (a) => ORDER[a.status] },
+  status: { label: "state", key: (a) => ORDER[statusOf(a)] },
   reason: { label: "pause reason", key: (a) => reasonOf(a) },
-  paused: { label: "paused for", key: (a) => -a.pausedAt, empty: (a) => !a.pausedAt },
+  paused: { label: "paused for", key: (a) => -a.pausedAt, empty: (a) => !a.pausedAt || !a.known },
   extension: { label: "extension", key: (a) => a.extension },
   queues: { label: "queues", key: (a) => a.joined.join(", ") },
   since: { label: "logged in", key: (a) => a.since || "" },
@@ -96,6 +107,7 @@ const number = (n) => n.toLocaleString("en");
 const serverNow = () => frozenAt || Date.now() + offset;
 const reasonOf = (agent) => REASONS[agent.pause_reason] || agent.pause_reason;
 const may = (right) => client.rights.includes(right);
+const statusOf = (agent) => (agent.known ? agent.status : "unknown");
 
 function running(ms) {
   const seconds = Math.max(0, Math.floor(ms / 1000));
@@ -183,6 +195,30 @@ function take(agent) {
   agents.set(agent.number, agent);
 }
 
+// What all that is shown rests on: the store, and a link to each Asterisk.
+let links = { store: true, asterisks: {}, plans: 0 };
+let linksLoaded = ""; // those of the agents that are shown
+
+function takeLinks(said) {
+  links = said;
+  if (streaming && !behind) connection("live");
+}
+
+function whatIsAway() {
+  if (!links.store) return { short: "Database away", long: "The database cannot be used" };
+  const away = Object.entries(links.asterisks).filter(([, there]) => !there);
+  if (!away.length) return null;
+  const names = away.map(([name]) => name).filter(Boolean).join(", ");
+  const short = names ? `Asterisk ${names} away` : "Asterisk away";
+  return { short, long: names ? `Not connected to Asterisk ${names}` : "Not connected to Asterisk" };
+}
+
+async function lookAtLinks(signal) {
+  const said = await (await ask("/live/links", { signal })).json();
+  takeLinks(said);
+  if (JSON.stringify(said) !== linksLoaded) await loadAll(signal);
+}
+
 let refreshAt = 0;
 
 async function loadAll(signal) {
@@ -200,6 +236,8 @@ async function loadAll(signal) {
   for (const known of agents.keys()) if (!there.has(known)) agents.delete(known);
   for (const agent of body.agents) take(agent);
   behind = false;
+  linksLoaded = JSON.stringify(body.links);
+  takeLinks(body.links);
   fillQueues();
   showClient();
   render();
@@ -402,8 +440,9 @@ async function run(signal) {
 
 function connection(state, words = "") {
   const shown = { connecting: "Connecting …", live: "Live", lost: "Not connected", token: "Token needed" };
-  byId("connection").dataset.state = state;
-  setText(byId("connection-words"), shown[state]);
+  const away = state === "live" ? whatIsAway() : null;
+  byId("connection").dataset.state = away ? "away" : state;
+  setText(byId("connection-words"), away ? away.short : shown[state]);
   const lost = state === "lost";
   if (lost && !frozenAt) frozenAt = serverNow();
   if (!lost) frozenAt = 0;
@@ -412,13 +451,15 @@ function connection(state, words = "") {
     ? `Connection lost. What you see is of ${since} and may not be true any more. Trying again …`
     : "The server cannot be reached. Trying again …";
   const banner = byId("banner");
-  const text = lost ? (words ? `${what} (${words})` : what) : "";
+  let text = lost ? (words ? `${what} (${words})` : what) : "";
+  if (away) text = `${away.long}: how agents are there now is not known. You see what was known last.`;
   if (banner.dataset.text !== text) {
     banner.dataset.text = text;
     banner.replaceChildren(...(text ? [icon("warning"), make("span", "", text)] : []));
   }
   document.body.classList.toggle("lost", lost);
-  document.title = lost ? "⚠ Not connected · Agents" : "Agents";
+  const trouble = lost ? shown.lost : away?.short;
+  document.title = trouble ? `⚠ ${trouble} · Agents` : "Agents";
   tick();
 }
 
@@ -454,7 +495,8 @@ function showClient() {
 // -- which agents, in which order ---------------------------------------------------------------------
 
 const inView = (agent, status) =>
-  status === "all" || (status === "in" ? agent.status !== "logged_off" : agent.status === status);
+  status === "all" ||
+  (status === "in" ? agent.status !== "logged_off" : statusOf(agent) === status);
 
 function queuesOf(agent) {
   return agent.status === "logged_off" ? agent.queues : agent.joined;
@@ -515,6 +557,8 @@ function draw() {
   for (const count of document.querySelectorAll("[data-count]")) {
     setText(count, number(matching.filter((a) => inView(a, count.dataset.count)).length));
   }
+  const unknown = document.querySelector('#states [data-status="unknown"]');
+  unknown.hidden = view.status !== "unknown" && ![...agents.values()].some((a) => !a.known);
   const list = sorted(matching.filter((agent) => inView(agent, view.status)));
   const shown = list.slice(0, ROWS);
   drawRows(shown);
@@ -611,23 +655,28 @@ function fillRow(row, agent) {
   if (row.drawn && row.dataset.status !== agent.status) say(row, "");
   row.drawn = drawn;
   row.dataset.status = agent.status;
+  row.classList.toggle("unknown", !agent.known);
   const cells = row.cells_;
   setText(cells.number, agent.number);
   setText(cells.name, agent.name);
-  const state = make("span", `state ${agent.status}`);
-  state.append(icon(agent.status), STATUS[agent.status]);
+  const now = statusOf(agent);
+  const state = make("span", `state ${now}`);
+  state.append(icon(now), STATUS[now]);
+  if (MEANING[now]) state.title = MEANING[now];
   cells.state.replaceChildren(state);
+  if (!agent.known) cells.state.append(make("span", "note", `was ${STATUS[agent.status].toLowerCase()}`));
   if (PLANNED[agent.planned]) cells.state.append(make("span", "note", PLANNED[agent.planned]));
   const paused = agent.status === "paused";
+  const runs = paused && agent.known; // whether the pause goes on is not known else
   cells.reason.replaceChildren();
   if (paused) {
     cells.reason.append(make("span", "", reasonOf(agent) || "no reason"));
     if (agent.pause_source) cells.reason.append(" ", make("span", "dim", `by ${agent.pause_source}`));
   }
-  if (!paused) cells.age.replaceChildren();
+  if (!runs) cells.age.replaceChildren();
   else if (!cells.age.firstChild) cells.age.append(make("time"));
-  if (paused) cells.age.firstChild.dateTime = agent.paused_since || "";
-  row.pausedAt = paused ? agent.pausedAt : 0;
+  if (runs) cells.age.firstChild.dateTime = agent.paused_since || "";
+  row.pausedAt = runs ? agent.pausedAt : 0;
   cells.extension.replaceChildren(agent.extension);
   if (agent.asterisk) cells.extension.append(" ", make("span", "dim", agent.asterisk));
   if (agent.extension && agent.device_type === "remote") {
@@ -787,11 +836,12 @@ const changes = new Map(); // number -> words
 let announcing = 0;
 
 function announceChange(before, after) {
-  const same = before.status === after.status && before.pause_reason === after.pause_reason;
+  const same = statusOf(before) === statusOf(after) && before.pause_reason === after.pause_reason;
   if (same || !(inView(before, view.status) || inView(after, view.status))) return;
   if (view.queue && ![...queuesOf(before), ...queuesOf(after)].includes(view.queue)) return;
-  const reason = after.status === "paused" && reasonOf(after) ? `: ${reasonOf(after)}` : "";
-  changes.set(after.number, `${after.name || after.number} ${STATUS[after.status].toLowerCase()}${reason}.`);
+  const now = statusOf(after);
+  const reason = now === "paused" && reasonOf(after) ? `: ${reasonOf(after)}` : "";
+  changes.set(after.number, `${after.name || after.number} ${STATUS[now].toLowerCase()}${reason}.`);
   if (!announcing) announcing = setTimeout(announce, ANNOUNCE);
 }
 
@@ -973,6 +1023,13 @@ function prepare() {
       loadAll(session.signal).catch(() => {}); // the stream says it when the server is away
     }
   }, REFRESH / 4);
+  let looking = false;
+  setInterval(async () => {
+    if (!streaming || looking || document.hidden) return;
+    looking = true;
+    await lookAtLinks(session.signal).catch(() => {}); // likewise
+    looking = false;
+  }, LINKS);
 }
 
 prepare();
