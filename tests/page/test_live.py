@@ -9,6 +9,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from fastagi.agents.commands import LogOff, WhenInCall
 from fastagi.agents.limits import PauseLimit, WhenExceeded
 from fastagi.agents.model import AgentState, LoginSession, OwnPause
 from fastagi.contract import Source
@@ -403,6 +404,60 @@ def test_another_database(office: Office, page: Browser) -> None:
     page.complaints()
 
 
+def test_asterisk_is_away(office: Office, page: Browser) -> None:
+    """The page says so, in red, and claims of nobody to be available."""
+    office.pauses(ALICE)
+    page.sees(lambda: page.cell(ALICE, "age"))
+    assert page.one(f'tr[data-number="{BOB}"] .state').get_attribute("title") == (
+        "Logged in and not paused. Whether the agent is in a call is not shown."
+    )
+    office.house.hall.asterisk.linked = False
+    page.sees(lambda: page.text("#connection") == "Asterisk away", "the words at the top")
+    page.sees(lambda: page.cell(BOB, "state") == "Unknown\nwas available", "his state")
+    assert page.cell(ALICE, "state") == "Unknown\nwas paused"
+    assert page.cell(ALICE, "age") == ""  # nobody knows whether the pause goes on
+    assert page.text("#banner") == (
+        "Not connected to Asterisk: how agents are there now is not known."
+        " You see what was known last."
+    )
+    assert page.one("#banner").get_attribute("role") == "alert"
+    assert page.driver.title == "⚠ Asterisk away · Agents"
+    red = page.run("return getComputedStyle(document.getElementById('connection')).color")
+    assert red == page.run("return getComputedStyle(document.getElementById('banner')).color")
+    assert counts(page) == "2 Logged in 0 Available 0 Paused 2 Unknown 2 Logged off 4 All"
+    page.click('[data-status="unknown"]')
+    page.sees(lambda: page.numbers() == [ALICE, BOB], "those who are unknown")
+    page.click('[data-status="logged_off"]')
+    page.sees(lambda: page.cell(CAROL, "state") == "Logged off", "who is on no Asterisk")
+    page.click('[data-status="in"]')
+    page.shot("asterisk-away")
+    office.house.hall.asterisk.linked = True
+    page.is_live()
+    page.sees(lambda: page.cell(BOB, "state") == "Available", "what is known again")
+    page.sees(lambda: page.cell(ALICE, "age"))
+    assert (page.text("#banner"), page.driver.title) == ("", "Agents")
+    assert counts(page) == "2 Logged in 1 Available 1 Paused 2 Logged off 4 All"
+
+
+def test_the_store_cannot_be_used(office: Office, page: Browser) -> None:
+    """It can be read, and yet it is not what the phones are told from."""
+    office.house.hall.service.store_usable = lambda: False
+    page.sees(lambda: page.text("#connection") == "Database away", "the words at the top")
+    page.sees(lambda: "Unknown" in page.cell(BOB, "state"), "his state")
+    assert page.text("#banner").startswith("The database cannot be used:")
+    office.house.hall.service.store_usable = lambda: True
+    page.is_live()
+    page.sees(lambda: page.cell(BOB, "state") == "Available")
+
+
+def test_what_another_program_plans(office: Office, page: Browser) -> None:
+    """No event tells of it, and the page shows it all the same."""
+    office.house.hall.asterisk.calls.add("pjsip/1001")
+    said = {"when_in_call": WhenInCall.AFTER_CALL}
+    office.does(LogOff(**office._said(ALICE, Source.API), **said))
+    page.sees(lambda: "logs off after the call" in page.cell(ALICE, "state"), "the plan")
+
+
 def test_the_store_is_away(office: Office, browser: Browser) -> None:
     store = office.house.hall.store
     store.down = {"agents"}
@@ -559,10 +614,12 @@ return [seen, poor];
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_legible(office: Office, page: Browser, scheme: str) -> None:
     office.pauses(ALICE)
-    office.house.hall.asterisk.linked = False
     page.prefers(color_scheme=scheme)
     page.click('[data-status="all"]')
     page.sees(lambda: page.cell(ALICE, "age"))
+    assert page.run(CONTRASTS)[1] == []
+    office.house.hall.asterisk.linked = False
+    page.sees(lambda: page.cell(ALICE, "state").startswith("Unknown"), "what is not known")
     page.click(button(BOB, "logoff"))
     seen, poor = page.run(CONTRASTS)
     assert (seen > 30, poor) == (True, [])
