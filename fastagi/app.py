@@ -30,7 +30,7 @@ from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
 from fastagi.agi.server import Server
 from fastagi.agi.session import CommandFailed, ConnectionLost, Session, SessionTimeout
 from fastagi.ami.asterisks import Asterisks
-from fastagi.ami.client import Client, State
+from fastagi.ami.client import Client, ManagerError, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
 from fastagi.config import HostPort, Settings
@@ -151,11 +151,13 @@ class App:
             self.clients = {a.name: self._client(a) for a in settings.asterisks}
             self.queues = Asterisks(
                 {
-                    name: Queues(client, name, fence=self.fence)
+                    name: Queues(client, name, fence=self.fence, configured=self._queue_names)
                     for name, client in self.clients.items()
                 }
             )
-            self.service = AgentService(store, self.queues, store.pins, policy(settings), log)
+            self.service = AgentService(
+                store, self.queues, store.pins, policy(settings), log, fence=self.fence
+            )
             self.reconciler = Reconciler(
                 self.service,
                 log,
@@ -163,6 +165,7 @@ class App:
                 every=lambda: self.settings.reconcile.every,
                 restored=self._set_lamps,
                 counted=self.metrics.repaired,
+                supervisor=self.supervisor,
             )
             self.timers = Timers(
                 self.service,
@@ -253,6 +256,7 @@ class App:
             lambda members: self.timers.reachable(members),
             lambda interface, asterisk: self.reconciler.call_ended(interface, asterisk),
             on_missed=lambda: self._look_again(name),
+            fence=self.fence,
         )
         self._news.append(news)
 
@@ -273,7 +277,12 @@ class App:
             on_raw=news.take,
             on_ready=connected,
             on_answered=partial(self.metrics.acted, name),
+            fence=self.fence,
         )
+
+    async def _queue_names(self) -> list[str]:
+        """As Asterisk has them: those that are configured, and were. Raises StoreUnavailable."""
+        return [name for name, _ in (await self.store.queue_names()).values()]
 
     def _look_again(self, asterisk: str) -> None:
         self.reconciler.reconnected(asterisk)
@@ -407,7 +416,10 @@ class App:
         pauses = [agent.pause.id for agent in agents if agent.pause is not None]
         actions = lamp.refresh(agents, await self.store.exceeded(pauses))
         for i in range(0, len(actions), LAMPS_AT_ONCE):
-            answers = await self.clients[asterisk].actions(actions[i : i + LAMPS_AT_ONCE])
+            try:
+                answers = await self.clients[asterisk].actions(actions[i : i + LAMPS_AT_ONCE])
+            except ManagerError as error:
+                raise QueuesUnavailable(str(error)) from None
             if failed := sum(isinstance(answer, Exception) for answer in answers):
                 log.warning("lamps were not set", count=failed, **named(asterisk))
 

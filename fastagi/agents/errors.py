@@ -30,6 +30,10 @@ from fastagi.agents.devices import Device
 from fastagi.contract import Outcome
 
 
+class StoreUnavailable(Exception):
+    """The store cannot be read or written now: disk full, database away. Nothing was written."""
+
+
 class Refused(Exception):
     """Nothing was changed. ``outcome`` says why; the text is for the log."""
 

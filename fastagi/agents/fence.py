@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from fastagi.agents.errors import Unavailable
+from fastagi.agents.errors import StoreUnavailable, Unavailable
 from fastagi.agents.log import Log, Trouble
 from fastagi.agents.operations import QueuesUnavailable
-from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.text import Unusable, tidied
 
 AGAIN_AFTER = 3600.0  # seconds until a fault that still occurs is logged again

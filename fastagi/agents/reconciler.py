@@ -23,7 +23,8 @@ from fastagi.agents.commands import (
 )
 from fastagi.agents.devices import DeviceRule, device_key, device_of
 from fastagi.agents.events import Event
-from fastagi.agents.log import Log
+from fastagi.agents.fence import AWAY, Supervisor
+from fastagi.agents.log import Log, Trouble
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
@@ -46,7 +47,7 @@ from fastagi.agents.reconcile import (
     restored,
     seen,
 )
-from fastagi.agents.service import OWED, AgentService, StoreUnavailable, noted_by
+from fastagi.agents.service import OWED, AgentService, noted_by
 from fastagi.contract import EventType, Script, Source
 
 STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen
@@ -62,11 +63,15 @@ AGAIN = 0.25  # seconds until what could not be judged is looked at again
 SILENCE = 1.5
 REFUSED_AGAIN = timedelta(seconds=60)  # a planned change that Asterisk refused
 SKEW = timedelta(seconds=2)  # between Asterisk's clock and ours
+RETRY = 1.0  # seconds until it is tried again while the store or Asterisk is away
+MOST_TRIED = 1_000  # notes
+TRIES = 3  # of a note of the fallback that meets a fault of ours
 ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is still at it
 # The fallback leaves its note first: so long it may take to do what the note says.
 FRESH = timedelta(seconds=2)
 
 RECONCILE = "reconcile"  # the actor of repairs
+TASK = "reconcile"  # for the log and the metrics
 PUT_BACK, TAKEN_OUT, ADOPTED, CORRECTED = "put back", "taken out", "adopted", "corrected"
 REPAIRED_AS = {
     Kind.MISSING: PUT_BACK,
@@ -75,8 +80,6 @@ REPAIRED_AS = {
     Kind.PAUSE: CORRECTED,
     Kind.PENALTY: CORRECTED,
 }
-
-_AWAY = (StoreUnavailable, QueuesUnavailable, errors.Unavailable)
 
 
 class Reconciler:
@@ -97,6 +100,7 @@ class Reconciler:
         every: Callable[[], timedelta | None] = lambda: None,
         restored: Callable[[str, list[AgentState]], Awaitable[None]] | None = None,
         counted: Callable[[str, str, int], None] = lambda asterisk, kind, count: None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.service = service
         self.rules = rules
@@ -104,6 +108,11 @@ class Reconciler:
         self.restored = restored
         self.counted = counted
         self.log = log
+        self.fence = service.fence
+        self._supervisor = supervisor or Supervisor(self.fence)
+        self._unsettled = Trouble(
+            log, "not everything could be settled yet", "all that was open is settled"
+        )
         self._sides = {name: _Side(name, self) for name in service.queues.names}
         self._planned = True  # until it was looked
         self._not_before: dict[str, datetime] = {}  # by id of what was planned
@@ -137,10 +146,12 @@ class Reconciler:
     # -- running
 
     async def run(self) -> None:
+        keep = self._supervisor.keep
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._settle_for_ever(), name="settle")
-            for name, side in self._sides.items():
-                group.create_task(side.run(), name=f"reconcile {name}".rstrip())
+            group.create_task(keep("settle", self._settle_for_ever), name="settle")
+            for asterisk, side in self._sides.items():
+                name = f"reconcile {asterisk}".rstrip()
+                group.create_task(keep(name, side.run), name=name)
 
     async def catch_up(self) -> None:
         """Does what is waiting to be done, once. Raises StoreUnavailable, QueuesUnavailable or
@@ -165,11 +176,16 @@ class Reconciler:
             for what in (self.service.settle, self._carry_out_planned):
                 try:
                     await what()
-                except _AWAY as error:
+                except AWAY as error:
                     away = error
-            if away is not None:
-                self.log.warning("not everything could be settled yet", error=str(away))
-                await asyncio.sleep(1)
+                except BaseException:
+                    self._attention.set()
+                    raise
+            if away is None:
+                self._unsettled.is_over()
+            else:
+                self._unsettled.is_there(error=str(away))
+                await asyncio.sleep(RETRY)
                 self._attention.set()
 
     async def _carry_out_planned(self) -> None:
@@ -191,7 +207,10 @@ class Reconciler:
             if self._not_before.get(planned.id, now) > now:
                 continue
             try:
-                await self._carry_out_one(planned)
+                with self.fence.item("settle", *AWAY, errors.Refused, agent=planned.agent):
+                    await self._carry_out_one(planned)
+                    continue
+                self._not_before[planned.id] = now + REFUSED_AGAIN
             except (QueuesUnavailable, errors.Unavailable) as error:
                 away = error
             except errors.Refused as refusal:
@@ -207,7 +226,7 @@ class Reconciler:
         if state is None or state.session is None:
             return
         wrapup = self.service.policy.wrapup if isinstance(planned, Pause) else timedelta()
-        if await self.service.in_call(state.session.device, wrapup):
+        if await self.service.in_call(state, wrapup):
             return
         now = replace(
             planned, id=f"{planned.id}-after", when_in_call=WhenInCall.ALLOW, in_call=False
@@ -227,7 +246,7 @@ class Reconciler:
         for side in self._sides.values():
             try:
                 done += await side.compare_now()
-            except _AWAY as error:  # keeps nobody from comparing the others
+            except AWAY as error:  # keeps nobody from comparing the others
                 away = error
         if away is not None and not done:
             raise away
@@ -266,7 +285,19 @@ async def compare(service: AgentService, asterisk: str) -> list[Difference]:
     reported = await service.queues.members(asterisk)
     named = {number_in(m.name) for m in reported} - {agent.number for agent in agents} - {""}
     more = await service.store.states(sorted(named))
-    return differences([*agents, *more.values()], reported, asterisk, queues, service.queues.names)
+    found: list[Difference] = []
+
+    def differ(some: Sequence[AgentState]) -> None:
+        found.extend(differences(some, reported, asterisk, queues, service.queues.names))
+
+    everybody = [*agents, *more.values()]
+    try:
+        differ(everybody)
+    except Exception:  # of one of them: the others are compared without
+        for agent in everybody:
+            with service.fence.item("reconcile", agent=agent.number):
+                differ([agent])
+    return found
 
 
 class _Side:
@@ -290,6 +321,13 @@ class _Side:
         # Agents for whom the store wins, as they could not be put back after a restart yet.
         self._to_put_back: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
+        self._tries: Counter[str] = Counter()  # of notes that cannot be taken, by key
+        self._uncompared = Trouble(
+            self.log,
+            "not everything could be compared yet",
+            "all is compared",
+            **({"asterisk": asterisk} if asterisk else {}),
+        )
 
     def reconnected(self) -> None:
         self._reconnected = True
@@ -329,10 +367,15 @@ class _Side:
                     compared = loop.time()
                     await self.compare_now()
                 await self.catch_up()
-            except _AWAY as error:
-                self.log.warning("not everything could be compared yet", error=str(error))
-                await asyncio.sleep(1)
+            except AWAY as error:
+                self._uncompared.is_there(error=str(error))
+                await asyncio.sleep(RETRY)
                 self._bell.set()
+            except BaseException:
+                self._bell.set()  # for when it is begun again
+                raise
+            else:
+                self._uncompared.is_over()
 
     async def catch_up(self) -> None:
         async with self._one_at_a_time:
@@ -398,7 +441,11 @@ class _Side:
 
         async def put_back() -> None:
             for numbers in chunks:
-                done.update(await self._put_back(numbers))
+                with self.all.fence.item(TASK, *AWAY, agents=len(numbers)):
+                    done.update(await self._put_back(numbers))
+                    continue
+                # One of them is at fault: each is looked at by itself.
+                await self._remember(numbers)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -416,7 +463,8 @@ class _Side:
             # Asterisk writes its database now and then: what it was told last may be lost.
             agents = {agent.number: agent for agent in await self.store.lately(LATEST)}
             agents.update((agent.number, agent) for agent in await self.store.logged_in())
-            await self.all.restored(self.asterisk, list(agents.values()))
+            with self.all.fence.item("lamps", *AWAY, asterisk=self.asterisk):
+                await self.all.restored(self.asterisk, list(agents.values()))
 
     async def _put_back(self, numbers: Sequence[str]) -> Counter[str]:
         async with self.service.holding(numbers) as states:
@@ -449,23 +497,25 @@ class _Side:
         service that moved them."""
         prefix = OWED.format(self.asterisk)
         for note, number in (await self.store.notes(prefix)).items():
-            key = note.removeprefix(prefix)
-            async with self.service.holding([number]) as states:
-                state = states.get(number)
-                if state is None and await self.store.states([number]):
-                    self._again.add(number)  # a change is open; it may bring the agent back
-                    continue
-                if state is None or state.session is None or state.session.device.key != key:
-                    members = await self.queues.members(self.asterisk)
-                    removals: list[Operation] = [
-                        RemoveMember(m.queue, m.interface, self.asterisk)
-                        for m in members
-                        if device_key(self.asterisk, m.interface) == key
-                        and number_in(m.name) == number
-                    ]
-                    done, _ = await self._apply([(removal, TAKEN_OUT) for removal in removals])
-                    await self._tell(done)
-                await self.store.drop_note(note)
+            with self.all.fence.item(TASK, *AWAY, agent=number):
+                await self._take_out(note, note.removeprefix(prefix), number)
+
+    async def _take_out(self, note: str, key: str, number: str) -> None:
+        async with self.service.holding([number]) as states:
+            state = states.get(number)
+            if state is None and await self.store.states([number]):
+                self._again.add(number)  # a change is open; it may bring the agent back
+                return
+            if state is None or state.session is None or state.session.device.key != key:
+                members = await self.queues.members(self.asterisk)
+                removals: list[Operation] = [
+                    RemoveMember(m.queue, m.interface, self.asterisk)
+                    for m in members
+                    if device_key(self.asterisk, m.interface) == key and number_in(m.name) == number
+                ]
+                done, _ = await self._apply([(removal, TAKEN_OUT) for removal in removals])
+                await self._tell(done)
+            await self.store.drop_note(note)
 
     # -- notes of the fallback
 
@@ -479,15 +529,27 @@ class _Side:
         later: dict[str, str] = {}  # agents, by device: all that follows waits too
         for note in sorted(notes, key=lambda note: note.key):
             key = device_key(self.asterisk, note.interface)
-            number = later.get(key) or await self._take(note, key)
+            number = later.get(key)
+            if not number:
+                with self.all.fence.item(TASK, *AWAY, interface=note.interface, note=note.key):
+                    number = await self._take(note, key)
+                if number is None and self._tries_again(note):
+                    continue  # it is tried once more, and not for ever
             if number:
                 later[key] = number
             else:
                 taken.append(note)
+                self._tries.pop(note.key, None)
         if taken:
             await self.queues.forget(self.asterisk, taken)
         self._again |= set(later.values())
         return set(later.values())
+
+    def _tries_again(self, note: Note) -> bool:
+        if len(self._tries) > MOST_TRIED:
+            self._tries.clear()
+        self._tries[note.key] += 1
+        return self._tries[note.key] < TRIES
 
     async def _take(self, note: Note, key: str) -> str:
         """The agent's number when it is to be taken later, else ""."""
@@ -598,11 +660,22 @@ class _Side:
                 later = await self._take_notes()
                 if numbers := sorted(suspects.keys() - later):
                     await self._look(numbers, news=suspects)
-        except BaseException:
-            self._again |= again
-            for number, items in news.items():
-                self._news.setdefault(number, []).extend(items)
+        except Exception as error:
+            if not isinstance(error, AWAY):
+                # Something in these news: whoever they are about is looked at without them.
+                self.all.fence.skipped(TASK, error, asterisk=self.asterisk)
+                self._again |= again | (news.keys() - {""})
+                return
+            self._keep(news, again)
             raise
+        except BaseException:
+            self._keep(news, again)
+            raise
+
+    def _keep(self, news: dict[str, list[MemberNews]], again: set[str]) -> None:
+        self._again |= again
+        for number, items in news.items():
+            self._news.setdefault(number, []).extend(items)
 
     async def _suspects(self, news: dict[str, list[MemberNews]]) -> dict[str, list[MemberNews]]:
         """What the store has otherwise, by agent. Most news is our own doing."""
@@ -636,7 +709,24 @@ class _Side:
     async def _look(
         self, numbers: Sequence[str], *, news: dict[str, list[MemberNews]] | None = None
     ) -> Counter[str]:
-        """Compares these agents once more, with nobody changing them, and mends what differs."""
+        """Compares these agents once more, with nobody changing them, and mends what differs. One
+        that meets a fault of ours is left out, until the next comparison."""
+        try:
+            return await self._look_together(numbers, news)
+        except Exception as error:
+            if isinstance(error, AWAY):
+                raise
+            if len(numbers) == 1:
+                self.all.fence.skipped(TASK, error, agent=numbers[0], asterisk=self.asterisk)
+                return Counter()
+        done: Counter[str] = Counter()
+        for number in numbers:
+            done += await self._look([number], news=news)
+        return done
+
+    async def _look_together(
+        self, numbers: Sequence[str], news: dict[str, list[MemberNews]] | None
+    ) -> Counter[str]:
         connection = self._connection
         async with self.service.holding(numbers) as states:
             self._again.update(set(numbers) - set(states))

@@ -7,7 +7,15 @@ events, so that nothing is ever assumed applied.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -34,7 +42,9 @@ from fastagi.agents.commands import (
     WhenInCall,
 )
 from fastagi.agents.devices import Device, device_key
+from fastagi.agents.errors import StoreUnavailable as StoreUnavailable
 from fastagi.agents.events import Event
+from fastagi.agents.fence import AWAY, Fence
 from fastagi.agents.limits import (
     OpenPause,
     PauseLimit,
@@ -63,10 +73,6 @@ from fastagi.contract import EventType, Outcome, Script, Source
 PATIENCE = 3.0  # seconds that a change of the same agent in another service is waited for
 OWED = "owed:{}:"  # notes: devices to be taken out of the queues of an Asterisk that was away
 TAKE_OVERS = 3  # how often an occupant is logged off for one login, when others race for the device
-
-
-class StoreUnavailable(Exception):
-    """The store cannot be read or written now: disk full, database away. Nothing was written."""
 
 
 class Store(Protocol):
@@ -190,8 +196,13 @@ class Queues(Protocol):
     async def apply(self, operations: Sequence[Operation]) -> list[Result]: ...
 
     async def members(
-        self, asterisk: str, queue: str | None = None, interface: str | None = None
-    ) -> list[ReportedMember]: ...
+        self,
+        asterisk: str,
+        queue: str | None = None,
+        interface: str | None = None,
+        queues: Collection[str] | None = None,
+    ) -> list[ReportedMember]:
+        """Of one queue, of ``queues``, or of all that are configured; of this interface alone."""
 
     async def started_at(self, asterisk: str) -> str: ...
 
@@ -242,11 +253,13 @@ class AgentService:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = ordered_id,
+        fence: Fence | None = None,
     ) -> None:
         self.store = store
         self.queues = queues
         self.policy = policy
         self.new_id = new_id
+        self.fence = fence or Fence(log)
         self._pins = pins
         self._log = log
         self._clock = clock
@@ -370,6 +383,9 @@ class AgentService:
                     done(await self.execute(command))
                 except errors.Refused as refusal:
                     refused.append((command, refusal))
+                except Exception as error:  # ours; the others' commands are carried out
+                    self.fence.skipped("all agents", error, agent=command.agent)
+                    refused.append((command, errors.Unavailable("a fault, see the log")))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
@@ -466,10 +482,15 @@ class AgentService:
                 await stack.enter_async_context(self._lock("agent:" + number))
             yield await stack.enter_async_context(self.store.hold(ordered))
 
-    async def in_call(self, device: Device, wrapup: timedelta = timedelta()) -> bool:
-        """Is there a queue call on this device, or was there one so short a time ago? Raises
-        QueuesUnavailable."""
-        members = await self.queues.members(device.asterisk, interface=device.interface)
+    async def in_call(self, agent: AgentState, wrapup: timedelta = timedelta()) -> bool:
+        """Is there a call of one of the agent's queues on the device of this agent, who is logged
+        in, or was there one so short a time ago? Raises QueuesUnavailable."""
+        assert agent.session is not None
+        device = agent.session.device
+        queues = [m.queue for m in agent.memberships]
+        members = await self.queues.members(
+            device.asterisk, interface=device.interface, queues=queues
+        )
         since = (self._clock() - wrapup).timestamp()
         return any(m.in_call or (wrapup and m.last_call > since) for m in members)
 
@@ -479,7 +500,7 @@ class AgentService:
             state = await self.store.agent(command.agent)
             if state and state.session:
                 wrapup = self.policy.wrapup if isinstance(command, Pause) else timedelta()
-                in_call = await self.in_call(state.session.device, wrapup)
+                in_call = await self.in_call(state, wrapup)
                 command = replace(command, in_call=in_call)
         as_agent = isinstance(command, Unpause) and command.as_agent
         by_agent = command.source is Source.PHONE or as_agent
@@ -552,11 +573,13 @@ class AgentService:
         """Whoever waits for changes learns of one that is written down."""
         if change.alters:
             for callback in self.changed:
-                callback(change)
+                with self.fence.item("changes", agent=change.before.number):  # it is done
+                    callback(change)
 
     def _see_to_it(self) -> None:
         for callback in self.left_open:
-            callback()
+            with self.fence.item("changes"):
+                callback()
 
     async def _begin(self, command: Command) -> Change:
         """An earlier change of the agent is waited for, or settled when nobody is at it."""
@@ -734,7 +757,8 @@ class AgentService:
                 if change.command.id not in open_now:
                     continue
                 try:
-                    await self._settle(change)
+                    with self.fence.item("settle", *AWAY, agent=change.command.agent):
+                        await self._settle(change)
                 except QueuesUnavailable as error:
                     away = error
         if away is not None:

@@ -14,6 +14,7 @@ from fastagi.agents import errors
 from fastagi.agents.commands import Actor, Command, LogOff, Pause, Unpause, WhenInCall
 from fastagi.agents.devices import Device
 from fastagi.agents.events import Event
+from fastagi.agents.fence import AWAY
 from fastagi.agents.limits import (
     OpenPause,
     PauseLimit,
@@ -24,10 +25,10 @@ from fastagi.agents.limits import (
     limit_in_queues,
     start_of_day,
 )
-from fastagi.agents.log import Log
+from fastagi.agents.log import Log, Trouble
 from fastagi.agents.model import AgentState, Change
-from fastagi.agents.operations import QueuesUnavailable, ReportedMember
-from fastagi.agents.service import AgentService, StoreUnavailable
+from fastagi.agents.operations import ReportedMember
+from fastagi.agents.service import AgentService
 from fastagi.agents.shifts import latest, upcoming
 from fastagi.agents.unplugged import PHONE_AWAY, Action, Sightings, action, is_lost
 from fastagi.contract import DEVICE_LOST, EventType, Source
@@ -72,8 +73,11 @@ class Timers:
         self._warned: set[str] = set()  # segments
         self._not_before: dict[str, datetime] = {}  # by id of a command that Asterisk refused
         self._shifts_due: datetime | None = None  # None: at once
+        self._fence = service.fence
         self._trouble: list[str] = []
-        self._told = ""
+        self._undone = Trouble(
+            log, "not everything that is due could be done yet", "all that was due is done"
+        )
         service.changed.append(self._changed)
 
     # -- what is told to it
@@ -126,23 +130,19 @@ class Timers:
         return min(dues)
 
     def _tell(self) -> None:
-        """What stands in the way, once: it may last for hours."""
-        trouble = self._trouble[0] if self._trouble else ""
-        if trouble and not self._told:
-            self._log.warning(
-                "not everything that is due could be done yet",
-                error=trouble,
-                agents=len(self._trouble),
-            )
-        elif self._told and not trouble:
-            self._log.info("all that was due is done")
-        self._told = trouble
+        if self._trouble:
+            self._undone.is_there(error=self._trouble[0])
+        else:
+            self._undone.is_over()
 
     async def _guarded(self, doing: Awaitable[None]) -> None:
+        """One agent, or one kind of work: what it meets keeps nothing else from being done."""
         try:
             await doing
-        except (StoreUnavailable, QueuesUnavailable, errors.Unavailable) as error:
+        except AWAY as error:
             self._trouble.append(str(error))
+        except Exception as error:
+            self._fence.skipped("timers", error)
 
     async def _all(self, doing: Sequence[Awaitable[None]]) -> None:
         for i in range(0, len(doing), AT_ONCE):
@@ -185,8 +185,8 @@ class Timers:
         now = self._clock()
         self._not_before = {id: when for id, when in self._not_before.items() if when > now}
         pauses = await self._store.open_pauses()
-        await self._look_at_pauses(pauses, dues)
-        await self._look_at_phones(pauses, dues)
+        await self._guarded(self._look_at_pauses(pauses, dues))
+        await self._guarded(self._look_at_phones(pauses, dues))
 
     # -- pauses
 
@@ -203,18 +203,19 @@ class Timers:
         today = start_of_day(now, self._policy().zone)
         exceeded: list[tuple[OpenPause, PauseLimit]] = []
         for pause in pauses:
-            limit = limits.get(pause.reason.code)
-            if pause.agent in members:
-                queues = [m.queue for m in members[pause.agent].memberships]
-                limit = limit_in_queues(limit, pause.reason.code, queues, said)
-            if limit is None:
-                continue
-            used = await self._used_today(pause, today) if limit.daily_budget else timedelta()
-            when = exceeded_at(limit, pause.since, today, used)
-            if when is not None and when > now:
-                dues.append(when)
-            elif when is not None:
-                exceeded.append((pause, limit))
+            with self._fence.item("timers", *AWAY, agent=pause.agent):
+                limit = limits.get(pause.reason.code)
+                if pause.agent in members:
+                    queues = [m.queue for m in members[pause.agent].memberships]
+                    limit = limit_in_queues(limit, pause.reason.code, queues, said)
+                if limit is None:
+                    continue
+                used = await self._used_today(pause, today) if limit.daily_budget else timedelta()
+                when = exceeded_at(limit, pause.since, today, used)
+                if when is not None and when > now:
+                    dues.append(when)
+                elif when is not None:
+                    exceeded.append((pause, limit))
         states = await self._not_noted([p.agent for p, _ in exceeded])
         await self._all(
             [
@@ -337,7 +338,7 @@ class Timers:
         if known and self._due(state, policy) is None:
             return
         # Asked once more: what was told may be of another time, when nobody sat there.
-        members = await self._ask(device)
+        members = await self._ask(state, device)
         what = self._due(state, policy) if members else None
         if what is Action.UNPAUSE:
             assert state.pause is not None
@@ -351,8 +352,11 @@ class Timers:
         since = self._sightings.away_since(device.asterisk, device.key)
         return action(state, since, self._clock(), policy)
 
-    async def _ask(self, device: Device) -> list[ReportedMember]:
-        members = await self._queues.members(device.asterisk, interface=device.interface)
+    async def _ask(self, state: AgentState, device: Device) -> list[ReportedMember]:
+        queues = [m.queue for m in state.memberships]
+        members = await self._queues.members(
+            device.asterisk, interface=device.interface, queues=queues
+        )
         self._sightings.told(members, self._clock())
         return members
 

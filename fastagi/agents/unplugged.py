@@ -82,6 +82,8 @@ class Sightings:
         """Takes what Asterisk told just now; whether a phone went or came back."""
         changed = False
         for member in members:
+            if member.unsure:
+                continue
             known = self._of.setdefault(member.asterisk, {})
             key = key_of(member)
             away = known.get(key) is not None

@@ -1,7 +1,7 @@
 """All Asterisks as one: what the hall asks of their queues, each question to the right one."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
@@ -78,9 +78,13 @@ class Asterisks:
             return error
 
     async def members(
-        self, asterisk: str, queue: str | None = None, interface: str | None = None
+        self,
+        asterisk: str,
+        queue: str | None = None,
+        interface: str | None = None,
+        queues: Collection[str] | None = None,
     ) -> list[ReportedMember]:
-        return await self._of(asterisk).members(queue, interface)
+        return await self._of(asterisk).members(queue, interface, queues)
 
     async def started_at(self, asterisk: str) -> str:
         return await self._of(asterisk).started_at()

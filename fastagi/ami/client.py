@@ -20,7 +20,9 @@ A14  unknown attributes read as ``''``; copying recurses
 
 The path of an action is short on purpose, because every call takes it several times: the text is
 built once, one write carries a whole batch, one future answers it, and one timer watches the oldest
-batch (all have the same time limit, so the oldest is always the first to be late).
+batch. Asterisk answers one action after the other, so only the oldest can be late, and its time
+begins when all before it were answered. Bytes that flow are life: on a slow link the answer may
+stand behind many of them, and a link is given up for silence, not for slowness.
 """
 
 import asyncio
@@ -37,6 +39,8 @@ from panoramisk.ami_protocol import AMIProtocol
 from panoramisk.manager import Manager
 from panoramisk.message import Message
 
+from fastagi.agents.fence import Fence
+
 log = structlog.get_logger()
 
 # Asterisk reads lines of at most 1,024 bytes with CRLF and messages of at most 128 headers.
@@ -46,8 +50,18 @@ MAX_HEADERS = 120
 MAX_MESSAGE = 1 << 20
 # A longer batch goes out in parts, so that a call never waits behind thousands of repairs.
 MAX_BATCH = 500
-# A list may take this many times the action's limit in all, as long as items keep coming.
-LIST_PATIENCE = 10
+# Of the action's limit: so long may Asterisk be silent before the first item of a list, and so long
+# may an action take in all while other bytes flow.
+LIST_SILENCE = 3
+LONGEST = 10
+# A list may take its time, but has an end.
+LIST_SECONDS = 600.0
+MAX_ITEMS = 200_000
+MAX_LIST = 64 << 20  # bytes of its items
+# Of a list that is asked for in parts so much is on its way at once, as far as can be guessed:
+# whoever sends an action meanwhile waits for no more. Half a second at 1 Mbit/s.
+WINDOW = 64_000
+LIST_FRAME = 700  # bytes of the answer about one queue beside its members
 COMPANY = 4  # actions gathered in a turn of the loop, after which the next turn gathers all
 
 # Seconds before the second attempt, and at most. A refused login is tried less often: each is a
@@ -57,6 +71,7 @@ RETRY_REFUSED = (1.0, 30.0)
 # A link that did not live this long counts as one more failed attempt.
 STABLE = 5.0
 
+MAX_EVENT_NAME = 100  # bytes
 GREETING = b"Asterisk Call Manager/"
 END = b"\r\n\r\n"
 
@@ -128,14 +143,12 @@ def parse_headers(raw: bytes) -> dict[str, str]:
     else:
         if len(headers) == len(lines):
             return headers
-    headers = {}
+    found: dict[str, list[str]] = {}
     for line in lines:
         key, colon, value = line.partition(":")
         if colon:
-            if value.startswith(" "):
-                value = value[1:]
-            headers[key] = f"{headers[key]}\n{value}" if key in headers else value
-    return headers
+            found.setdefault(key, []).append(value.removeprefix(" "))
+    return {key: "\n".join(values) for key, values in found.items()}
 
 
 _known_keys: set[str] = set()
@@ -196,13 +209,21 @@ def serialise(action: Action, action_id: str) -> str:
     return "\r\n".join(lines)
 
 
+def can_be_sent(action: Action) -> bool:
+    try:
+        serialise(action, "")
+    except BadAction:
+        return False
+    return True
+
+
 Answer = Response | ManagerError
 
 
 class _Batch:
     """Actions sent together, and the one future their answers resolve."""
 
-    __slots__ = ("answers", "deadline", "future", "left", "sent_at", "single")
+    __slots__ = ("answers", "future", "left", "limit", "sent_at", "single")
 
     def __init__(
         self, future: "asyncio.Future[Any]", answers: list[Answer | None], single: bool
@@ -212,7 +233,7 @@ class _Batch:
         self.single = single
         self.left = 0
         self.sent_at = 0.0
-        self.deadline = 0.0
+        self.limit = 0.0  # seconds
 
     def settle(self) -> None:
         """Everything is answered: wake whoever still waits."""
@@ -240,7 +261,7 @@ class _List(_Batch):
     ``raw``: the items stay bytes, for whoever asks for very many and reads them at leisure.
     """
 
-    __slots__ = ("complete", "hard_deadline", "item_events", "items", "raw", "seen")
+    __slots__ = ("complete", "item_events", "items", "raw", "size")
 
     def __init__(
         self,
@@ -254,8 +275,7 @@ class _List(_Batch):
         self.complete = complete
         self.raw = raw
         self.items: list[Any] = []
-        self.seen = False  # an item came since the last look
-        self.hard_deadline = 0.0
+        self.size = 0  # bytes of them
 
     def give_up(self, reason: str) -> None:
         self.answers = [None]  # half a list is no list, whatever its start said
@@ -283,6 +303,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
     def __init__(self, client: "Client") -> None:
         self.client = client
         self.closed = False
+        self.misbehaved = False  # the next attempt is made as after a failure
         self.version: str | None = None
         self.loop = asyncio.get_running_loop()
         self._memory = memoryview(bytearray(1 << 16))
@@ -293,6 +314,8 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         self._pending: dict[bytes, tuple[_Batch, int]] = {}
         self._lists: dict[bytes, _List] = {}
         self._order: deque[_Batch] = deque()
+        self._heard = 0.0  # loop time, of the last bytes
+        self._first_since = 0.0  # since then the oldest batch has been the oldest
         self._timer: asyncio.TimerHandle | None = None
         self._known: dict[tuple[bytes, bytes], Response] = {}
         self._gone = self.loop.create_future()
@@ -366,15 +389,11 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         if not texts:
             batch.settle()
             return
-        now = self.loop.time()
-        limit = client.action_timeout if timeout is None else timeout
-        batch.sent_at = now
-        batch.deadline = now + limit
-        if isinstance(batch, _List):
-            batch.hard_deadline = now + limit * LIST_PATIENCE
+        batch.sent_at = now = self.loop.time()
+        batch.limit = client.action_timeout if timeout is None else timeout
         self._order.append(batch)
         if self._timer is None:
-            self._timer = self.loop.call_at(batch.deadline, self._look)
+            self._timer = self.loop.call_at(now + batch.limit, self._look)
         # The first of a turn of the loop goes out at once; what others add in the same turn goes
         # together: a write costs more than all else about an action. Where many came in the turn
         # before, the first one waits for the others, too.
@@ -403,28 +422,36 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
     def _look(self) -> None:
         """A5: is the oldest batch late? Then nothing on this link can be trusted any more."""
         self._timer = None
+        self._forget_answered()
+        if not self._order:
+            return
         now = self.loop.time()
-        while self._order:
-            oldest = self._order[0]
-            if oldest.left == 0:
-                self._order.popleft()
-            elif oldest.deadline > now:
-                self._timer = self.loop.call_at(oldest.deadline, self._look)
-                return
-            elif isinstance(oldest, _List) and oldest.seen and now < oldest.hard_deadline:
-                oldest.seen = False
-                oldest.deadline = now + self.client.action_timeout
-                self._order.rotate(-1)
-            else:
-                # A11: a ping without a pong ends here as well.
-                self.drop(f"no answer within {now - oldest.sent_at:.1f} s")
-                return
+        oldest = self._order[0]
+        begun = max(oldest.sent_at, self._first_since)
+        silence, longest = oldest.limit, begun + oldest.limit * LONGEST
+        if isinstance(oldest, _List):
+            silence *= LIST_SILENCE
+            longest = begun + LIST_SECONDS
+        due = min(max(begun, self._heard) + silence, longest)
+        if due > now:
+            self._timer = self.loop.call_at(due, self._look)
+        else:
+            # A11: a ping without a pong ends here as well.
+            self.drop(f"no answer within {now - oldest.sent_at:.1f} s")
+
+    def _forget_answered(self) -> None:
+        order = self._order
+        if order and order[0].left == 0:
+            while order and order[0].left == 0:
+                order.popleft()
+            self._first_since = self.loop.time()
 
     # receiving
 
     def data_received(self, data: bytes) -> None:
         if self.closed:
             return
+        self._heard = self.loop.time()
         # A8: bytes stay bytes until a message is whole, so no character is ever cut.
         if self._tail:
             data = self._tail + data
@@ -463,7 +490,11 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         action_id, _, rest = rest.partition(b"\r\n")
         entry = self._pending.pop(action_id, None)
         if entry is None:
-            return
+            # Asterisk may find out in the middle of a list that it cannot go on.
+            begun = self._lists.get(action_id)
+            if begun is None:
+                return
+            entry = begun, 0
         # The few short answers there are come thousands of times a second: each is built once.
         response = self._known.get((head, rest))
         if response is None:
@@ -471,7 +502,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
             success = headers.pop("Response", "") in Message.success_responses
             message = headers.pop("Message", "")
             response = Response(success, message, headers)
-            if not headers and len(rest) < 100:
+            if not headers and len(rest) < 100 and len(head) < 100:
                 if len(self._known) > 100:
                     self._known.clear()
                 self._known[head, rest] = response
@@ -486,9 +517,7 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
             self._settle(batch)
 
     def _settle(self, batch: _Batch) -> None:
-        order = self._order
-        while order and order[0].left == 0:
-            order.popleft()
+        self._forget_answered()
         now = self.loop.time()
         self.client.latency = now - batch.sent_at
         self.client.on_answered(self.client.latency)
@@ -509,12 +538,18 @@ class Protocol(AMIProtocol, asyncio.BufferedProtocol):  # type: ignore[misc]
         self.client.incoming_event(name, raw)
 
     def _list_item(self, batch: _List, action_id: bytes, name: bytes, raw: bytes) -> None:
-        batch.seen = True
         if name == batch.complete:
             del self._lists[action_id]
+            if self._pending.pop(action_id, None) is not None:
+                batch.answers[0] = OutcomeUnknown("a list has ended that was never answered")
             batch.left = 0
             self._settle(batch)
         elif name in batch.item_events:
+            batch.size += len(raw)
+            if len(batch.items) >= MAX_ITEMS or batch.size > MAX_LIST:
+                self.misbehaved = True
+                self.drop(f"a list without an end: {len(batch.items)} items")
+                return
             if batch.raw:
                 batch.items.append(raw)
                 return
@@ -577,6 +612,7 @@ class Client(Manager):  # type: ignore[misc]
         raw_names: Iterable[str] = (),
         on_raw: RawCallback | None = None,
         on_answered: Callable[[float], None] = lambda seconds: None,
+        fence: Fence | None = None,
     ) -> None:
         super().__init__(
             host=host,
@@ -616,7 +652,7 @@ class Client(Manager):  # type: ignore[misc]
         self._refused = False
         self._logged_in_at = 0.0
         self._ready = asyncio.Event()
-        self._next_complaint = 0.0
+        self._fence = fence or Fence(log)
         # A prefix of its own for every client keeps late answers of another life apart.
         self._id_prefix = f"{random.getrandbits(32):08x}-"
         self._id = 0
@@ -738,7 +774,8 @@ class Client(Manager):  # type: ignore[misc]
         self.protocol = None
         if self._stopped:
             return
-        if was_up and self.loop.time() - self._logged_in_at > STABLE:
+        lived = self.loop.time() - self._logged_in_at
+        if was_up and lived > STABLE and not protocol.misbehaved:
             self._failures = 0
         if was_up:
             log.warning("manager link lost", host=self.host, port=self.port, reason=reason)
@@ -851,12 +888,52 @@ class Client(Manager):  # type: ignore[misc]
         )
         return items
 
-    async def raw_list_action(self, action: Action, item_event: str, complete: str) -> list[bytes]:
-        """Like `list_action`, but the items as they came, without their last CRLF."""
-        items: list[bytes] = await self._link().send_list(
-            action, (item_event.encode(),), complete.encode(), raw=True
-        )
-        return items
+    async def raw_list_actions(
+        self,
+        actions: Sequence[Action],
+        item_event: str,
+        complete: str,
+        sizes: Sequence[int] = (),
+    ) -> list[list[bytes]]:
+        """Like `list_action` for each of them, in this order, but the items as they came, without
+        their last CRLF.
+
+        ``sizes``: how many bytes each answer will probably have; 0: like those before it. As many
+        are sent at once as fill the window, so that actions of others are answered in between. A
+        list that Asterisk refuses, or that cannot be sent, raises like all else, and the rest is
+        given up.
+        """
+        protocol = self._link()
+        wanted = (item_event.encode(),)
+        lists: list[list[bytes]] = []
+        waiting: deque[tuple[int, asyncio.Future[list[bytes]]]] = deque()
+        on_its_way = arrived = 0
+
+        async def arrives() -> None:
+            nonlocal on_its_way, arrived
+            lists.append(await waiting[0][1])
+            arrived += LIST_FRAME + sum(map(len, lists[-1]))
+            on_its_way -= waiting.popleft()[0]
+
+        try:
+            for index, action in enumerate(actions):
+                size = sizes[index] if index < len(sizes) else 0
+                while True:
+                    guess = size or (arrived // len(lists) if lists else WINDOW // 4)
+                    if not waiting or on_its_way + guess <= WINDOW:
+                        break
+                    await arrives()
+                size = guess
+                # Only ever the link the first part went over: a new one may be another Asterisk.
+                future = protocol.send_list(action, wanted, complete.encode(), raw=True)
+                waiting.append((size, future))
+                on_its_way += size
+            while waiting:
+                await arrives()
+        finally:
+            for _, future in waiting:
+                future.add_done_callback(_looked_at)
+        return lists
 
     # events
 
@@ -886,6 +963,8 @@ class Client(Manager):  # type: ignore[misc]
                 self.dispatch(message)
 
     def _look_up(self, name: bytes) -> tuple[str, bool, bool, bool]:
+        if len(name) > MAX_EVENT_NAME:
+            return "", False, False, False
         text = name.decode("utf-8", "replace").strip()
         names = self._event_names
         wanted = (
@@ -930,11 +1009,7 @@ class Client(Manager):  # type: ignore[misc]
             self._complain(error)
 
     def _complain(self, error: BaseException) -> None:
-        # One a second is enough to be seen; a failing callback meets thousands of events a second.
-        now = self.loop.time()
-        if now >= self._next_complaint:
-            self._next_complaint = now + 1.0
-            log.error("a callback of the manager link failed", exc_info=error)
+        self._fence.skipped("manager link", error, host=self.host, port=self.port)
 
 
 def _looked_at(future: "asyncio.Future[Any]") -> None:

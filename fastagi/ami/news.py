@@ -11,7 +11,9 @@ from typing import TypeVar
 
 import structlog
 
+from fastagi.agents.fence import Fence
 from fastagi.agents.operations import MemberNews, ReportedMember
+from fastagi.agents.text import Unusable
 from fastagi.ami.members import UNREACHABLE, member
 
 log = structlog.get_logger()
@@ -24,11 +26,21 @@ CALL_ENDED = ("AgentComplete", "AgentDump")
 EVENTS = (*CHANGES, "QueueMemberStatus", *CALL_ENDED)
 
 SLICE = 200
-# What waits to be read, at most. More can only mean that nobody takes it any more.
+# What waits to be read, at most, and of how many phones it is remembered whether they can be
+# reached. More can only mean that nobody takes it any more, or that somebody makes phones up.
 MOST = 100_000
+MOST_BYTES = 100 << 20
+LONGEST = 10_000  # bytes of an event; one of Asterisk's has some hundreds
 
 _CALL_ENDED = frozenset(name.encode() for name in CALL_ENDED)
 _AWAY = f"\r\nStatus: {UNREACHABLE}\r\n".encode()
+
+TASK = "read queue events"  # for the log and the metrics
+
+
+class Overflow(Exception):
+    """More events of queue members than can be kept; all is compared instead."""
+
 
 T = TypeVar("T")
 OnMembers = Callable[[list[MemberNews]], Awaitable[None] | None]
@@ -57,6 +69,7 @@ class News:
         *,
         on_missed: Callable[[], None] = lambda: None,
         gather: float = 0.03,
+        fence: Fence | None = None,
     ) -> None:
         self.asterisk = asterisk
         self.gather = gather
@@ -64,6 +77,8 @@ class News:
         self._on_reachable = on_reachable
         self._on_call_ended = on_call_ended
         self._on_missed = on_missed
+        self._fence = fence or Fence(log)
+        self._size = 0  # bytes of what waits
         # Each event's name and lines, and whether it tells that a phone went away or came back.
         self._waiting: list[tuple[bytes, bytes, bool]] = []
         # Interfaces, as Asterisk writes them, that were unreachable when last heard of, and those
@@ -76,6 +91,9 @@ class News:
 
     def take(self, name: bytes, raw: bytes) -> None:
         """One event: its name, and all of its lines. Never raises."""
+        if len(raw) > LONGEST:
+            self._fence.skipped(TASK, Unusable("an event is too long"), asterisk=self.asterisk)
+            return
         if name in _CALL_ENDED:
             self._call_ended(raw)
             return
@@ -92,12 +110,16 @@ class News:
                 flipped = self._flips(raw, away, told=False)
         waiting = self._waiting
         waiting.append((name, raw, flipped))
+        self._size += len(raw)
         if self._timer is None and self._task is None and not self._closed:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self.gather, self._begin)
-        elif len(waiting) >= MOST:
+        elif len(waiting) >= MOST or self._size > MOST_BYTES:
+            self._fence.skipped(
+                TASK, Overflow(), asterisk=self.asterisk, count=len(waiting), bytes=self._size
+            )
             waiting.clear()
-            log.error("news of queue members lost", asterisk=self.asterisk, count=MOST)
+            self._size = 0
             self._guarded(self._on_missed)
 
     def _flips(self, raw: bytes, away: bool, *, told: bool) -> bool:
@@ -110,6 +132,8 @@ class News:
         if away:
             if interface in self._away:
                 return False
+            if len(self._away) >= MOST:
+                self._away.clear()  # who is away is heard of again
             self._away.add(interface)
             return True
         if interface in self._away:
@@ -146,12 +170,14 @@ class News:
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("news of queue members were not taken", exc_info=error)
+            self._fence.skipped(TASK, error, asterisk=self.asterisk)
+            self._guarded(self._on_missed)
         if self._waiting and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(self.gather, self._begin)
 
     async def _read(self) -> None:
         waiting, self._waiting = self._waiting, []
+        self._size = 0
         members: dict[tuple[str, str], MemberNews] = {}
         reachable: list[ReportedMember] = []
         for begin in range(0, len(waiting), SLICE):
@@ -160,10 +186,8 @@ class News:
             for name, raw, flipped in waiting[begin : begin + SLICE]:
                 try:
                     news = member(raw, self.asterisk)
-                except ValueError as error:
-                    log.warning(
-                        "an event cannot be read", event_name=ascii(name), error=str(error)[:200]
-                    )
+                except Unusable as error:
+                    self._fence.skipped(TASK, error, asterisk=self.asterisk)
                     continue
                 if name != STATUS:
                     key = (news.queue.casefold(), news.interface.casefold())
@@ -183,8 +207,8 @@ class News:
             waiting = callback(news)
             if waiting is not None:
                 await waiting
-        except Exception:
-            log.exception("news of queue members were not taken", asterisk=self.asterisk)
+        except Exception as error:
+            self._fence.skipped(TASK, error, asterisk=self.asterisk)
             self._guarded(self._on_missed)
 
     def _call_ended(self, raw: bytes) -> None:
@@ -192,10 +216,8 @@ class News:
         self._guarded(self._on_call_ended, interface, self.asterisk)
 
     def _guarded(self, callback: Callable[..., None], *values: str) -> None:
-        try:
+        with self._fence.item(TASK, asterisk=self.asterisk):
             callback(*values)
-        except Exception:
-            log.exception("a callback of the news failed", asterisk=self.asterisk)
 
 
 def _interface(raw: bytes) -> bytes:

@@ -6,7 +6,7 @@ Queue and interface names match case-insensitively in Asterisk, so compare them 
 import asyncio
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -26,7 +26,15 @@ from fastagi.agents.operations import (
 )
 from fastagi.agents.text import Unusable, storable
 from fastagi.ami.actions import AmiAction, queue_operation
-from fastagi.ami.client import BadAction, Client, ManagerError, NotConnected, Response
+from fastagi.ami.client import (
+    LIST_FRAME,
+    BadAction,
+    Client,
+    ManagerError,
+    NotConnected,
+    Response,
+    can_be_sent,
+)
 from fastagi.ami.members import member, unsure
 from fastagi.contract import NOTES_FAMILY
 
@@ -79,6 +87,7 @@ NEEDED: dict[str, tuple[str, str]] = {
 
 # So many members are read in one go, between two looks at what else is to be done.
 SLICE = 500
+FEW = 20  # queues that are asked one by one where an interface is looked for
 
 # Of notes of ours alone: whatever else stands in that family of the database is another's.
 _KEY = re.compile(r"[0-9]{13}-[A-Za-z0-9_.-]{1,80}", re.ASCII)
@@ -97,6 +106,10 @@ class Privileges:
     @property
     def ok(self) -> bool:
         return not self.missing and not self.unknown
+
+
+async def _all() -> None:
+    """All queues that Asterisk has."""
 
 
 def judge(operation: Operation, response: Response) -> Answer:
@@ -119,12 +132,26 @@ LIFE = "FASTAGI_LIFE"  # a global variable: which of its lives this Asterisk is 
 
 
 class Queues:
-    """One Asterisk's queues through one manager connection; ``asterisk`` is its name."""
+    """One Asterisk's queues through one manager connection; ``asterisk`` is its name.
 
-    def __init__(self, client: Client, asterisk: str = "", *, fence: Fence | None = None) -> None:
+    ``configured`` gives the names of the queues that are asked for where none is named; without it
+    they are all that Asterisk has, and of those of others there may be many thousands.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        asterisk: str = "",
+        *,
+        fence: Fence | None = None,
+        configured: Callable[[], Awaitable[Collection[str] | None]] | None = None,
+    ) -> None:
         self._client = client
         self.asterisk = asterisk
         self._fence = fence or Fence(log)
+        self._configured = configured or _all
+        self._one_after_the_other = asyncio.Lock()
+        self._sizes: dict[str, int] = {}  # by queue: bytes of its members when last asked for
         self._kept: set[str] = set()  # notes that could not be deleted
 
     @property
@@ -163,33 +190,64 @@ class Queues:
         return [result for result in results if result is not None]
 
     async def members(
-        self, queue: str | None = None, interface: str | None = None
+        self,
+        queue: str | None = None,
+        interface: str | None = None,
+        queues: Collection[str] | None = None,
     ) -> list[ReportedMember]:
-        """The members of one queue or of all, or where one interface is a member.
+        """The members of one queue, of ``queues``, or of all that are configured; or where one
+        interface is a member of these. May raise what ``configured`` raises.
 
         A queue Asterisk does not have has none. Fifty thousand take a second of Asterisk's time
-        and a fifth of a second of ours, in slices.
+        and a fifth of a second of ours, in slices. Queues are asked for one after the other, so
+        that what others send meanwhile is answered in between: the members at the end of a long
+        answer are later ones than those at its beginning.
         """
-        headers: AmiAction = {} if queue is None else {"Queue": queue}
+        asked = [queue] if queue is not None else queues
+        if asked is None:
+            asked = await self._configured()
         if interface is None:
-            return await self._members(headers)
-        found = await self._members({**headers, "Member": interface})
+            return await self._members(asked)
+        found = await self._members(asked, interface)
         if not found:
             # Asterisk compares here, and only here, with regard to case.
             wanted = interface.casefold()
-            everybody = await self._members(headers)
+            everybody = await self._members(asked)
             found = [m for m in everybody if m.interface.casefold() == wanted]
         return found
 
-    async def _members(self, headers: AmiAction) -> list[ReportedMember]:
+    async def _members(
+        self, queues: Collection[str] | None, interface: str | None = None
+    ) -> list[ReportedMember]:
+        """``queues`` None: of all that Asterisk has."""
+        action: AmiAction = {"Action": "QueueStatus"}
+        if interface is not None:
+            action["Member"] = interface
+        if queues is None or (interface is not None and len(queues) > FEW):
+            # Of one interface there is little to tell, but each queue adds its own parameters.
+            return await self._asked([action])
+        names = list({name.lower(): name for name in queues}.values())
+        if len(names) <= 1:
+            return await self._asked([{**action, "Queue": name} for name in names])
+        async with self._one_after_the_other:
+            return await self._asked([{**action, "Queue": name} for name in names])
+
+    async def _asked(self, actions: Sequence[AmiAction]) -> list[ReportedMember]:
+        # No queue and no member can have a name that cannot be said.
+        actions = [action for action in actions if can_be_sent(action)]
+        # What was the size of each, when it was asked for last?
+        names = [str(a.get("Queue", "")) if "Member" not in a else None for a in actions]
+        sizes = [LIST_FRAME if name is None else self._sizes.get(name, 0) for name in names]
         try:
-            items = await self._client.raw_list_action(
-                {"Action": "QueueStatus", **headers}, "QueueMember", "QueueStatusComplete"
+            lists = await self._client.raw_list_actions(
+                actions, "QueueMember", "QueueStatusComplete", sizes
             )
-        except BadAction:
-            return []  # no queue and no member can have such a name
         except ManagerError as error:
             raise QueuesUnavailable(str(error)) from None
+        for name, found in zip(names, lists, strict=True):
+            if name is not None:
+                self._sizes[name] = LIST_FRAME + sum(map(len, found))
+        items = [item for found in lists for item in found]
         members: list[ReportedMember] = []
         for begin in range(0, len(items), SLICE):
             if begin:

@@ -887,7 +887,11 @@ def _decided_again(found: Loaded) -> Change | None:
         # It was none of the agent's then; the YAML may have made it one since.
         others = tuple(m for m in state.memberships if m.queue != command.queue)
         state = replace(state, memberships=others)
-    decision = decide(state, command, moment(found.decided_at))
+    try:
+        decision = decide(state, command, moment(found.decided_at))
+    except Exception as error:  # of another version, say: it must not keep all others open
+        log.error("an intent cannot be decided again", agent=state.number, error=repr(error))
+        return None
     if isinstance(decision, Refused):
         log.error("an intent cannot be decided again", agent=found.state.number, why=str(decision))
         return None

@@ -6,7 +6,7 @@ the process, cancel the caller, lose the link, fail the store or just look.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -580,7 +580,11 @@ class MemoryAsterisk:
         return Result(operation, answer, message)
 
     async def members(
-        self, asterisk: str, queue: str | None = None, interface: str | None = None
+        self,
+        asterisk: str,
+        queue: str | None = None,
+        interface: str | None = None,
+        queues: Collection[str] | None = None,
     ) -> list[ReportedMember]:
         await self.faults.at("before queues.members")
         self._linked()
@@ -588,7 +592,9 @@ class MemoryAsterisk:
             self._reported(name, m)
             for name, members in self.queues.items()
             for key, m in members.items()
-            if queue in (None, name) and (interface is None or interface.lower() == key)
+            if queue in (None, name)
+            and (queues is None or name in queues)
+            and (interface is None or interface.lower() == key)
         ]
         await self.faults.at("after queues.members")
         return found
@@ -648,9 +654,13 @@ class MemoryAsterisks:
         return [results[place] for place in range(len(operations))]
 
     async def members(
-        self, asterisk: str, queue: str | None = None, interface: str | None = None
+        self,
+        asterisk: str,
+        queue: str | None = None,
+        interface: str | None = None,
+        queues: Collection[str] | None = None,
     ) -> list[ReportedMember]:
-        return await self.of[asterisk].members(asterisk, queue, interface)
+        return await self.of[asterisk].members(asterisk, queue, interface, queues)
 
     async def started_at(self, asterisk: str) -> str:
         return await self.of[asterisk].started_at(asterisk)

@@ -359,7 +359,7 @@ async def test_a10_failing_callbacks_harm_nothing(client_of: Any) -> None:
         assert client.connected
         assert seen.count("pattern sales") == 3
         assert len(peer.links) == 1
-        assert len(logs) <= 1  # one complaint a second
+        assert len(logs) <= 3  # one of each that fails
         await until(lambda: not client._tasks)
 
 

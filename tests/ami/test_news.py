@@ -4,9 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ami.peer import Peer
+from fastagi.agents.fence import Fence
 from fastagi.agents.operations import MemberNews, ReportedMember
 from fastagi.ami import news as news_module
 from fastagi.ami.client import Client
@@ -118,17 +122,27 @@ async def test_many_come_in_slices_and_what_comes_meanwhile_is_the_next_batch() 
 
 
 async def test_what_cannot_be_read_is_told_and_skipped() -> None:
-    hall = Hall()
+    faults: list[str] = []
+    hall = Hall(fence=Fence(structlog.get_logger(), faults.append))
     with capture_logs() as logs:
         hall.take(
             b"Event: QueueMemberAdded",
-            event("QueueMemberAdded", Penalty="x"),
+            *[event("QueueMemberAdded", Penalty=f"x{n}") for n in range(1000)],
             event("QueueMemberPause", ""),
+            event("QueueMemberAdded", Penalty="99999999999999999999"),
             event("QueueMemberAdded", "support"),
+            event("QueueMemberAdded", PausedReason="x" * 10_000),
         )
         await hall.settled()
     assert hall.told() == [("support", "PJSIP/1001", True)]
-    assert [log["event"] for log in logs] == ["an event cannot be read"] * 3
+    assert [log["error"] for log in logs] == [
+        "Unusable: an event is too long",
+        "Unusable: Queue: is empty",
+        "Unusable: Penalty: is no number",
+        "Unusable: Penalty: is not from 0 to 2147483647",
+    ], "each kind once, however many come"
+    assert {log["event"] for log in logs} == {"skipped: it cannot be used"}
+    assert faults == ["read queue events"] * 1004
 
 
 async def test_reachability_is_told_when_it_changes_and_once_per_phone() -> None:
@@ -211,9 +225,9 @@ async def test_a_callback_that_fails_stops_nothing_and_is_made_good() -> None:
     assert got == [1, 1]
     assert hall.missed == 1, "what that batch told must be found out by a comparison"
     assert len(hall.reachable) == 1
-    assert [log["event"] for log in logs] == [
-        "a callback of the news failed",
-        "news of queue members were not taken",
+    assert [(log["event"], log["error"]) for log in logs] == [
+        ("skipped: a fault of the service", "ZeroDivisionError: division by zero"),
+        ("skipped: a fault of the service", "RuntimeError: the disk is full"),
     ]
 
 
@@ -224,6 +238,58 @@ async def test_more_than_anybody_takes_is_let_go_and_told(monkeypatch: Any) -> N
     await hall.settled()
     assert hall.missed == 1
     assert len(hall.told()) == 20
+
+
+async def test_so_do_more_bytes(monkeypatch: Any) -> None:
+    monkeypatch.setattr(news_module, "MOST_BYTES", 50_000)
+    hall = Hall(gather=0.001)
+    hall.take(
+        *[event("QueueMemberAdded", PausedReason="x" * 9000, Penalty=f"{n}") for n in range(9)]
+    )
+    assert hall.missed == 1
+    await hall.settled()
+    assert hall.news._size == 0
+
+
+async def test_phones_that_somebody_makes_up_take_no_memory(monkeypatch: Any) -> None:
+    monkeypatch.setattr(news_module, "MOST", 500)
+    hall = Hall(gather=60)
+    for n in range(1000):
+        hall.take(event("QueueMemberStatus", interface=f"PJSIP/{n}", Status="5"))
+    for n in range(3000, 5000):
+        hall.take(event("QueueMemberStatus", interface=f"PJSIP/{n}", Status="1"))
+    assert len(hall.news._away) <= 500
+    assert len(hall.news._there) <= 500
+    assert len(hall.news._waiting) <= 500
+
+
+ANY = st.binary(max_size=60)
+NAMES = st.sampled_from([name.encode() for name in EVENTS])
+EVENT = event("QueueMemberAdded")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            NAMES,
+            ANY
+            | st.tuples(st.integers(0, len(EVENT)), ANY).map(
+                lambda at: EVENT[: at[0]] + at[1] + EVENT[at[0] + len(at[1]) :]
+            ),
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=50)
+async def test_any_bytes_harm_nothing(events: list[tuple[bytes, bytes]]) -> None:
+    hall = Hall(gather=0)
+    with capture_logs():
+        for name, raw in events:
+            hall.news.take(name, raw)
+        hall.take(event("QueueMemberAdded", "last"))
+        await hall.settled()
+    assert hall.missed == 0
+    assert ("last", "PJSIP/1001", True) in hall.told()
 
 
 async def test_closing_ends_it() -> None:
