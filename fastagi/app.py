@@ -5,12 +5,13 @@ import errno
 import gc
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -19,6 +20,7 @@ from fastagi.agents.commands import Actor, ChangePenalty, Command, JoinQueue, Le
 from fastagi.agents.errors import Refused
 from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.limits import TimePolicy
+from fastagi.agents.log import Trouble
 from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.agents.protection import NotConfirmed, Removal, losses
@@ -122,8 +124,12 @@ class App:
         self._along: set[asyncio.Task[None]] = set()
         self._news: list[News] = []
         self._guard: Guard | None = None
-        self.fence = Fence(log, lambda task: self.metrics.fault(task))
+        self.fence = Fence(log, self._faulty)
         self.supervisor = Supervisor(self.fence, self._stop.is_set)
+
+    def _faulty(self, task: str) -> None:
+        if hasattr(self, "metrics"):  # not yet, while it starts
+            self.metrics.fault(task)
 
     def stop(self) -> None:
         self._stop.set()
@@ -134,6 +140,36 @@ class App:
 
     async def run(self) -> None:
         """Raises ConfigError, StoreUnavailable or OSError when it cannot start."""
+        with self._caught():
+            await self._run()
+
+    @contextmanager
+    def _caught(self) -> Iterator[None]:
+        """What callbacks of the loop and threads raise, nobody else hears of."""
+        loop = asyncio.get_running_loop()
+
+        def in_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if error is None:
+                loop.default_exception_handler(context)
+            elif not isinstance(error, SystemExit | KeyboardInterrupt | asyncio.CancelledError):
+                self.fence.skipped("event loop", error, said=str(context.get("message", "")))
+
+        def in_thread(caught: threading.ExceptHookArgs) -> None:
+            if caught.exc_value is not None:
+                name = caught.thread.name if caught.thread else ""
+                self.fence.skipped("threads", caught.exc_value, thread=name)
+
+        before = threading.excepthook
+        loop.set_exception_handler(in_loop)
+        threading.excepthook = in_thread
+        try:
+            yield
+        finally:
+            loop.set_exception_handler(None)
+            threading.excepthook = before
+
+    async def _run(self) -> None:
         self.reloader.began_with(await asyncio.to_thread(config.content_digest, self.path))
         self.settings, store, difference = await asyncio.to_thread(
             _open, self.path, self.reloader.warn
@@ -182,12 +218,14 @@ class App:
                     Sink.LAMP: lamp.sink(self.clients),
                 },
                 self.service.now,
+                supervisor=self.supervisor,
             )
             self.hooks = HookDispatcher(
                 store.hooks,
                 self.service.now,
                 lambda: self.settings.webhooks,
                 self.metrics.hooked,
+                fence=self.fence,
             )
             store.on_commit(self.dispatcher.wake)
             store.on_commit(self.hooks.wake)
@@ -207,6 +245,7 @@ class App:
                 max_sessions=settings.fastagi.max_sessions,
                 header_timeout=settings.fastagi.header_timeout.total_seconds(),
                 session_deadline=settings.fastagi.session_deadline.total_seconds(),
+                fence=self.fence,
             )
             web = None if settings.http is None else self._http(settings.http)
             await self._serve(server, web, difference)
@@ -221,7 +260,7 @@ class App:
         from fastagi.api.server import HttpServer
         from fastagi.api.stream import Feed
 
-        feed = Feed(self.views, log, self.metrics)
+        feed = Feed(self.views, log, self.metrics, self.fence)
         self.store.on_commit(feed.wake)
         doors = Doors(
             service=self.service,
@@ -488,17 +527,22 @@ class App:
             await self._insist(command(ChangePenalty, number, queue=queue, penalty=penalty))
 
     async def _left_over(self) -> tuple[list[str], list[tuple[str, str]]]:
+        away = Trouble(log, "the store is away: nobody is brought along yet", "the store is back")
         while True:
             try:
-                return await self.store.left_over()
+                left = await self.store.left_over()
             except StoreUnavailable as error:
-                log.warning("the store is away: nobody is brought along yet", error=str(error))
+                away.is_there(error=str(error))
                 await asyncio.sleep(1)
+            else:
+                away.is_over()
+                return left
 
     async def _insist(self, command: Command) -> None:
         while True:
             try:
-                await self.service.execute(command)
+                with self.fence.item("bring along", Refused, agent=command.agent):
+                    await self.service.execute(command)
             except Refused as refusal:
                 if not refusal.passing:
                     log.warning("not brought along", agent=command.agent, why=refusal.outcome.value)

@@ -65,8 +65,11 @@ class Fence:
         except Exception as error:
             self.skipped(task, error, **facts)
 
-    def skipped(self, task: str, error: BaseException, /, **facts: Any) -> None:
-        """This error was met by the task, which goes on. Never raises."""
+    def skipped(
+        self, task: str, error: BaseException, /, *, hidden: bool = False, **facts: Any
+    ) -> None:
+        """This error was met by the task, which goes on. Never raises. ``hidden``: its text may
+        hold a secret, and is not logged."""
         self.faults[task] += 1
         self._counted(task)
         error = _cause(error)
@@ -76,14 +79,15 @@ class Fence:
         again = self._again((task, str(error) if unusable else type(error).__name__, where))
         if again is None:
             return
-        values: dict[str, Any] = {"task": task, "error": _brief(error)}
+        brief = type(error).__name__ if hidden else _brief(error)
+        values: dict[str, Any] = {"task": task, "error": brief}
         if again:
             values["times"] = again
         if unusable:
             self.log.warning("skipped: it cannot be used", **values | facts)
             return
         values["where"] = where
-        if not again:
+        if not again and not hidden:
             values["exc_info"] = error
         self.log.error("skipped: a fault of the service", **values | facts)
 

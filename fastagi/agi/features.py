@@ -463,9 +463,9 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
                 call.extension = call.own_extension  # not where the agent is
         except (CallerHungUp, ConnectionLost, SessionTimeout):
             raise
-        except Exception:
+        except Exception as error:
             # The caller is told, whatever went wrong in here; never silence.
-            log.exception("a feature code failed", script=script, agent=call.agent)
+            call.service.fence.skipped("calls", error, script=script, agent=call.agent)
             outcome = Outcome.UNAVAILABLE
         try:
             await call.say(_last_words(call, outcome))

@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from fastagi.agents.fence import Fence
 from fastagi.agi.protocol import Hangup, ProtocolError, Reply, Request, Wire, printable
 from fastagi.agi.session import ConnectionLost, Session, SessionError, SessionTimeout
 
@@ -26,6 +27,7 @@ log = structlog.get_logger()
 Handler = Callable[[Session], Awaitable[None]]
 Network = IPv4Network | IPv6Network
 
+TASK: Final = "calls"  # for the log and the metrics
 BACKLOG: Final = 4_096  # 100, asyncio's own, loses calls that come in the same instant
 ACCEPT_AT_ONCE: Final = 512  # then the calls in progress have their turn
 RECEIVE_BYTES: Final = 65_536
@@ -68,7 +70,9 @@ class Server:
         max_sessions: int = 5_000,
         header_timeout: float = 5.0,
         session_deadline: float = 300.0,
+        fence: Fence | None = None,
     ) -> None:
+        self.fence = fence or Fence(log)
         self._handlers = dict(handlers)
         self._host = host
         self._port = port
@@ -283,9 +287,10 @@ class Server:
             log.debug(
                 "call ended early", channel=printable(session.request.channel), why=str(error)
             )
-        except Exception:
-            log.exception(
-                "handler failed",
+        except Exception as error:
+            self.fence.skipped(
+                TASK,
+                error,
                 script=printable(session.request.script),
                 channel=printable(session.request.channel),
             )
@@ -399,6 +404,9 @@ class Connection:
             # A traceback would hold this connection, with all it has received, in a cycle.
             lost.__cause__ = error.with_traceback(None)
             self._lost(lost)
+        except Exception as error:  # ours: this call alone is lost
+            self._server.fence.skipped(TASK, error, address=self.address)
+            self._lost(ConnectionLost("a fault of the service"))
 
     def write(self, data: bytes) -> None:
         """Send, or keep what the socket does not take yet. A lost connection ends the session."""

@@ -20,6 +20,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from fastagi.agents.fence import Fence
 from fastagi.api import errors
 from fastagi.api.doors import Doors, Figures, Reading
 from fastagi.contract import EVENT_FIELDS, EventType, Source
@@ -45,6 +46,7 @@ MAX_BYTES = 2**20
 
 RETRY = 1000  # ms: when a browser comes back
 
+TASK = "tell listeners"  # for the log and the metrics
 ABORT = "fastagi.abort"
 """An ASGI extension: ``scope["extensions"]["fastagi.abort"]()`` closes the connection without
 waiting for what was not taken yet. Where the server does not give it, the kernel's own limits end
@@ -128,10 +130,13 @@ class Feed:
     store being away ends nothing: the streams stay open and go on when it is back.
     """
 
-    def __init__(self, reading: Reading, log: Any, figures: Figures) -> None:
+    def __init__(
+        self, reading: Reading, log: Any, figures: Figures, fence: Fence | None = None
+    ) -> None:
         self._reading = reading
         self._log = log
         self._figures = figures
+        self._fence = fence or Fence(log)
         self._listeners: dict[Listener, None] = {}  # in the order they came
         self._woken = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -281,11 +286,12 @@ class Feed:
             await asyncio.sleep(max(0.0, began + GATHER - loop.time()))
             self._woken.clear()
             began = loop.time()
-            with suppress(_Away):
+            with self._fence.item(TASK), suppress(_Away):
                 await self._read()
             if loop.time() - looked >= LOOK:
                 looked = loop.time()
-                await self._look_after(looked)
+                with self._fence.item(TASK):
+                    await self._look_after(looked)
 
     async def _read(self) -> None:
         if self.position is None:
@@ -307,7 +313,11 @@ class Feed:
         for start in range(0, len(listeners), SLICE):
             for listener in listeners[start : start + SLICE]:
                 if listener.live:
-                    listener.take(batch)
+                    try:
+                        listener.take(batch)
+                    except Exception as error:
+                        self._fence.skipped(TASK, error)
+                        listener.end()  # it comes back and says where it was
             # Spread: many listeners at once would be a pause for the phones.
             await asyncio.sleep(SPREAD * SLICE / max(len(listeners), SLICE * 2))
 

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from fastagi.agents.events import Event
+from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import Sink
 from fastagi.outbox.delivery import (
@@ -74,9 +75,14 @@ class Dispatcher:
         sinks: Mapping[Sink, SinkProtocol],
         clock: Callable[[], datetime],
         pace: Pace | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         pace = pace or Pace()
-        self._lanes = [_Lane(name, sink, deliveries, clock, pace) for name, sink in sinks.items()]
+        self._supervisor = supervisor or Supervisor(Fence(log))
+        fence = self._supervisor.fence
+        self._lanes = [
+            _Lane(name, sink, deliveries, clock, pace, fence) for name, sink in sinks.items()
+        ]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rung = False
 
@@ -104,7 +110,8 @@ class Dispatcher:
         try:
             async with asyncio.TaskGroup() as group:
                 for lane in self._lanes:
-                    group.create_task(lane.run(), name=f"deliver to {lane.name}")
+                    name = f"deliver to {lane.name}"
+                    group.create_task(self._supervisor.keep(name, lane.run), name=name)
         finally:
             self._loop = None
 
@@ -119,8 +126,10 @@ class _Lane:
         deliveries: Deliveries,
         clock: Callable[[], datetime],
         pace: Pace,
+        fence: Fence,
     ) -> None:
         self.name = name
+        self._fence = fence
         self.bell = asyncio.Event()
         self._sink = sink
         self._deliveries = deliveries
@@ -260,7 +269,7 @@ class _Lane:
         except Exception as error:
             # A fault of ours that one event brought about must not stop all others.
             if len(events) == 1:
-                log.exception("a sink failed", sink=self.name.value, event_id=events[0].id)
+                self._fence.skipped(f"deliver to {self.name}", error, event_id=events[0].id)
                 return [Rejected(_brief(error))]
             return [receipt for event in events for receipt in await self._hand_over([event])]
 

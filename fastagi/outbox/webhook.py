@@ -9,7 +9,6 @@ import heapq
 import json
 import random
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -24,6 +23,7 @@ from uuid import uuid4
 import structlog
 from standardwebhooks import Webhook
 
+from fastagi.agents.fence import Fence
 from fastagi.agents.hooks import Attempt, Hook, HookDelivery, told
 from fastagi.agents.service import StoreUnavailable
 from fastagi.config.settings import WebhookSettings
@@ -35,6 +35,8 @@ log = structlog.get_logger()
 Place = tuple[str, int]  # a receiver's host and port
 _NOWHERE: Place = ("", 0)  # of a URL that cannot be called
 
+# For the log and the metrics. The text of a fault is never logged: a URL's query could stand in it.
+TASK = "deliver to hooks"
 TESTS = 10  # at once
 
 
@@ -97,7 +99,9 @@ class HookDispatcher:
         settings: Callable[[], WebhookSettings],
         counted: Callable[[str], None] = lambda outcome: None,
         pace: Pace | None = None,
+        fence: Fence | None = None,
     ) -> None:
+        self._fence = fence or Fence(log)
         self._hooks = hooks
         self._clock = clock
         self._settings = settings
@@ -189,7 +193,7 @@ class HookDispatcher:
                 if isinstance(error, StoreUnavailable):
                     self._tell_of_the_store(error)
                 else:  # ours; phones must not fall silent because hooks cannot be told
-                    log.error("hooks' deliveries wait for a fault of ours", error=_where(error))
+                    self._fence.skipped(TASK, error, hidden=True)
                 failures += 1
                 await asyncio.sleep(self._pace.delay(failures))
                 looking = True
@@ -306,7 +310,7 @@ class HookDispatcher:
                 attempt = replace(attempt, outcome="parked")
             await self._mark(delivery, attempt, wait, place)
         except Exception as fault:  # ours; the receiver must not be told again and again by it
-            log.error("a hook's delivery broke off", hook=hook.id, error=_where(fault))
+            self._fence.skipped(TASK, fault, hidden=True, hook=hook.id)
             await self._unless_stopped(self._pace.longest_delay)
         finally:
             self._busy.discard(hook.id)
@@ -338,7 +342,7 @@ class HookDispatcher:
             error = str(failure)
         except Exception as fault:  # ours; the others must not suffer by it
             error = f"internal error: {type(fault).__name__}"
-            log.error("a hook could not be told", hook=hook.id, error=_where(fault))
+            self._fence.skipped(TASK, fault, hidden=True, hook=hook.id)
         else:
             error = _verdict(status)
         self._answered()
@@ -507,10 +511,3 @@ def _verdict(status: int) -> str:
     if 300 <= status < 400:
         return f"redirects are not followed ({status})"
     return f"the receiver answered {status}"
-
-
-def _where(error: BaseException) -> str:
-    """Without its text, and without a trace: a URL's query could stand in them."""
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    place = f" at {last[0].name}:{last[0].lineno}" if last else ""
-    return f"{type(error).__name__}{place}"

@@ -10,6 +10,7 @@ import select
 import threading
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -146,4 +147,5 @@ class SharedPresence(Presence):
             if not self._database.is_closed():
                 self._database.manual_close()  # not back into the pool
         except Exception:
-            self._database.reset()
+            with suppress(Exception):  # this thread is needed as long as the service is there
+                self._database.reset()

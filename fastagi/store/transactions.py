@@ -27,6 +27,7 @@ from fastagi.agents.commands import (
 from fastagi.agents.devices import Device
 from fastagi.agents.errors import Refused
 from fastagi.agents.events import Event
+from fastagi.agents.fence import Fence
 from fastagi.agents.limits import (
     OpenPause,
     PauseLimit,
@@ -79,9 +80,11 @@ class PeeweeStore:
         *,
         deadline: float = DEADLINE,
         unclaim: Callable[[], None] = lambda: None,
+        fence: Fence | None = None,
     ) -> None:
         self.sqlite = place.sqlite
         self._unclaim = unclaim
+        self._fence = fence or Fence(log)
         self.pins = Pins()
         self.deliveries = Deliveries(self)
         self.hooks = Hooks(self)
@@ -115,6 +118,7 @@ class PeeweeStore:
             on_commit=self.wake,
             on_outdated=self._outdated,
             name="store",
+            fence=self._fence,
         )
 
     def on_commit(self, callback: Callable[[], None]) -> None:
@@ -124,7 +128,8 @@ class PeeweeStore:
     def wake(self) -> None:
         """Calls what was given to ``on_commit``."""
         for callback in self._woken:
-            callback()
+            with self._fence.item("store"):
+                callback()
 
     @property
     def id(self) -> str:
@@ -898,7 +903,9 @@ def _decided_again(found: Loaded) -> Change | None:
     return decision
 
 
-def open_store(url: str, *, deadline: float = DEADLINE, serve: bool = False) -> PeeweeStore:
+def open_store(
+    url: str, *, deadline: float = DEADLINE, serve: bool = False, fence: Fence | None = None
+) -> PeeweeStore:
     """Opens the database, makes it if need be, and brings its tables up to date. Blocks.
 
     ``serve``: as a service, of which a SQLite file can have only one. Raises BadDatabaseUrl,
@@ -908,7 +915,7 @@ def open_store(url: str, *, deadline: float = DEADLINE, serve: bool = False) -> 
     unclaim = claim(place) if serve else lambda: None
     try:
         applied = prepare(place)
-        store = PeeweeStore(place, deadline=deadline, unclaim=unclaim)
+        store = PeeweeStore(place, deadline=deadline, unclaim=unclaim, fence=fence)
     except BaseException:
         unclaim()
         raise

@@ -15,12 +15,14 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from fastagi.agents.errors import Refused
+from fastagi.agents.fence import Fence
 from fastagi.agents.service import StoreUnavailable
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
+TASK = "store"  # for the log and the metrics
 MAX_BATCH = 256
 SWEEP_SECONDS = 0.25
 # A commit costs as much processor time as several jobs. So where many came together last time, the
@@ -124,6 +126,7 @@ class Workers(Generic[C]):
         on_commit: Callable[[], None],
         on_outdated: Callable[[], None],
         name: str,
+        fence: Fence | None = None,
     ) -> None:
         self._connect = connect
         self._batch = batch
@@ -131,6 +134,7 @@ class Workers(Generic[C]):
         self._retry = retry
         self._on_commit = on_commit
         self._on_outdated = on_outdated
+        self._fence = fence or Fence(log)
         self._jobs: SimpleQueue[Job[C, Any] | None] = SimpleQueue()
         self._waiting: deque[Job[C, Any]] = deque()
         self._fresh: list[Job[C, Any]] = []  # of this turn of the loop
@@ -213,11 +217,13 @@ class Workers(Generic[C]):
 
     def _answer(self, answers: list[Answer], wrote_deliveries: bool, outdated: bool) -> None:
         if outdated:
-            self._on_outdated()
+            with self._fence.item(TASK):
+                self._on_outdated()
         for job, result, error in answers:
             future = job.future
             if error is None and job.seen is not None:
-                job.seen(result)
+                with self._fence.item(TASK):  # all are answered, whatever one thinks of it
+                    job.seen(result)
             if not future.done():
                 if error is None:
                     future.set_result(result)
@@ -225,11 +231,13 @@ class Workers(Generic[C]):
                     future.set_exception(error)
             elif error is None and job.undo is not None:
                 # The caller was cancelled or gave up: nobody will confirm what was begun.
-                function = job.undo(result)
-                if function is not None:
-                    self.submit(function).add_done_callback(_log_failure)
+                with self._fence.item(TASK):
+                    function = job.undo(result)
+                    if function is not None:
+                        self.submit(function).add_done_callback(_log_failure)
         if wrote_deliveries:
-            self._on_commit()
+            with self._fence.item(TASK):
+                self._on_commit()
 
     # -- in the threads
 
@@ -262,8 +270,14 @@ class Workers(Generic[C]):
                     break
             crowded = len(batch) >= CROWD
             if batch:
-                self._run(connection, batch)
-        connection.close()
+                try:
+                    self._run(connection, batch)
+                except Exception as error:  # the thread is needed by all others
+                    self._fence.skipped(TASK, error, jobs=len(batch))
+                    fault = StoreUnavailable(f"a fault of the store: {type(error).__name__}")
+                    self._post([(job, None, fault) for job in batch], False, True)
+        with self._fence.item(TASK):
+            connection.close()
 
     def _run(self, connection: C, batch: list[Job[C, Any]]) -> None:
         answers, failure = self._transaction(connection, batch)

@@ -71,7 +71,7 @@ class Answered:
         assert not wrong, wrong
 
 
-FAILURES = ("handler failed", "a feature code failed", "not AGI", "malformed")
+FAILURES = ("skipped: a fault of the service", "not AGI", "malformed")
 
 
 @dataclass

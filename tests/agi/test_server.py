@@ -351,7 +351,7 @@ async def test_handler_that_fails() -> None:
             await until(lambda: server.served == 1)
         assert call.commands == ["ANSWER"]
         [entry] = [entry for entry in logs if entry["log_level"] == "error"]
-        assert entry["event"] == "handler failed"
+        assert entry["event"] == "skipped: a fault of the service"
         assert entry["exc_info"]
 
 
