@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from typing import Self
 
 STEP = 0.02  # seconds between two portions
@@ -71,3 +72,32 @@ class Line:
             await writer.drain()
             if back:
                 self.carried += len(data)
+
+
+class SlowLine:
+    """The same in a thread of its own, for a test that blocks its loop."""
+
+    def __init__(self, port: int, bytes_a_second: int = 125_000) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._line = Line(port, bytes_a_second)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._line.__aenter__(), self._loop).result(20)
+        self.port = self._line.port
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._line.__aexit__(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+        self._loop.close()
+
+    @property
+    def connections(self) -> int:
+        return self._line.connections
+
+    @property
+    def carried(self) -> int:
+        return self._line.carried
