@@ -41,9 +41,8 @@ class Odd:
                 f"CoreStartupTime: 18:14:{self.restarts:02d}\r\n\r\n".encode()
             )
         elif name == "Getvar":
-            link.write(
-                f"Response: Success\r\nActionID: {id}\r\nVariable: X\r\nValue: 0123abcd\r\n\r\n".encode()
-            )
+            life = "Variable: X\r\nValue: 0123abcd\r\n\r\n"
+            link.write(f"Response: Success\r\nActionID: {id}\r\n{life}".encode())
         elif name in ("QueueStatus", "DBGetTree"):
             self.lists += 1
             await self._list(link, action)
@@ -138,7 +137,7 @@ async def test_no_odd_answer_ends_the_service(alone: Any) -> None:
             odd.how = ""
             peer.links[-1].cut()
             async with asyncio.timeout(60):
-                while (await ready(service))[0] != 200:
+                while (await ready(service))[0] != 200:  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.1)
         async with httpx2.AsyncClient() as http:
             figures = (await http.get(f"http://127.0.0.1:{service.http_port}/metrics")).text
