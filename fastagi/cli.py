@@ -170,8 +170,15 @@ def check(
             show_default=False,
         ),
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            help="Put a paused member, fastagi-check, into a queue for a moment, to see whether "
+            "Asterisk tells of it.",
+        ),
+    ] = True,
 ) -> None:
-    """Look for what is wrong, and say how to mend it. Changes nothing.
+    """Look for what is wrong, and say how to mend it. Changes nothing, but for the probe.
 
     Exit status 0 when nothing is (warnings may be), 1 with problems, 2 when the configuration
     cannot be used.
@@ -184,7 +191,8 @@ def check(
     counts = dict.fromkeys(room.Level, 0)
 
     async def tell() -> None:
-        async with contextlib.aclosing(room.check(settings, str(place), sounds)) as findings:
+        looked = room.check(settings, str(place), sounds, probe=probe)
+        async with contextlib.aclosing(looked) as findings:
             async for finding in findings:
                 counts[finding.level] += 1
                 if as_json:

@@ -1,43 +1,42 @@
-"""Is everything as it must be? Asks each part, changes nothing, and says how to mend what is wrong.
+"""Is everything as it must be? Asks each part, and says how to mend what is wrong.
+
+Nothing is changed, but for the moment in which a paused member stands in a queue, see
+``rights.hearing``.
 
 Of Asterisk it needs no more rights than the service itself: ``DeviceStateList``, ``ShowDialPlan``
 and ``Getvar`` come with the class ``reporting``.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.ami.client import ManagerError
-from fastagi.ami.queues import Queues
-from fastagi.check.asterisk import (
-    _lost,
-    _manager,
-    _variable,
-    asterisk_queues,
-    devices,
-    loaded_dialplan,
-    privileges,
-)
+from fastagi.check.asterisk import Pbx, lost, manager
 from fastagi.check.change import unconfirmed, warnings
-from fastagi.check.findings import Finding, Level
-from fastagi.check.here import configuration, fallback, http, prompts, service, store
+from fastagi.check.devices import devices
+from fastagi.check.findings import Finding, Level, one_line, problem
+from fastagi.check.here import Mends, configuration, fallback, http, prompts, service, store
+from fastagi.check.loaded import loaded
+from fastagi.check.queues import queues, unmatched
+from fastagi.check.rights import hearing, modules, privileges
 from fastagi.config import AsteriskSettings, Settings
 
 __all__ = ["Finding", "Level", "check", "configuration", "fallback"]
 
 
 async def check(
-    settings: Settings, place: str, sounds: Path | None = None
+    settings: Settings, place: str, sounds: Path | None = None, *, probe: bool = True
 ) -> AsyncGenerator[Finding, None]:
     """All findings, as they come.
 
     place: where the configuration is, for the findings; sounds: Asterisk's folder of sounds, with
-    a folder per language in it.
+    a folder per language in it; probe: see ``rights.hearing``.
     """
     for finding in configuration(settings, place):
         yield finding
@@ -46,44 +45,87 @@ async def check(
     for finding in await asyncio.to_thread(unconfirmed, settings, place):
         yield finding
     names = [asterisk.name for asterisk in settings.asterisks]
-    for finding in await asyncio.to_thread(store, settings.database, names):
+    findings, agents = await asyncio.to_thread(store, settings.database, names)
+    for finding in findings:
         yield finding
-    for finding in await service(settings):
+    answers = await service(settings)
+    for finding in answers:
         yield finding
     for finding in http(settings, place):
         yield finding
+    answering = any(finding.level is Level.OK for finding in answers)
     for asterisk in settings.asterisks:
+        here = [a for a in agents if a.session and a.session.device.asterisk == asterisk.name]
+        looked = _one_asterisk(
+            settings, asterisk, here, Mends(place), sounds, answering=answering, probe=probe
+        )
         named = f"{asterisk.name}: " if asterisk.name else ""
-        async with aclosing(_one_asterisk(settings, asterisk, sounds)) as findings:
-            async for finding in findings:
+        async with aclosing(looked) as found:
+            async for finding in found:
                 yield replace(finding, where=named + finding.where)
     for finding in await asyncio.to_thread(fallback, settings):
         yield finding
 
 
 async def _one_asterisk(
-    settings: Settings, asterisk: AsteriskSettings, sounds: Path | None
+    settings: Settings,
+    asterisk: AsteriskSettings,
+    agents: Sequence[AgentState],
+    mends: Mends,
+    sounds: Path | None,
+    *,
+    answering: bool,
+    probe: bool,
 ) -> AsyncGenerator[Finding, None]:
-    async with _manager(asterisk) as (client, refused):
+    """``agents``: those logged in there. ``answering``: the service runs."""
+    for finding in unmatched(settings.device_rules(), agents, asterisk.name):
+        yield finding
+    async with manager(asterisk, service_answers=answering) as (pbx, refused):
         for finding in refused:
             yield finding
-        if client is None:
-            for finding in prompts(settings, asterisk, sounds, None):
-                yield finding
-            return
-        queues = Queues(client)
-        for part in (
-            partial(privileges, asterisk, queues),
-            partial(asterisk_queues, settings, client, queues),
-            partial(devices, settings, asterisk, client),
-            partial(loaded_dialplan, settings, asterisk, client),
-        ):
+        data = None
+        if pbx is not None:
             try:
-                findings = await part()
+                for about, look in _looks(settings, pbx, agents, mends, probe=probe):
+                    for finding in await _guarded(about, look):
+                        yield finding
+                data = await pbx.variable("ASTDATADIR")
             except (ManagerError, QueuesUnavailable) as error:
-                findings = [_lost(asterisk, error)]
-            for finding in findings:
-                yield finding
-        data = await _variable(client, "ASTDATADIR")
+                yield lost(asterisk, error)  # once: nothing more can be asked
         for finding in prompts(settings, asterisk, sounds, data):
             yield finding
+
+
+_Look = Callable[[], Awaitable[Iterable[Finding]]]
+
+
+def _looks(
+    settings: Settings, pbx: Pbx, agents: Sequence[AgentState], mends: Mends, *, probe: bool
+) -> list[tuple[str, _Look]]:
+    """What is looked at, by its name in findings."""
+    return [
+        ("privileges", partial(privileges, pbx)),
+        *([("privileges", partial(hearing, settings, pbx))] if probe else []),
+        ("modules", partial(modules, settings, pbx)),
+        ("queues", partial(queues, settings, pbx, agents)),
+        ("devices", partial(devices, settings, pbx, agents)),
+        ("dialplan", partial(loaded, settings, pbx, mends)),
+    ]
+
+
+async def _guarded(about: str, look: _Look) -> Iterable[Finding]:
+    """An answer that nobody thought of spoils one look, and not the others."""
+    try:
+        return await look()
+    except (ManagerError, QueuesUnavailable):
+        raise
+    except Exception as error:
+        return [
+            problem(
+                about,
+                f"Asterisk's answer cannot be understood ({type(error).__name__}: "
+                f"{one_line(error)[:200]})",
+                "Asterisk's manager interface",
+                "# this is a mistake of fastagi's: please report it, with Asterisk's version",
+            )
+        ]

@@ -1,40 +1,279 @@
-"""What Asterisk is asked, over a manager link of our own."""
+"""The manager link of the check, and what Asterisk is asked over it. Each thing is asked once."""
 
 import asyncio
-import itertools
+import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
-from fastagi import dialplan
-from fastagi.agents.devices import PLACEHOLDER, DeviceRule, resolve
-from fastagi.ami.client import Client, ManagerError, Refused
-from fastagi.ami.queues import NEEDED, Queues
-from fastagi.check.findings import Finding, ok, one_line, problem, some, warning
-from fastagi.config import AsteriskSettings, Settings
-from fastagi.contract import FEATURES_CONTEXT, HINTS_CONTEXT, WITHOUT_DIGITS
+from fastagi.ami.client import Client, Refused, Response
+from fastagi.ami.queues import Queues
+from fastagi.check.extensions import Dialplan
+from fastagi.check.findings import Finding, ok, one_line, problem, warning
+from fastagi.check.here import loopback
+from fastagi.config import AsteriskSettings
 
 LOGIN_WITHIN: Final = 8.0  # seconds; a refusal takes Asterisk one
 # Technologies whose endpoints Asterisk lists among the device states.
-_LISTED: Final = frozenset(("PJSIP", "SIP", "IAX2", "DAHDI", "SCCP", "SKINNY"))
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.+@-]+", re.ASCII)
+LISTED: Final = frozenset(("PJSIP", "SIP", "IAX2", "DAHDI", "SCCP", "SKINNY"))
+# What is put into a function's brackets. Everything else Asterisk could read as more than one.
+_SAYABLE: Final = re.compile(r"[A-Za-z0-9_.+@:/*#-]+", re.ASCII)
 
-# -- Asterisk's manager interface -----------------------------------------------------------------
+PROBE: Final = "fastagi-check"
+PROBE_INTERFACE: Final = f"Local/{PROBE}@{PROBE}"  # of no extension: it could never ring
+HEARD: Final = ("QueueMemberAdded", "QueueMemberPause", "QueueMemberRemoved")
+INVALID: Final = "4"  # devicestate.h: AST_DEVICE_INVALID
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of one queue. ``kind``: ``dynamic``, ``static``, ``realtime``, as Asterisk says;
+    ``invalid``: Asterisk knows no device behind the state interface, and never rings it."""
+
+    queue: str
+    name: str
+    interface: str
+    state_interface: str
+    kind: str
+    invalid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InQueues:
+    """What Asterisk's queues hold. ``idle``: queues without members and callers."""
+
+    names: tuple[str, ...]
+    members: tuple[Member, ...]
+    idle: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Something that can call. ``context`` is "" where Asterisk does not tell it.
+
+    ``trunk``: it looks like a line to the outside rather than like a phone.
+    """
+
+    device: str  # PJSIP/alice-desk
+    name: str
+    context: str = ""
+    caller_id: str = ""  # the number of its caller ID
+    trunk: bool = False
+
+
+class Pbx:
+    """One Asterisk, asked for each thing once."""
+
+    def __init__(self, asterisk: AsteriskSettings, client: Client) -> None:
+        self.asterisk = asterisk
+        self.client = client
+        self.actions = Queues(client)
+        self.dialplan = Dialplan(self._show)
+        self.heard: set[str] = set()  # names of events about the probe
+        self._arrived = asyncio.Event()
+        self._queues: InQueues | None = None
+        self._states: dict[str, str] | None = None
+        self._endpoints: list[Endpoint] | None = None
+
+    def take(self, name: bytes, raw: bytes) -> None:
+        """An event, for ``Client(on_raw=…)``."""
+        if PROBE_INTERFACE.encode() in raw:
+            self.heard.add(name.decode("ascii", "replace"))
+            if self.heard.issuperset(HEARD):
+                self._arrived.set()
+
+    async def wait_heard(self) -> None:
+        """Until every event about the probe has come, or none can be expected any more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.asterisk.timeout.total_seconds()):
+                await self._arrived.wait()
+
+    async def queues(self) -> InQueues:
+        if self._queues is None:
+            items = await self.client.list_action(
+                {"Action": "QueueStatus"}, ("QueueParams", "QueueMember"), "QueueStatusComplete"
+            )
+            names, members, calls = [], [], set()
+            for item in items:
+                queue = item.get("Queue", "")
+                if item.get("Event") == "QueueParams":
+                    names.append(queue)
+                    if item.get("Calls", "0") != "0":
+                        calls.add(queue)
+                elif item.get("Location"):
+                    interface = item["Location"]
+                    members.append(
+                        Member(
+                            queue,
+                            item.get("Name", ""),
+                            interface,
+                            item.get("StateInterface") or interface,
+                            item.get("Membership", ""),
+                            item.get("Status") == INVALID,
+                        )
+                    )
+            busy = calls | {member.queue for member in members}
+            names = sorted(filter(None, names))
+            idle = tuple(name for name in names if name not in busy)
+            self._queues = InQueues(tuple(names), tuple(members), idle)
+        return self._queues
+
+    async def states(self) -> dict[str, str]:
+        """Devices that Asterisk knows, and their states. Raises Refused."""
+        if self._states is None:
+            items = await self.client.list_action(
+                {"Action": "DeviceStateList"}, "DeviceStateChange", "DeviceStateListComplete"
+            )
+            self._states = {item.get("Device", ""): item.get("State", "") for item in items}
+        return self._states
+
+    async def endpoints(self, also: Iterable[str] = ()) -> list[Endpoint]:
+        """Those that Asterisk lists, and those of ``also`` that exist. Raises Refused.
+
+        One that was made after Asterisk's start is listed when it has registered.
+        """
+        if self._endpoints is None:
+            found = []
+            devices = [
+                device
+                for device, state in (await self.states()).items()
+                if self.listed(device)
+                and state != "INVALID"  # somebody asked for one that does not exist
+            ]
+            unlisted = {device for device in also if self.listed(device)} - {*devices}
+            states = await self.device_states(sorted(unlisted))
+            devices += [device for device, state in states.items() if state != "INVALID"]
+            asked = [device for device in devices if _SAYABLE.fullmatch(device.partition("/")[2])]
+            wanted: list[str] = []
+            for device in asked:
+                technology, _, name = device.partition("/")
+                if technology.upper() == "PJSIP":
+                    of = ("context", "callerid", "auth", "outbound_auth")
+                    wanted += [f"PJSIP_ENDPOINT({name},{what})" for what in of]
+                elif technology.upper() == "SIP":
+                    wanted += [f"SIPPEER({name},{what})" for what in ("context", "callerid_num")]
+            values = dict(zip(wanted, await self.variables(wanted), strict=True))
+
+            def value(function: str) -> str:
+                return values.get(function) or ""
+
+            for device in devices:
+                name = device.partition("/")[2]
+                context = value(f"PJSIP_ENDPOINT({name},context)")
+                caller_id = value(f"PJSIP_ENDPOINT({name},callerid)")
+                found.append(
+                    Endpoint(
+                        device,
+                        name,
+                        context or value(f"SIPPEER({name},context)"),
+                        _number(caller_id or value(f"SIPPEER({name},callerid_num)")),
+                        bool(value(f"PJSIP_ENDPOINT({name},outbound_auth)"))
+                        or (bool(context) and not value(f"PJSIP_ENDPOINT({name},auth)")),
+                    )
+                )
+            self._endpoints = found
+        return self._endpoints
+
+    @staticmethod
+    def listed(device: str) -> bool:
+        technology, slash, name = device.partition("/")
+        return technology.upper() in LISTED and bool(slash and name)
+
+    async def variable(self, name: str) -> str | None:
+        """A global variable or function of Asterisk's; None when it is not told."""
+        return (await self.variables([name]))[0]
+
+    async def variables(self, names: Sequence[str]) -> list[str | None]:
+        answers = await self.client.actions([{"Action": "Getvar", "Variable": n} for n in names])
+        return [
+            answer.headers.get("Value") or None
+            if isinstance(answer, Response) and answer.success
+            else None
+            for answer in answers
+        ]
+
+    async def device_states(self, devices: Iterable[str]) -> dict[str, str]:
+        """What ``DEVICE_STATE`` says of each, of those that it says something of."""
+        asked = [device for device in dict.fromkeys(devices) if _SAYABLE.fullmatch(device)]
+        values = await self.variables([f"DEVICE_STATE({device})" for device in asked])
+        return {device: state for device, state in zip(asked, values, strict=True) if state}
+
+    async def hints(self, places: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """The devices of the hint at each (extension, context); "" where there is no hint.
+
+        What Asterisk does not tell is left out.
+        """
+        asked = list(dict.fromkeys(places))
+        answers = await self.client.actions(
+            [{"Action": "ExtensionState", "Exten": e, "Context": c} for e, c in asked]
+        )
+        return {
+            place: "" if answer.headers.get("Status") == "-1" else answer.headers.get("Hint", "")
+            for place, answer in zip(asked, answers, strict=True)
+            if isinstance(answer, Response) and "Status" in answer.headers
+        }
+
+    async def all_hints(self) -> dict[tuple[str, str], str]:
+        """(extension, context) -> devices, of all hints but patterns."""
+        try:
+            items = await self.client.list_action(
+                {"Action": "ExtensionStateList"}, "ExtensionStatus", "ExtensionStateListComplete"
+            )
+        except Refused:
+            return {}
+        return {
+            (item.get("Exten", ""), item.get("Context", "")): item.get("Hint", "")
+            for item in items
+            if not item.get("Exten", "").startswith("_")
+        }
+
+    async def _show(self, context: str) -> list[dict[str, str]] | str:
+        """Rows of the loaded dialplan; or what Asterisk says instead."""
+        if not _SAYABLE.fullmatch(context):
+            return "no name of a context"
+        try:
+            return await self.client.list_action(
+                {"Action": "ShowDialPlan", "Context": context},
+                "ListDialplan",
+                "ShowDialPlanComplete",
+            )
+        except Refused as error:
+            return one_line(error)
+
+
+def _number(caller_id: str) -> str:
+    """``"Alice" <201>`` -> ``201``"""
+    match = re.search(r"<([^<>]*)>\s*$", caller_id)
+    return (match[1] if match else caller_id).strip()
+
+
+# -- the link ------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def _manager(
-    asterisk: AsteriskSettings,
-) -> AsyncIterator[tuple[Client | None, list[Finding]]]:
+async def manager(
+    asterisk: AsteriskSettings, *, service_answers: bool
+) -> AsyncIterator[tuple[Pbx | None, list[Finding]]]:
+    """``service_answers``: the service runs, and its own link is up."""
+    pbx: Pbx
+
+    def take(name: bytes, raw: bytes) -> None:
+        pbx.take(name, raw)
+
     client = Client(
         asterisk.host,
         asterisk.port,
         asterisk.username,
         asterisk.secret.get_secret_value(),
-        events="off",
+        events="agent",
+        event_names=(),
+        raw_names=HEARD,
+        on_raw=take,
         action_timeout=asterisk.timeout.total_seconds(),
     )
+    pbx = Pbx(asterisk, client)
     await client.start()
     try:
         waited = 0.0
@@ -43,36 +282,79 @@ async def _manager(
             waited += 0.02
         if client.connected:
             where = f"{asterisk.host}:{asterisk.port}"
-            yield client, [ok("manager", f"logged in as {asterisk.username}", where)]
+            yield pbx, [ok("manager", f"logged in as {asterisk.username}", where)]
         else:
-            yield None, [_not_connected(asterisk, client.last_error or "no answer")]
+            reason = client.last_error or "no answer"
+            yield None, [not_connected(asterisk, reason, service_answers=service_answers)]
     finally:
         await client.close()
 
 
-def _not_connected(asterisk: AsteriskSettings, reason: str) -> Finding:
-    where = f"{asterisk.host}:{asterisk.port}"
-    if "refused: " in reason:
-        return problem(
-            "manager",
-            f"Asterisk refuses the user {asterisk.username!r} ({one_line(reason)})",
-            where,
-            f"in manager.conf: a section [{asterisk.username}], its secret the same as "
-            "asterisk.secret in the configuration, and this machine's address in permit "
-            "(`fastagi dialplan --manager` prints the section); "
-            "then: asterisk -rx 'manager reload'",
+_RELOAD: Final = "asterisk -rx 'manager reload'"
+# What the C libraries say of a name that is in no DNS and no /etc/hosts.
+_NO_NAME: Final = ("name or service", "name resolution", "nodename", "no address associated")
+
+
+def _below(asterisk: AsteriskSettings, line: str) -> str:
+    name = asterisk.username
+    return f"; manager.conf, below the section:\n[{name}](+)\n{line}\n; then: {_RELOAD}"
+
+
+def not_connected(asterisk: AsteriskSettings, reason: str, *, service_answers: bool) -> Finding:
+    about, where = "manager", f"{asterisk.host}:{asterisk.port}"
+    reason = one_line(reason)
+    lowered = reason.lower()
+    if "already in use" in lowered and "refused: " in lowered:
+        holder = "the running service" if service_answers else "another program"
+        finding = warning if service_answers else problem
+        return finding(
+            about,
+            f"Asterisk lets the user {asterisk.username!r} in once only (allowmultiplelogin = no), "
+            f"and {holder} is in: what Asterisk has cannot be looked at ({reason})",
+            f"manager.conf [{asterisk.username}]",
+            _below(asterisk, "allowmultiplelogin = yes"),
         )
+    if "refused: " in lowered:
+        return problem(
+            about,
+            f"Asterisk refuses the user {asterisk.username!r} ({reason})",
+            where,
+            f"# manager.conf: a section [{asterisk.username}] with the secret that the "
+            "configuration has as asterisk.secret, and with this machine's address in permit;\n"
+            "# this prints one:\n"
+            f"fastagi dialplan --manager\n"
+            f"# then:\n{_RELOAD}",
+        )
+    if any(
+        text in lowered for text in ("name or service", "name resolution", "nodename", "getaddr")
+    ):
+        return problem(
+            about,
+            f"the name {asterisk.host!r} cannot be looked up ({reason})",
+            "asterisk.host",
+            f"getent hosts {asterisk.host}   # prints nothing? Then write the address itself",
+        )
+    if "no connection within" in lowered or "unreachable" in lowered or "no route" in lowered:
+        return problem(
+            about,
+            f"{asterisk.host} does not answer ({reason})",
+            where,
+            f"# is the machine up, and does a firewall let port {asterisk.port} through?\n"
+            f"nc -zv {asterisk.host} {asterisk.port}",
+        )
+    bind = asterisk.host if loopback(asterisk.host) and asterisk.host != "localhost" else ""
+    bind = bind or ("127.0.0.1" if loopback(asterisk.host) else "0.0.0.0")
     return problem(
-        "manager",
-        f"no manager interface answers ({one_line(reason)})",
+        about,
+        f"no manager interface answers ({reason})",
         where,
-        "is Asterisk running? In manager.conf, [general]: enabled = yes, "
-        f"port = {asterisk.port}, bindaddr = {asterisk.host}; "
-        "then: asterisk -rx 'manager reload'",
+        "; is Asterisk running? manager.conf:\n"
+        f"[general]\nenabled = yes\nport = {asterisk.port}\nbindaddr = {bind}\n"
+        f"; then: {_RELOAD}",
     )
 
 
-def _lost(asterisk: AsteriskSettings, error: Exception) -> Finding:
+def lost(asterisk: AsteriskSettings, error: Exception) -> Finding:
     return problem(
         "manager",
         f"the link was lost while asking ({one_line(error)})",
@@ -81,364 +363,18 @@ def _lost(asterisk: AsteriskSettings, error: Exception) -> Finding:
     )
 
 
-async def privileges(asterisk: AsteriskSettings, queues: Queues) -> list[Finding]:
-    about, name = "privileges", asterisk.username
-    found = await queues.privileges()
-    findings = []
-    classes = ",".join(dict.fromkeys(cls for cls, _ in NEEDED.values() if cls))
-    for missing, actions in found.missing.items():
-        purposes = dict.fromkeys(NEEDED[action][1] for action in actions)
-        findings.append(
-            problem(
-                about,
-                f"write class {missing!r} is missing: without it the service cannot "
-                f"{', '.join(purposes)} ({', '.join(actions)})",
-                f"manager.conf [{name}]",
-                f"write = {classes}\nthen: asterisk -rx 'manager reload'",
-            )
-        )
-    if found.unknown:
-        findings.append(
-            problem(
-                about,
-                f"this Asterisk does not know {', '.join(found.unknown)}",
-                "modules.conf",
-                "load = app_queue.so\nthen: asterisk -rx 'module load app_queue.so'",
-            )
-        )
-    return findings or [ok(about, f"may do all that is needed ({classes})", f"[{name}]")]
-
-
-async def asterisk_queues(settings: Settings, client: Client, queues: Queues) -> list[Finding]:
-    about = "queues"
-    there = {name.casefold() for name in await queues.queue_names()}
-    missing = [queue.name for queue in settings.queues if queue.name.casefold() not in there]
-    if not missing:
-        return [ok(about, f"Asterisk has all {len(settings.queues)}", "queues.conf")]
-    return [
-        problem(
-            about,
-            f"Asterisk has no queue {name!r}; it has {some(sorted(there)) or 'none at all'}",
-            "queues.conf",
-            f"[{name}]\nstrategy = leastrecent\n(`fastagi dialplan --queues` prints a sample) "
-            "then: asterisk -rx 'queue reload all'. A realtime queue is seen once it was used",
-        )
-        for name in missing
-    ]
-
-
-# -- devices --------------------------------------------------------------------------------------
-
-
-async def devices(settings: Settings, asterisk: AsteriskSettings, client: Client) -> list[Finding]:
-    about = "devices"
-    try:
-        items = await client.list_action(
-            {"Action": "DeviceStateList"}, "DeviceStateChange", "DeviceStateListComplete"
-        )
-    except Refused as error:
-        return [_untold(asterisk, about, "which phones Asterisk has", error)]
-    there = [item.get("Device", "") for item in items]
-    rules = settings.device_rules()
-    findings: list[Finding] = []
-    for number, rule in enumerate(rules):
-        where = f"devices[{number}] ({rule.pattern.text} → {rule.interface})"
-        if rule.type == "remote" or rule.interface.upper().startswith("LOCAL/"):
-            findings.append(await _outside(client, rule, where))
-            continue
-        technology = rule.interface.partition("/")[0]
-        if technology.upper() not in _LISTED:
-            findings.append(
-                warning(
-                    about,
-                    f"whether a {technology} device exists cannot be told from outside",
-                    where,
-                    "log in from such a phone once",
-                )
-            )
-            continue
-        found = _matching(rules, rule, there)
-        if found:
-            findings.append(ok(about, f"matches {len(found)}: {some(found)}", where))
-            findings += await _contexts(client, rule, found, where)
-            continue
-        others = [d for d in there if d.upper().startswith(technology.upper() + "/")]
-        findings.append(
-            problem(
-                about,
-                f"no {technology} endpoint matches; Asterisk has {some(others) or 'none'}",
-                where,
-                "correct match or interface, or make the endpoint in Asterisk. Realtime endpoints "
-                "are listed once they have registered",
-            )
-        )
-    return findings
-
-
-def _matching(
-    rules: Sequence[DeviceRule], rule: DeviceRule, there: Iterable[str]
-) -> dict[str, str]:
-    """Extension -> device, of those devices that this rule, and none before it, makes of one."""
-    before, placeholder, after = rule.interface.partition(PLACEHOLDER)
-    template = re.compile(
-        re.escape(before) + ("(.+)" if placeholder else "()") + re.escape(after), re.IGNORECASE
-    )
-    found = {}
-    for device in there:
-        match = template.fullmatch(device)
-        if match is None:
-            continue
-        extension = match[1] or rule.pattern.text.removeprefix("_")
-        if rule.pattern.matches(extension) and resolve(rules, extension) == rule.device(extension):
-            found[extension] = device
-    return found
-
-
-async def _outside(client: Client, rule: DeviceRule, where: str) -> Finding:
-    context = rule.interface.partition("@")[2].partition("/")[0]
-    if not _PLAIN_NAME.fullmatch(context):
+def untold(asterisk: AsteriskSettings, about: str, what: str, error: Exception) -> Finding:
+    reason = one_line(error)
+    if not reason.startswith("Permission denied"):
         return warning(
-            "devices", "where it leads cannot be told from outside", where, "log in there once"
-        )
-    rows = await _show(client, context)
-    if isinstance(rows, str):
-        return warning(
-            "devices",
-            f"the context {context!r}, through which these agents are called, is not to be seen "
-            f"({rows})",
-            where,
-            f"in extensions.conf: [{context}] that dials out; then: asterisk -rx 'dialplan reload'",
-        )
-    return ok("devices", f"the context {context!r} is loaded", where)
-
-
-async def _contexts(
-    client: Client, rule: DeviceRule, found: Mapping[str, str], where: str
-) -> list[Finding]:
-    """Do these phones dial where the rule says they do? Only PJSIP tells."""
-    if not rule.context or not rule.interface.upper().startswith("PJSIP/"):
-        return []
-    elsewhere: dict[str, str] = {}
-    for extension, device in itertools.islice(found.items(), 20):
-        name = device.partition("/")[2]
-        if _PLAIN_NAME.fullmatch(name):
-            context = await _variable(client, f"PJSIP_ENDPOINT({name},context)")
-            if context and context != rule.context:
-                elsewhere[extension] = context
-    if not elsewhere:
-        return []
-    told = some(f"{extension} in {context}" for extension, context in elsewhere.items())
-    return [
-        warning(
-            "devices",
-            f"phones dial in another context than {rule.context!r}: {told}",
-            where,
-            "context: the phones' own, as in pjsip.conf; it is written to the events and queue_log",
-        )
-    ]
-
-
-# -- the dialplan ---------------------------------------------------------------------------------
-
-
-def _include(asterisk: AsteriskSettings) -> str:
-    named = f" --asterisk {asterisk.name}" if asterisk.name else ""
-    return (
-        f"fastagi dialplan{named} > /etc/asterisk/agent-features.conf\n"
-        "in extensions.conf: #include agent-features.conf\n"
-        "then: asterisk -rx 'dialplan reload'"
-    )
-
-
-async def loaded_dialplan(
-    settings: Settings, asterisk: AsteriskSettings, client: Client
-) -> list[Finding]:
-    """Is it loaded, is it this configuration's, and do the phones reach it?"""
-    about, mend = "dialplan", _include(asterisk)
-    rendered = _rendered(dialplan.render_dialplan(settings, asterisk.name))
-    loaded: dict[str, dict[str, list[str]]] = {}
-    for context in rendered:
-        rows = await _show(client, context)
-        if rows == "Permission denied":
-            return [_untold(asterisk, about, "whether the dialplan is loaded", Refused(rows))]
-        if isinstance(rows, str):
-            lamps = context == HINTS_CONTEXT
-            finding = warning if lamps else problem
-            what = "so lamps stay dark" if lamps else "so no code can be dialled"
-            return [
-                finding(
-                    about,
-                    f"the context {context} is not loaded ({rows}), {what}",
-                    "extensions.conf",
-                    mend,
-                )
-            ]
-        loaded[context] = _by_extension(row for row in rows if row.get("Context") == context)
-    where = f"extensions.conf [{FEATURES_CONTEXT}]"
-    findings: list[Finding] = []
-    for script, code in settings.feature_codes.by_script().items():
-        if code not in loaded[FEATURES_CONTEXT]:
-            findings.append(
-                problem(
-                    about,
-                    f"{code} ({script.name.lower()}) is not in the loaded dialplan",
-                    where,
-                    mend,
-                )
-            )
-    if not findings and (difference := _difference(rendered, loaded)):
-        findings.append(
-            warning(
-                about,
-                f"what Asterisk has loaded is not what this configuration gives: {difference}",
-                where,
-                mend,
-            )
-        )
-    if not findings:
-        findings.append(ok(about, "loaded, and as this configuration gives it", where))
-    for context in dict.fromkeys(d.context for d in settings.devices if d.context):
-        findings += await _reached(settings, client, context)
-    if not any(d.context for d in settings.devices if d.type == "local"):
-        findings.append(
-            warning(
-                about,
-                "whether phones reach the codes cannot be told: no device rule names a context",
-                "devices",
-                "context: that of the phones, in each device rule",
-            )
-        )
-    return findings
-
-
-async def _reached(settings: Settings, client: Client, context: str) -> list[Finding]:
-    """Does a code dialled in the phones' context end in ours, or in something before it?"""
-    about, where = "dialplan", f"extensions.conf [{context}]"
-    rows = await _show(client, context)
-    if isinstance(rows, str):
-        return [
-            problem(
-                about,
-                f"the phones' context {context!r} is not loaded ({rows})",
-                where,
-                "context: that of the phones, in the device rule",
-            )
-        ]
-    hidden: dict[str, list[str]] = {}
-    unreached = []
-    for script, code in settings.feature_codes.by_script().items():
-        numbers = (code,) if script in WITHOUT_DIGITS else (code, code + "1", code + "1001")
-        for number in numbers:
-            found = await _show(client, context, number)
-            first = (
-                next((row for row in found if row.get("Priority") == "1"), None)
-                if not isinstance(found, str)
-                else None
-            )
-            if first is None:
-                unreached.append(code)
-                break
-            if first.get("Context") != FEATURES_CONTEXT:
-                by = f"{first.get('Extension')} in [{first.get('Context')}]"
-                hidden.setdefault(by, []).append(code)
-                break
-    findings = []
-    if unreached:
-        findings.append(
-            problem(
-                about,
-                f"phones in {context!r} do not reach {some(unreached)}",
-                where,
-                f"[{context}]\ninclude => {FEATURES_CONTEXT}\nthen: asterisk -rx 'dialplan reload'",
-            )
-        )
-    findings += [
-        problem(
             about,
-            f"{some(codes)} never reaches the service: {by} comes first",
-            where,
-            "dial other codes (feature_codes in the configuration), or move that extension to a "
-            f"context included after {FEATURES_CONTEXT}",
+            f"{what} cannot be told ({reason})",
+            "modules.conf",
+            "asterisk -rx 'module load res_manager_devicestate.so'",
         )
-        for by, codes in hidden.items()
-    ]
-    return findings or [ok(about, f"phones in {context!r} reach every code", where)]
-
-
-async def _show(
-    client: Client, context: str, extension: str | None = None
-) -> list[dict[str, str]] | str:
-    """Rows of the loaded dialplan; or what Asterisk says instead."""
-    action = {"Action": "ShowDialPlan", "Context": context}
-    if extension is not None:
-        action["Extension"] = extension
-    try:
-        return await client.list_action(action, "ListDialplan", "ShowDialPlanComplete")
-    except Refused as error:
-        return str(error)
-
-
-_LINE = re.compile(r"(?:exten => (?P<exten>[^,]+),(?P<first>1|hint)| same => n(?:\([^)]*\))?),(.*)")
-
-
-def _rendered(text: str) -> dict[str, dict[str, list[str]]]:
-    """Context -> extension -> what is done, step by step; ``hint …`` for a hint."""
-    contexts: dict[str, dict[str, list[str]]] = {}
-    steps: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("["):
-            here = contexts.setdefault(line[1 : line.index("]")], {})
-        elif match := _LINE.fullmatch(line):
-            if match["exten"]:
-                steps = here.setdefault(match["exten"], [])
-            steps.append(("hint " if match["first"] == "hint" else "") + match[3])
-    return contexts
-
-
-def _by_extension(rows: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    extensions: dict[str, list[str]] = {}
-    for row in rows:
-        if "Extension" not in row:
-            continue
-        steps = extensions.setdefault(row["Extension"], [])
-        application, data = row.get("Application", ""), row.get("AppData", "")
-        hint = row.get("Priority") == "hint"
-        steps.append(f"hint {application}" if hint else f"{application}({data})")
-    return extensions
-
-
-def _difference(
-    rendered: Mapping[str, Mapping[str, Sequence[str]]],
-    loaded: Mapping[str, Mapping[str, Sequence[str]]],
-) -> str:
-    for context, extensions in rendered.items():
-        for extension, steps in extensions.items():
-            if extension not in loaded[context]:
-                return f"{extension} is missing in [{context}]"
-            if list(steps) != list(loaded[context][extension]):
-                return f"{extension} in [{context}] is another"
-        for extension in loaded[context]:
-            if extension not in extensions:
-                return f"{extension} in [{context}] is too much"
-    return ""
-
-
-# -- what the parts share -------------------------------------------------------------------------
-
-
-async def _variable(client: Client, name: str) -> str | None:
-    """A global variable or function of Asterisk's; None when it is not told."""
-    try:
-        response = await client.action({"Action": "Getvar", "Variable": name})
-    except ManagerError:
-        return None
-    return response.headers.get("Value") or None if response.success else None
-
-
-def _untold(asterisk: AsteriskSettings, about: str, what: str, error: Exception) -> Finding:
     return warning(
         about,
-        f"{what} cannot be told ({one_line(error)})",
+        f"{what} cannot be told ({reason})",
         f"manager.conf [{asterisk.username}]",
-        "write = …,reporting lets this user ask; then: asterisk -rx 'manager reload'",
+        _below(asterisk, "write = agent,user,call,reporting"),
     )

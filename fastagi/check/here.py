@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import shlex
 import socket
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,16 +15,41 @@ from fastagi import dialplan
 from fastagi.agents.model import AgentState
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agi.prompts import SOUNDS
+from fastagi.check.extensions import Shape
 from fastagi.check.findings import Finding, ok, one_line, problem, some, warning
 from fastagi.config import AsteriskSettings, Settings
 from fastagi.config.values import NEVER, SOUND_SUFFIXES
-from fastagi.contract import Outcome, Script
+from fastagi.contract import WITHOUT_DIGITS, Outcome, Script
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
 from fastagi.store import BadDatabaseUrl, Views
 from fastagi.store.schema import schema
 
 SERVICE_WITHIN: Final = 10.0  # seconds for a call that asks for the status
 SOUND_FOLDERS: Final = (Path("/var/lib/asterisk/sounds"), Path("/usr/share/asterisk/sounds"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mends:
+    """Commands that can be pasted. ``place``: where the configuration is."""
+
+    place: str
+
+    def _fastagi(self, *words: str) -> str:
+        usual = self.place == "/etc/fastagi"
+        config = () if usual else ("--config", str(Path(self.place).absolute()))
+        return shlex.join(("fastagi", *words, *config))
+
+    def include(self, asterisk: AsteriskSettings) -> str:
+        """The file for the dialplan; a mistake in the configuration leaves the old one there."""
+        named = ("--asterisk", asterisk.name) if asterisk.name else ()
+        return (
+            "f=/etc/asterisk/agent-features.conf\n"
+            f"{self._fastagi('dialplan', *named)} > $f.new && mv $f.new $f\n"
+            "# once, in extensions.conf: #include agent-features.conf\n"
+            "asterisk -rx 'dialplan reload'"
+        )
+
+
 # -- the configuration ----------------------------------------------------------------------------
 
 
@@ -59,9 +86,51 @@ def configuration(settings: Settings, place: str) -> Iterator[Finding]:
             f"{place}: pause_reasons",
             "pause_reasons:\n  - {code: 1, name: break}",
         )
+    yield from _shadows(settings, place)
     yield from _timed(settings, place)
     for asterisk in settings.asterisks:
         yield from _within_reach(settings, asterisk, place)
+
+
+def taken_from_rules(settings: Settings) -> list[tuple[str, Shape]]:
+    """Codes, and the extensions and queue numbers that nobody can dial because of them.
+
+    A rule that takes nearly every number, such as ``X.``, says nothing of what there is.
+    """
+    return [(code, its) for code, its, _ in _taken(settings)]
+
+
+def _taken(settings: Settings) -> Iterator[tuple[str, Shape, str]]:
+    numbers = [
+        (Shape.pattern(rule.match.removeprefix("_")), f"{rule.match} (devices[{index}])")
+        for index, rule in enumerate(settings.devices)
+    ]
+    numbers = [(its, name) for its, name in numbers if not its.tail or its.begins_fixed]
+    numbers += [(Shape.number(q.number), f"{q.number} (queue {q.name})") for q in settings.queues]
+    for script, code in settings.feature_codes.by_script().items():
+        mine = [Shape.number(code)]
+        if script not in WITHOUT_DIGITS:
+            mine.append(Shape((*mine[0].places, frozenset("0123456789")), "!"))
+        for its, name in numbers:
+            if any(each.overlaps(its) for each in mine):
+                yield code, its, name
+
+
+def _shadows(settings: Settings, place: str) -> Iterator[Finding]:
+    names = {
+        code: script.name.lower() for script, code in settings.feature_codes.by_script().items()
+    }
+    told: dict[str, list[str]] = {}
+    for code, _, name in _taken(settings):
+        told.setdefault(code, []).append(name)
+    for code, hidden in told.items():
+        yield warning(
+            "configuration",
+            f"{names[code]} is dialled as {code}, and so are {some(hidden)}: where the codes come "
+            "first, whoever dials those numbers gets the code",
+            f"{place}: feature_codes.{names[code]}",
+            f'feature_codes:\n  {names[code]}: "*{code}"   # with a star nothing else begins with',
+        )
 
 
 def _timed(settings: Settings, place: str) -> Iterator[Finding]:
@@ -75,9 +144,10 @@ def _timed(settings: Settings, place: str) -> Iterator[Finding]:
     if timed and settings.timezone is None and not _has_hours(settings):
         yield warning(
             "configuration",
-            "shifts end and days begin by this machine's clock, which has no time zone (UTC)",
+            "shifts end and days begin by the machine's clock, which is UTC, and no `timezone` is "
+            "set",
             f"{place}: timezone",
-            "timezone: Europe/Paris, or where your agents are; UTC where that is meant",
+            "timezone: Europe/Paris   # where your agents are; UTC where that is meant",
         )
 
 
@@ -89,8 +159,8 @@ def _has_hours(settings: Settings) -> bool:
 
 def _within_reach(settings: Settings, asterisk: AsteriskSettings, place: str) -> Iterator[Finding]:
     about = "configuration"
-    if not _loopback(asterisk.host):
-        if _loopback(settings.fastagi.advertised.host):
+    if not loopback(asterisk.host):
+        if loopback(settings.fastagi.advertised.host):
             yield problem(
                 about,
                 f"Asterisk runs at {asterisk.host} and would call "
@@ -115,7 +185,7 @@ def _address(host: str):  # type: ignore[no-untyped-def]
         return None
 
 
-def _loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
     address = _address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 
@@ -123,8 +193,16 @@ def _loopback(host: str) -> bool:
 # -- the store ------------------------------------------------------------------------------------
 
 
-def store(url: str, asterisks: Collection[str]) -> list[Finding]:
-    """Blocks. ``asterisks``: the names of those in the configuration."""
+def store(url: str, asterisks: Collection[str]) -> tuple[list[Finding], list[AgentState]]:
+    """What is to be said of it, and who is logged in. Blocks.
+
+    ``asterisks``: the names of those in the configuration.
+    """
+    logged_in: list[AgentState] = []
+    return _store(url, asterisks, logged_in), logged_in
+
+
+def _store(url: str, asterisks: Collection[str], logged_in: list[AgentState]) -> list[Finding]:
     about = "store"
     try:
         found = schema(url)
@@ -154,7 +232,7 @@ def store(url: str, asterisks: Collection[str]) -> list[Finding]:
         ]
     views = Views(url)
     try:
-        logged_in = views.logged_in_states()
+        logged_in += views.logged_in_states()
         parked = views.parked()
     except StoreUnavailable as error:
         return [problem(about, one_line(error), found.name, _reach_store(url))]
@@ -329,7 +407,7 @@ def prompts(
     about = "sounds"
     wanted = sorted(SOUNDS.union(*settings.prompts.values()))
     folders = [chosen] if chosen else []
-    if not folders and _loopback(asterisk.host):
+    if not folders and loopback(asterisk.host):
         folders = [Path(data) / "sounds"] if data else list(SOUND_FOLDERS)
     folder = next((f for f in folders if f.is_dir() and os.access(f, os.R_OK | os.X_OK)), None)
     if folder is None:
@@ -389,7 +467,7 @@ def fallback(settings: Settings) -> list[Finding]:
     about, chosen = "fallback", settings.fastagi.fallback
     if chosen is None:
         return []
-    if not any(_loopback(asterisk.host) for asterisk in settings.asterisks):
+    if not any(loopback(asterisk.host) for asterisk in settings.asterisks):
         what = "whether it is in place cannot be told from here"
         return [warning(about, what, chosen.command, "run this on Asterisk's machine")]
     findings = []

@@ -215,6 +215,7 @@ MODULES = (
     "func_lock",
     "func_logic",
     "func_math",
+    "func_module",
     "func_pjsip_aor",
     "func_pjsip_contact",
     "func_pjsip_endpoint",

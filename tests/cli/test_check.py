@@ -23,7 +23,9 @@ def findings(setting: Setting, *arguments: str) -> tuple[int, list[dict[str, str
     assert SECRET not in result.out + result.err
     assert PIN not in result.out + result.err
     assert result.err == ""
-    return result.status, [json.loads(line) for line in result.lines]
+    found = [json.loads(line) for line in result.lines]
+    print(*(finding for finding in found if finding["level"] != "ok"), sep="\n")
+    return result.status, found
 
 
 def problems(found: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -45,8 +47,8 @@ def test_in_order(healthy: Setting, serve: Serve) -> None:
     assert [f for f in found if f["level"] != "ok"] == []
     assert status == 0
     assert {f["about"] for f in found} == {
-        *("configuration", "store", "service", "manager", "privileges", "queues", "devices"),
-        *("dialplan", "sounds"),
+        *("configuration", "store", "service", "manager", "privileges", "modules", "queues"),
+        *("devices", "dialplan", "sounds"),
     }
     for finding in found:
         assert list(finding) == ["level", "about", "what", "where", "mend"]
@@ -180,9 +182,8 @@ def test_phones_of_another_context(healthy: Setting) -> None:
 def test_remote_agents_through_no_context(healthy: Setting) -> None:
     healthy.change("@outbound/n", "@nowhere/n")
     status, found = findings(healthy)
-    (warning,) = (f for f in found if f["level"] == "warning" and f["about"] == "devices")
-    assert "'nowhere'" in warning["what"]
-    assert status == 0
+    assert "'nowhere'" in only(found, "devices")["what"]
+    assert status == 1
 
 
 def test_dialplan_not_loaded(healthy: Setting, asterisk: Asterisk) -> None:
@@ -200,10 +201,18 @@ def test_dialplan_not_loaded(healthy: Setting, asterisk: Asterisk) -> None:
 def test_dialplan_of_other_codes(healthy: Setting) -> None:
     healthy.change("pause_reasons:", 'feature_codes: {login: "*71"}\npause_reasons:')
     status, found = findings(healthy)
-    texts = [problem["what"] for problem in problems(found)]
-    assert any("*71 (login) is not in the loaded dialplan" in text for text in texts)
-    assert any("do not reach *71" in text for text in texts)
+    assert only(found, "dialplan")["what"] == "the loaded file is old: *71 (login) not in it"
     assert status == 1
+
+
+def test_dialplan_of_nothing_but_other_codes_is_one_finding(healthy: Setting) -> None:
+    names = ("login", "logoff", "pause", "unpause", "status", "queue", "toggle_login")
+    codes = ", ".join(f'{name}: "*7{number}"' for number, name in enumerate(names))
+    healthy.change("pause_reasons:", f"feature_codes: {{{codes}}}\npause_reasons:")
+    _, found = findings(healthy)
+    what = only(found, "dialplan")["what"]
+    assert what.startswith("the loaded file is old: *70 (login), *71 (logoff), ")
+    assert "and 2 more" in what
 
 
 def test_dialplan_of_another_server(healthy: Setting) -> None:

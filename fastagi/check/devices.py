@@ -1,0 +1,533 @@
+"""Phones and device rules: does each rule fit a phone, and each phone a rule? Does Asterisk know
+the state of every member that a rule makes, and who else can dial the codes?"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from fastagi.agents.devices import PLACEHOLDER, DeviceRule, resolve
+from fastagi.agents.model import AgentState
+from fastagi.agents.reconcile import number_in
+from fastagi.ami.client import Refused
+from fastagi.check.asterisk import LISTED, Endpoint, Pbx, untold
+from fastagi.check.extensions import Denied, Shape, Way, shape
+from fastagi.check.findings import Finding, ok, problem, some, warning
+from fastagi.config import ExtensionFrom, Settings
+
+_ABOUT: Final = "devices"
+_HINT: Final = re.compile(r"hint:([^@]*)(?:@(.*))?", re.IGNORECASE)
+_LOCAL: Final = re.compile(r"Local/([^@]*)@([^/]*)(?:/.*)?", re.IGNORECASE)
+_SPELT_OUT: Final = 1_000  # a rule for no more numbers than these is tried with each of them
+_MOST: Final = 2_000  # extensions of one rule whose state is asked for
+
+
+@dataclass(slots=True)
+class _Rule:
+    """A rule and what is known of it."""
+
+    number: int
+    rule: DeviceRule
+    extensions: dict[str, str] = field(default_factory=dict)  # -> the endpoint, "" if none is seen
+    broken: bool = False  # a finding says that its members are Invalid
+
+    @property
+    def where(self) -> str:
+        return f"devices[{self.number}] ({self.rule.pattern.text} → {self.rule.interface})"
+
+    @property
+    def local(self) -> "re.Match[str] | None":
+        return _LOCAL.fullmatch(self.rule.interface)
+
+
+async def devices(settings: Settings, pbx: Pbx, agents: Sequence[AgentState]) -> list[Finding]:
+    """``agents``: those logged in on this Asterisk."""
+    rules = [_Rule(number, rule) for number, rule in enumerate(settings.device_rules())]
+    hints = await pbx.all_hints()
+    try:
+        endpoints = await pbx.endpoints(_named(settings, hints.values(), agents))
+    except Refused as error:
+        return [untold(pbx.asterisk, _ABOUT, "which phones Asterisk has", error)]
+    findings: list[Finding] = []
+    for its in rules:
+        its.extensions = _extensions(settings, its.rule, endpoints, hints, agents)
+        if its.rule.type == "remote" or its.local:
+            findings += await _through_context(pbx, its, endpoints)
+        elif its.rule.interface.partition("/")[0].upper() in LISTED:
+            findings += _of_endpoints(settings, its, endpoints)
+        else:
+            findings.append(
+                warning(
+                    _ABOUT,
+                    f"whether a {its.rule.interface.partition('/')[0]} device exists cannot be "
+                    "told from outside",
+                    its.where,
+                    "# log in from such a phone once",
+                )
+            )
+        if not its.broken:
+            findings += await _states(pbx, its, hints)
+    findings += await _invalid(settings, pbx, rules)
+    findings += await _phones(settings, pbx, rules, endpoints)
+    return findings
+
+
+def _named(settings: Settings, hints: Iterable[str], agents: Iterable[AgentState]) -> Iterator[str]:
+    """Devices that somebody speaks of: they may exist without being listed."""
+    for rule in settings.device_rules():
+        if PLACEHOLDER not in rule.interface:
+            yield rule.interface
+        elif rule.type == "local" and not _LOCAL.fullmatch(rule.interface):
+            numbers = Shape.pattern(rule.pattern.text.removeprefix("_")).numbers(_SPELT_OUT)
+            yield from (rule.interface.replace(PLACEHOLDER, number) for number in numbers)
+    for devices in hints:
+        yield from re.split(r"[&,]", devices)
+    for agent in agents:
+        if agent.session is not None:
+            yield agent.session.device.interface
+
+
+def _extension(settings: Settings, endpoint: Endpoint) -> str:
+    """What a call from this endpoint is taken for."""
+    if settings.login.extension_from is ExtensionFrom.CALLER_ID:
+        return endpoint.caller_id
+    return endpoint.name
+
+
+def _extensions(
+    settings: Settings,
+    rule: DeviceRule,
+    endpoints: Iterable[Endpoint],
+    hints: Iterable[tuple[str, str]],
+    agents: Iterable[AgentState],
+) -> dict[str, str]:
+    """Extensions of phones that this rule, and none before it, makes members of."""
+    rules = settings.device_rules()
+    candidates: dict[str, str] = {}
+    for endpoint in endpoints:
+        if not endpoint.trunk:
+            for extension in (
+                endpoint.name,
+                endpoint.caller_id,
+                rule.extension_of(endpoint.device),
+            ):
+                candidates.setdefault(extension, endpoint.device)
+    if rule.type == "local":
+        for extension, _ in hints:
+            candidates.setdefault(extension, "")
+    for agent in agents:
+        if agent.session is not None:
+            candidates.setdefault(agent.session.device.extension, "")
+    return {
+        extension: device
+        for extension, device in candidates.items()
+        if next((other for other in rules if other.pattern.matches(extension)), None) == rule
+    }
+
+
+def _of_endpoints(settings: Settings, its: _Rule, endpoints: Sequence[Endpoint]) -> list[Finding]:
+    """A rule whose interface is an endpoint, such as ``PJSIP/{extension}``."""
+    rule = its.rule
+    by_device = {endpoint.device.casefold(): endpoint for endpoint in endpoints}
+    found = {
+        extension: by_device[interface]
+        for extension in its.extensions
+        if (interface := rule.device(extension).interface.casefold()) in by_device
+    }
+    its.extensions = {extension: endpoint.device for extension, endpoint in found.items()}
+    if found:
+        matched = ok(_ABOUT, f"matches {len(found)}: {some(found)}", its.where)
+        return [matched, *_elsewhere(its, found)]
+    its.broken = True  # what else is wrong with it follows from this
+    earlier = [
+        number
+        for number, other in enumerate(settings.device_rules()[: its.number])
+        if any(
+            rule.extension_of(endpoint.device)
+            and other.pattern.matches(rule.extension_of(endpoint.device))
+            for endpoint in endpoints
+        )
+    ]
+    if earlier:
+        return [
+            warning(
+                _ABOUT,
+                f"matches nobody: devices[{earlier[0]}] stands before it and takes all that match",
+                its.where,
+                f"# move this rule above devices[{earlier[0]}], or take it out",
+            )
+        ]
+    technology = rule.interface.partition("/")[0]
+    others = [e.device for e in endpoints if e.device.upper().startswith(technology.upper() + "/")]
+    return [
+        problem(
+            _ABOUT,
+            f"no {technology} endpoint matches; Asterisk has {some(others) or 'none'}"
+            f"{_misspelt(rule, endpoints)}",
+            its.where,
+            "# correct match or interface, or make the endpoint in Asterisk. Realtime endpoints\n"
+            "# are listed once they have registered",
+        )
+    ]
+
+
+def _misspelt(rule: DeviceRule, endpoints: Iterable[Endpoint]) -> str:
+    """A name spelt with the letters that stand for digits in a pattern."""
+    name = rule.pattern.text
+    if any(e.name == name for e in endpoints) and not rule.pattern.matches(name):
+        spelt = re.sub(r"[nxzNXZ]", lambda letter: f"[{letter[0]}]", name)
+        return f"; in a pattern n, x and z are digits: write match: '{spelt}'"
+    return ""
+
+
+def _elsewhere(its: _Rule, found: Mapping[str, Endpoint]) -> list[Finding]:
+    """Do these phones dial where the rule says they do?"""
+    elsewhere = {
+        extension: endpoint.context
+        for extension, endpoint in found.items()
+        if its.rule.context and endpoint.context and endpoint.context != its.rule.context
+    }
+    if not elsewhere:
+        return []
+    told = some(f"{extension} in {context}" for extension, context in elsewhere.items())
+    usual = max(elsewhere.values(), key=list(elsewhere.values()).count)
+    return [
+        warning(
+            _ABOUT,
+            f"phones dial in another context than {its.rule.context!r}: {told}",
+            its.where,
+            f"context: {usual}   # the phones' own; it is written to the events and queue_log",
+        )
+    ]
+
+
+# -- members that are called through a context ----------------------------------------------------
+
+
+async def _through_context(pbx: Pbx, its: _Rule, endpoints: Sequence[Endpoint]) -> list[Finding]:
+    """``Local/{extension}@from-queue/n``: is there a context, and does it take such numbers?"""
+    local = its.local
+    if local is None or PLACEHOLDER in local[2]:
+        return [
+            warning(
+                _ABOUT, "where it leads cannot be told from outside", its.where, "# log in once"
+            )
+        ]
+    dialled, context = local[1], local[2]
+    try:
+        found = await pbx.dialplan.context(context)
+        order = await pbx.dialplan.search(context)
+    except Denied:
+        return []  # told where the dialplan is looked at
+    if isinstance(found, str):
+        its.broken = True
+        return [
+            problem(
+                _ABOUT,
+                f"the context {context!r}, through which these agents are called, is not loaded "
+                f"({found}): nobody can reach them",
+                its.where,
+                f"; extensions.conf:\n[{context}]\n"
+                f"exten => _{its.rule.pattern.text.removeprefix('_')},1,Dial(…)\n"
+                "; then: asterisk -rx 'dialplan reload'",
+            )
+        ]
+    wanted = _shape(dialled, its.rule)
+    unseen = any(each.switches for each in order)
+    if not unseen and not any(
+        shape(extension).overlaps(wanted) for each in order for extension in each.dialled()
+    ):
+        its.broken = True
+        return [
+            problem(
+                _ABOUT,
+                f"no extension of the context {context!r} takes {its.rule.pattern.text}: nobody "
+                "can reach these agents",
+                its.where,
+                f"; extensions.conf:\n[{context}](+)\n"
+                f"exten => _{its.rule.pattern.text.removeprefix('_')},1,Dial(…)\n"
+                "; then: asterisk -rx 'dialplan reload'",
+            )
+        ]
+    if its.rule.type == "remote":
+        return [ok(_ABOUT, f"the context {context!r} is loaded and takes such numbers", its.where)]
+    taken = [
+        extension
+        for extension in its.extensions
+        if unseen or any(each.best(dialled.replace(PLACEHOLDER, extension)) for each in order)
+    ]
+    lacking = [extension for extension in its.extensions if extension not in taken]
+    findings = []
+    if taken:
+        findings.append(ok(_ABOUT, f"matches {len(taken)}: {some(taken)}", its.where))
+    elif not lacking:
+        findings.append(
+            warning(
+                _ABOUT,
+                "fits no phone: neither an endpoint, a caller ID nor a hint has such an extension; "
+                f"Asterisk has {some(e.device for e in endpoints) or 'no phone'}",
+                its.where,
+                "# correct match; with login.extension_from: endpoint it is compared with the "
+                "endpoint's name,\n# with caller_id with the number of its caller ID",
+            )
+        )
+    if lacking:
+        its.extensions = dict.fromkeys(taken, "")
+        findings.append(
+            problem(
+                _ABOUT,
+                f"the context {context!r} has no extension for {some(lacking)}: nobody can reach "
+                "them there",
+                its.where,
+                f"; extensions.conf, [{context}]: an extension for each\n"
+                "; then: asterisk -rx 'dialplan reload'",
+            )
+        )
+    return findings
+
+
+def _shape(dialled: str, rule: DeviceRule) -> Shape:
+    """The numbers that a template such as ``9{extension}`` makes of the rule's extensions."""
+    before, placeholder, after = dialled.partition(PLACEHOLDER)
+    if not placeholder:
+        return Shape.number(dialled)
+    middle = Shape.pattern(rule.pattern.text.removeprefix("_"))
+    places = (*Shape.number(before).places, *middle.places)
+    if middle.tail:
+        return Shape(places, middle.tail)
+    return Shape((*places, *Shape.number(after).places))
+
+
+# -- state interfaces ----------------------------------------------------------------------------
+
+_NEVER_RUNG: Final = "Asterisk calls such members Invalid and never rings them"
+
+
+async def _states(pbx: Pbx, its: _Rule, hints: Mapping[tuple[str, str], str]) -> list[Finding]:
+    rule = its.rule
+    template = rule.state_interface
+    if template is None and its.local is None:
+        return []  # the endpoint itself, which was found
+    extensions = list(its.extensions)[:_MOST]
+    hint = _HINT.fullmatch(template) if template else None
+    if hint:
+        return await _hinted(pbx, its, extensions, hint, hints)
+    states = {e: rule.device(e).state_interface or rule.device(e).interface for e in extensions}
+    known = await pbx.device_states(states.values())
+    bad = [f"{state} of {e}" for e, state in states.items() if known.get(state) == "INVALID"]
+    if not bad:
+        return []
+    its.broken = True
+    return [
+        problem(
+            _ABOUT,
+            f"state interfaces that Asterisk does not know: {some(bad)}; {_NEVER_RUNG}",
+            its.where,
+            "state_interface: PJSIP/{extension}   # or hint:{extension}@CONTEXT: a device that "
+            "exists",
+        )
+    ]
+
+
+async def _hinted(
+    pbx: Pbx,
+    its: _Rule,
+    extensions: Sequence[str],
+    hint: "re.Match[str]",
+    hints: Mapping[tuple[str, str], str],
+) -> list[Finding]:
+    context = hint[2] or "default"
+    if PLACEHOLDER in context:
+        return []
+    places = {e: (hint[1].replace(PLACEHOLDER, e), context) for e in extensions}
+    try:
+        loaded = await pbx.dialplan.context(context)
+    except Denied:
+        loaded = ""
+    wanted = {place[0] for place in places.values()}
+    elsewhere = sorted({c for e, c in hints if e in wanted and c != context})
+    mend = (
+        f'state_interface: "hint:{hint[1]}@{(elsewhere or ["CONTEXT"])[0]}"'
+        "   # a context with hints for these phones"
+    )
+    if loaded and isinstance(loaded, str):
+        its.broken = True
+        return [
+            problem(
+                _ABOUT,
+                f"the state interface is a hint in the context {context!r}, which is not loaded "
+                f"({loaded}): {_NEVER_RUNG}",
+                its.where,
+                mend,
+            )
+        ]
+    told = await pbx.hints(places.values())
+    without = [e for e, place in places.items() if told.get(place) == ""]
+    if without:
+        its.broken = True
+        return [
+            problem(
+                _ABOUT,
+                f"no hint in the context {context!r} for {some(without)}: {_NEVER_RUNG}",
+                its.where,
+                mend
+                if elsewhere
+                else f"; extensions.conf, [{context}], for each:\n"
+                f"exten => {without[0]},hint,PJSIP/{without[0]}\n"
+                "; then: asterisk -rx 'dialplan reload'",
+            )
+        ]
+    behind = {e: re.split(r"[&,]", told[p])[0] for e, p in places.items() if told.get(p)}
+    known = await pbx.device_states(behind.values())
+    bad = [f"{device} of {e}" for e, device in behind.items() if known.get(device) == "INVALID"]
+    if not bad:
+        return []
+    its.broken = True
+    return [
+        problem(
+            _ABOUT,
+            f"hints in the context {context!r} lead to devices that do not exist: {some(bad)}; "
+            "Asterisk never rings such members",
+            its.where,
+            f"; extensions.conf, [{context}]: exten => NUMBER,hint,DEVICE of a phone there is\n"
+            "; then: asterisk -rx 'dialplan reload'",
+        )
+    ]
+
+
+async def _invalid(settings: Settings, pbx: Pbx, rules: Sequence[_Rule]) -> list[Finding]:
+    """Members in the queues now; those of a rule that is told of already are not told again."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    agents = {agent.number for agent in settings.agents or ()}
+    for member in (await pbx.queues()).members:
+        if not member.invalid:
+            continue
+        its = next((r for r in rules if r.rule.extension_of(member.interface)), None)
+        agent = number_in(member.name)
+        if (its is None and agent not in agents) or (its is not None and its.broken):
+            continue
+        key = (member.name, member.interface, member.state_interface)
+        found.setdefault(key, []).append(member.queue)
+    return [
+        problem(
+            _ABOUT,
+            f"{name} is in {some(queues)} at {interface}, and Asterisk knows no device "
+            f"{state}: it never rings there",
+            f"queue show {queues[0]}",
+            "# log the agent off, and in at a phone that exists:\n"
+            f"{settings.feature_codes.logoff or 'the code logoff'}{number_in(name)}",
+        )
+        for (name, interface, state), queues in found.items()
+    ]
+
+
+# -- phones that no rule knows, and others that reach the codes -----------------------------------
+
+
+async def _phones(
+    settings: Settings, pbx: Pbx, looked_at: Sequence[_Rule], endpoints: Sequence[Endpoint]
+) -> list[Finding]:
+    rules = [its.rule for its in looked_at]
+    broken = [its.rule for its in looked_at if its.broken]  # told of already
+    ours = {rule.context for rule in rules if rule.context}
+    codes = list(settings.feature_codes.by_script().values())
+    by_device = {endpoint.device.casefold() for endpoint in endpoints}
+    named: list[str] = []  # the rule's interface, but not its extension
+    gone: list[str] = []
+    nobody: list[str] = []
+    inbound: dict[str, list[str]] = {}
+    for endpoint in endpoints:
+        extension = _extension(settings, endpoint)
+        device = resolve(rules, extension) if extension else None
+        interface = device.interface if device else ""
+        listed = interface.partition("/")[0].upper() in LISTED
+        if device and (not listed or interface.casefold() in by_device):
+            continue
+        if any(device == rule.device(extension) for rule in broken):
+            continue
+        wanted = next((r for r in rules if r.interface.casefold() == endpoint.device.casefold()), 0)
+        if wanted or (not endpoint.trunk and device):
+            (named if wanted else gone).append(_taken_for(settings, endpoint, extension, interface))
+            continue
+        if not endpoint.context or not await _reaches(pbx, endpoint.context, codes):
+            continue
+        if endpoint.trunk or endpoint.name == "anonymous" or endpoint.context not in ours:
+            inbound.setdefault(endpoint.context, []).append(endpoint.device)
+        else:
+            nobody.append(endpoint.device)
+    return [
+        *_misfits(settings, named, gone),
+        *_without_rule(nobody),
+        *(_inbound(context, devices) for context, devices in inbound.items()),
+    ]
+
+
+def _taken_for(settings: Settings, endpoint: Endpoint, extension: str, interface: str) -> str:
+    whose = f"{endpoint.device} gives the extension {extension!r}"
+    if settings.login.extension_from is ExtensionFrom.CALLER_ID:
+        return f"{whose} (its caller ID)" + (f", which becomes {interface}" if interface else "")
+    also = f" (its caller ID is {endpoint.caller_id})" if endpoint.caller_id else ""
+    return whose + (f", which becomes {interface}" if interface else also)
+
+
+def _misfits(settings: Settings, named: Sequence[str], gone: Sequence[str]) -> list[Finding]:
+    by_caller_id = settings.login.extension_from is ExtensionFrom.CALLER_ID
+    other = ExtensionFrom.ENDPOINT if by_caller_id else ExtensionFrom.CALLER_ID
+    findings = []
+    if named:
+        findings.append(
+            problem(
+                _ABOUT,
+                f"nobody can log in at phones that have a rule, as no rule matches what they are "
+                f"taken for: {some(named)}",
+                "login.extension_from",
+                f"login:\n  extension_from: {other.value}   # or match: the extension above",
+            )
+        )
+    if gone:
+        findings.append(
+            problem(
+                _ABOUT,
+                f"phones are taken for others, which do not exist: {some(gone)}",
+                "login.extension_from",
+                f"login:\n  extension_from: {other.value}   # or a rule for each phone",
+            )
+        )
+    return findings
+
+
+def _without_rule(nobody: Sequence[str]) -> list[Finding]:
+    if not nobody:
+        return []
+    return [
+        warning(
+            _ABOUT,
+            f"{len(nobody)} phones can dial the codes, and no device rule matches them, so nobody "
+            f"can log in there: {some(nobody)}",
+            "devices",
+            f"devices:\n  - {{match: '{nobody[0].partition('/')[2]}', context: CONTEXT, "
+            f"interface: '{nobody[0]}'}}   # one for each, or a pattern",
+        )
+    ]
+
+
+def _inbound(context: str, devices: Sequence[str]) -> Finding:
+    return warning(
+        "dialplan",
+        f"calls that come in through {some(devices)} reach the feature codes, as their context "
+        f"{context!r} leads there: whoever calls could log agents in and off",
+        f"extensions.conf [{context}]",
+        "; extensions.conf: a context of their own for these calls, without\n"
+        "; include => agent-features, directly or through another context;\n"
+        "; then: asterisk -rx 'dialplan reload'",
+    )
+
+
+async def _reaches(pbx: Pbx, context: str, codes: Iterable[str]) -> bool:
+    for code in codes:
+        try:
+            if (await pbx.dialplan.reach(context, code)).way is Way.REACHED:
+                return True
+        except Denied:
+            return False
+    return False
