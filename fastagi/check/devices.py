@@ -49,7 +49,11 @@ async def devices(settings: Settings, pbx: Pbx, agents: Sequence[AgentState]) ->
     except Refused as error:
         return [untold(pbx.asterisk, _ABOUT, "which phones Asterisk has", error)]
     findings: list[Finding] = []
+    misspelt = {warning.path for warning in settings.warnings}
     for its in rules:
+        if f"devices[{its.number}].match" in misspelt:
+            its.broken = True  # told with the configuration: it matches nothing
+            continue
         its.extensions = _extensions(settings, its.rule, endpoints, hints, agents)
         if its.rule.type == "remote" or its.local:
             findings += await _through_context(pbx, its, endpoints)
@@ -162,22 +166,12 @@ def _of_endpoints(settings: Settings, its: _Rule, endpoints: Sequence[Endpoint])
     return [
         problem(
             _ABOUT,
-            f"no {technology} endpoint matches; Asterisk has {some(others) or 'none'}"
-            f"{_misspelt(rule, endpoints)}",
+            f"no {technology} endpoint matches; Asterisk has {some(others) or 'none'}",
             its.where,
             "# correct match or interface, or make the endpoint in Asterisk. Realtime endpoints\n"
             "# are listed once they have registered",
         )
     ]
-
-
-def _misspelt(rule: DeviceRule, endpoints: Iterable[Endpoint]) -> str:
-    """A name spelt with the letters that stand for digits in a pattern."""
-    name = rule.pattern.text
-    if any(e.name == name for e in endpoints) and not rule.pattern.matches(name):
-        spelt = re.sub(r"[nxzNXZ]", lambda letter: f"[{letter[0]}]", name)
-        return f"; in a pattern n, x and z are digits: write match: '{spelt}'"
-    return ""
 
 
 def _elsewhere(its: _Rule, found: Mapping[str, Endpoint]) -> list[Finding]:
@@ -436,7 +430,7 @@ async def _phones(
     gone: list[str] = []
     nobody: list[str] = []
     inbound: dict[str, list[str]] = {}
-    for endpoint in endpoints:
+    for endpoint in endpoints if rules else ():  # without any, nobody can log in anywhere
         extension = _extension(settings, endpoint)
         device = resolve(rules, extension) if extension else None
         interface = device.interface if device else ""
@@ -502,8 +496,8 @@ def _without_rule(nobody: Sequence[str]) -> list[Finding]:
     return [
         warning(
             _ABOUT,
-            f"{len(nobody)} phones can dial the codes, and no device rule matches them, so nobody "
-            f"can log in there: {some(nobody)}",
+            "phones can dial the codes, and no device rule matches them, so nobody can log in "
+            f"there: {some(nobody)}",
             "devices",
             f"devices:\n  - {{match: '{nobody[0].partition('/')[2]}', context: CONTEXT, "
             f"interface: '{nobody[0]}'}}   # one for each, or a pattern",

@@ -342,9 +342,10 @@ def test_on_postgresql(healthy: Setting, serve: Serve, postgres_url: str) -> Non
 def test_nobody_can_log_in(healthy: Setting) -> None:
     text = healthy.file.read_text()
     start, end = text.index("devices:"), text.index("pause_reasons:")
-    healthy.file.write_text(text[:start] + text[end:])
+    healthy.file.write_text(f"{text[:start]}devices: []\n{text[end:]}")
     _, found = findings(healthy)
     assert "nobody can log in" in only(found, "configuration")["what"]
+    assert not [f for f in found if f["level"] == "warning" and f["about"] == "devices"]
 
 
 def test_asterisk_elsewhere_cannot_call_loopback(setting: Setting) -> None:
