@@ -97,6 +97,16 @@ def phone_settings(settings: Settings) -> PhoneSettings:
     )
 
 
+def own_places(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """Where the service listens, and what it talks to with rights: no hook is delivered there."""
+    fastagi = settings.fastagi
+    listening = [fastagi.listen, fastagi.advertised, *fastagi.standby, settings.metrics.listen]
+    if settings.http is not None:
+        listening.append(settings.http.listen)
+    managers = [(asterisk.host, asterisk.port) for asterisk in settings.asterisks]
+    return (*((place.host, place.port) for place in listening if place is not None), *managers)
+
+
 def policy(settings: Settings) -> Policy:
     return Policy(settings.login.lockout.rule(), settings.pause.wrapup, settings.zone)
 
@@ -226,6 +236,7 @@ class App:
                 lambda: self.settings.webhooks,
                 self.metrics.hooked,
                 fence=self.fence,
+                own=own_places(settings),
             )
             store.on_commit(self.dispatcher.wake)
             store.on_commit(self.hooks.wake)

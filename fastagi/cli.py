@@ -884,6 +884,47 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+# -- hooks ----------------------------------------------------------------------------------------
+
+hooks = typer.Typer(
+    help="Hooks: what an integrator needs to know.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(hooks, name="hooks")
+
+
+@hooks.command()
+def secret(
+    client: Annotated[
+        str,
+        typer.Argument(
+            metavar="CLIENT", help="The name in the path of the hooks: /client/CLIENT/agent/…"
+        ),
+    ],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Print the secret with which the deliveries to one client are signed.
+
+    Give it to whoever receives them, and no other client's: with it a receiver knows what the
+    service has sent (Standard Webhooks). It is made of webhooks.secret, and changes with it. Exit
+    status 1 when nothing is signed, as there is none.
+    """
+    from fastagi.agents.hooks import CLIENT, client_secret
+
+    if not CLIENT.fullmatch(client):
+        _fail(f"{_printable(client)!r} is no client: 1 to 64 letters, digits and . _ @ -", USAGE)
+    base = _load(config, agents=False).webhooks.secret
+    if base is None:
+        _fail("fastagi: nothing is signed: set webhooks.secret", REFUSED)
+    made = client_secret(base.get_secret_value(), client)
+    if as_json:
+        _print_json({"client": client, "secret": made})
+    else:
+        typer.echo(made)
+
+
 # -- the demonstration ---------------------------------------------------------------------------
 
 

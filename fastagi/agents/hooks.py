@@ -1,5 +1,8 @@
 """Hooks: what other programs asked to be told of an agent over HTTP. Pure."""
 
+import hmac
+import re
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -10,6 +13,9 @@ from fastagi.contract import EventType, HookField, HookStatus
 
 Method = Literal["GET", "POST"]
 ContentType = Literal["json", "form"]
+
+CLIENT = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)  # a client's name
+SECRET = "whsec_"  # how a secret of Standard Webhooks begins; base64 follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,14 @@ class Hook:
     method: Method
     url: str
     content_type: ContentType = "json"
+
+
+def client_secret(base: str, client: str) -> str:
+    """The secret of one client, made of the one in the settings: what is sent to this client
+    verifies with no other client's, and nobody finds the base from it. Always the same."""
+    key = b64decode(base.removeprefix(SECRET))
+    made = hmac.digest(key, f"fastagi hooks of client {client}".encode(), "sha256")
+    return SECRET + b64encode(made).decode()
 
 
 @dataclass(frozen=True, slots=True)

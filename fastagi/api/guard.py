@@ -200,6 +200,10 @@ class Guard:
             scope.setdefault("state", {})["known"] = self._counted
         elif path not in OPEN and not path.startswith(OPEN_BELOW):
             refusal = self._refusal(scope, headers)
+        if b"webhook-id" in headers:
+            # However it came here, through a proxy or another service: whoever may make hooks is
+            # not whoever may ask here.
+            refusal = (403, "Hooks are not delivered to the service itself", ())
         # Without either header there is no body (RFC 9112, 6.3).
         length = headers.get(b"content-length")
         if length == b"0" or (length is None and b"transfer-encoding" not in headers):

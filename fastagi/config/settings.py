@@ -197,9 +197,9 @@ class HttpSettings(Section):
 
 class WebhookSettings(Section):
     allow: tuple[NetworkValue, ...] = ()  # private networks that hooks may reach
-    secret: Annotated[HookSecret | None, OrOff] = (
-        None  # signs every delivery, as Standard Webhooks says
-    )
+    # Each client's secret is made of it (`fastagi hooks secret CLIENT`): that signs its deliveries.
+    secret: Annotated[HookSecret | None, OrOff] = None
+    shared_secret: bool = False  # `secret` itself signs them, too: for receivers that know that one
     # For one answer. Less than the minute for which a service has a delivery for itself.
     timeout: Annotated[Timeout, Field(le=timedelta(seconds=50))] = timedelta(seconds=10)
     attempts: Annotated[int, Field(ge=1, le=100)] = 12  # then a delivery is parked

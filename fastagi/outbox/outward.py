@@ -29,6 +29,7 @@ import idna
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Header = tuple[bytes, bytes]
+Place = tuple[str, int]  # host and port
 
 MAX_URL = 2000  # characters
 MAX_BODY = 4096  # bytes of an answer's body that are read; of a longer one the connection is closed
@@ -76,13 +77,23 @@ _INSIDE_6 = (
 _NAT64 = IPv6Network("64:ff9b::/96")
 _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
+OURS = "the service itself is there: hooks are not sent to it"
+# The same whether there is no such name or one that leads inside.
+NAMED = "the host's name leads to no address that hooks may reach (webhooks.allow)"
+
 
 class Unfit(ValueError):
     """Nothing can be sent to this URL; the text says why, and does not repeat it."""
 
 
 class Failed(Exception):
-    """No answer; the text says why, in words for the delivery log."""
+    """No answer; the text says why, in words for the delivery log, which whoever made the hook can
+    read. ``detail`` is for the service's own log: what a name leads to in here is nobody else's
+    business."""
+
+    def __init__(self, text: str, detail: str = "") -> None:
+        super().__init__(text)
+        self.detail = detail or text
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,25 +198,56 @@ def permitted(address: Address, allow: Sequence[Network]) -> bool:
     return address in _OUTSIDE_6 and not any(address in network for network in _INSIDE_6)
 
 
-def refusal(url: str, allow: Sequence[Network]) -> str | None:
-    """Why nothing may be sent there, as far as the URL itself tells; None: it may."""
+def refusal(url: str, allow: Sequence[Network], own: Sequence[Place] = ()) -> str | None:
+    """Why nothing may be sent there, as far as the URL itself tells; None: it may. ``own``: where
+    the service itself listens, and its Asterisks' managers: never there, whatever is allowed."""
     try:
         goal = target(url)
     except Unfit as unfit:
         return str(unfit)
     if goal.address is not None:
-        return None if permitted(goal.address, allow) else _not_allowed(goal.address)
+        if not permitted(goal.address, allow):
+            return _not_allowed(goal.address)
+        return OURS if _is_own(goal.address, goal.port, own) else None
     bare = goal.host.removesuffix(".")
-    local = bare == "localhost" or bare.endswith(".localhost")  # RFC 6761: loopback, always
-    if local and not any(permitted(address, allow) for address in _LOOPBACK):
-        return _not_allowed(_LOOPBACK[0])
+    if bare == "localhost" or bare.endswith(".localhost"):  # RFC 6761: loopback, always
+        if not any(permitted(address, allow) for address in _LOOPBACK):
+            return _not_allowed(_LOOPBACK[0])
+        if _is_own(_LOOPBACK[0], goal.port, own):
+            return OURS
     return None
 
 
-def _not_allowed(address: Address) -> str:
+def _is_own(address: Address, port: int, own: Sequence[Place]) -> bool:
+    """Those of the service at this machine: whatever address it has, a port of ours may be reached
+    by it. And those elsewhere, which are meant by their address."""
+    hosts = [host for host, its in own if its == port]
+    return bool(hosts) and (is_here(address) or str(_plain_address(address)) in hosts)
+
+
+def is_here(address: Address) -> bool:
+    """Whether a connection to it ends at this machine."""
+    address = _plain_address(address)
+    if address.is_loopback or address.is_unspecified:
+        return True
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))  # only an address of this machine can be bound to
+    except OSError:
+        return False
+    return True
+
+
+def _plain_address(address: Address) -> Address:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped  # written differently from one Python to the next
-    return f"address {address} is not allowed (webhooks.allow)"
+        return address.ipv4_mapped
+    return address
+
+
+def _not_allowed(address: Address) -> str:
+    # A mapped one is written differently from one Python to the next.
+    return f"address {_plain_address(address)} is not allowed (webhooks.allow)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +279,12 @@ class Answer:
 
 
 class Outward:
-    """Sends requests. Connections are kept for the next to the same scheme, host and port."""
+    """Sends requests. Connections are kept for the next to the same scheme, host and port.
 
-    def __init__(self) -> None:
+    ``own``: where nothing is sent, see ``refusal``; a host may be a name here."""
+
+    def __init__(self, own: Sequence[Place] = ()) -> None:
+        self._own = tuple(own)
         self._context: ssl.SSLContext | None = None
         self._loading = asyncio.Lock()
         self._names = _Names()
@@ -310,7 +355,8 @@ class Outward:
         held = self._connections
         if held is None or held.allow != allow:
             # A connection to what is not allowed any more must not be used again.
-            fresh = self._connections = _Connections(allow, self._context, self._names)
+            guard = _Guard(allow, self._own, self._names)
+            fresh = self._connections = _Connections(allow, self._context, guard)
             if held is not None:
                 await held.retire()
             return fresh
@@ -321,7 +367,7 @@ class _Connections:
     """Connections made under one ``allow``; closed when the last request over them has ended."""
 
     def __init__(
-        self, allow: tuple[Network, ...], context: ssl.SSLContext, names: "_Names"
+        self, allow: tuple[Network, ...], context: ssl.SSLContext, guard: "_Guard"
     ) -> None:
         self.allow = allow
         self.users = 0
@@ -331,7 +377,7 @@ class _Connections:
             max_connections=None,  # who sends keeps to limits of its own
             max_keepalive_connections=KEEP_CONNECTIONS,
             keepalive_expiry=KEEP_SECONDS,
-            network_backend=_Guard(allow, names),
+            network_backend=guard,
         )
         self._retired = False
 
@@ -378,8 +424,9 @@ def _retry_after(headers: Sequence[Header]) -> float:
 class _Guard(httpcore2.AsyncNetworkBackend):
     """Looks up, judges and connects."""
 
-    def __init__(self, allow: tuple[Network, ...], names: "_Names") -> None:
+    def __init__(self, allow: tuple[Network, ...], own: tuple[Place, ...], names: "_Names") -> None:
         self._allow = allow
+        self._own = own
         self._names = names
 
     async def connect_tcp(
@@ -390,13 +437,17 @@ class _Guard(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: object = None,
     ) -> httpcore2.AsyncNetworkStream:
+        named = False
         try:
             found: Sequence[Address] = [ip_address(host)]
         except ValueError:
-            found = await self._names.addresses(host)
-        chosen = [address for address in found if permitted(address, self._allow)][:MAX_TRIED]
+            found, named = await self._names.addresses(host), True
+        allowed = [address for address in found if permitted(address, self._allow)]
+        own = await self._resolved(port) if allowed else ()
+        chosen = [address for address in allowed if not _is_own(address, port, own)][:MAX_TRIED]
         if not chosen:
-            raise Failed(_not_allowed(found[0]))
+            why = OURS if allowed else _not_allowed(found[0])
+            raise Failed(NAMED, why) if named else Failed(why)
         if (opened := _opened.get()) is not None:
             opened.append(host)
         loop = asyncio.get_running_loop()
@@ -415,6 +466,20 @@ class _Guard(httpcore2.AsyncNetworkBackend):
             except OSError as failure:
                 error = error or os.strerror(failure.errno or 0).lower()
         raise Failed(error)
+
+    async def _resolved(self, port: int) -> Sequence[Place]:
+        """Our own places with this port; names become addresses."""
+        places: list[Place] = []
+        for host, its in self._own:
+            if its != port:
+                continue
+            places.append((host, its))
+            with suppress(ValueError):
+                ip_address(host)
+                continue
+            with suppress(Failed):
+                places += [(str(address), its) for address in await self._names.addresses(host)]
+        return places
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: object = None
@@ -453,7 +518,7 @@ class _Names:
         future: "asyncio.Future[Sequence[Address]]",
     ) -> None:
         found: list[Address] = []
-        error = "the host's name does not resolve"
+        error = "does not resolve"
         try:
             for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
                 address = ip_address(entry[4][0])
@@ -470,7 +535,7 @@ class _Names:
             if found:
                 future.set_result(found)
             else:
-                future.set_exception(Failed(error))
+                future.set_exception(Failed(NAMED, f"the name {host} {error}"))
                 future.exception()  # who asked may have gone
 
         with suppress(RuntimeError):  # the loop is closed

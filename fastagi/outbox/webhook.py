@@ -24,15 +24,14 @@ import structlog
 from standardwebhooks import Webhook
 
 from fastagi.agents.fence import Fence
-from fastagi.agents.hooks import Attempt, Hook, HookDelivery, told
+from fastagi.agents.hooks import Attempt, Hook, HookDelivery, client_secret, told
 from fastagi.agents.service import StoreUnavailable
 from fastagi.config.settings import WebhookSettings
 from fastagi.contract import EventType
-from fastagi.outbox.outward import Failed, Header, Outward, Request, Unfit, refusal, target
+from fastagi.outbox.outward import Failed, Header, Outward, Place, Request, Unfit, refusal, target
 
 log = structlog.get_logger()
 
-Place = tuple[str, int]  # a receiver's host and port
 _NOWHERE: Place = ("", 0)  # of a URL that cannot be called
 
 # For the log and the metrics. The text of a fault is never logged: a URL's query could stand in it.
@@ -89,7 +88,8 @@ class HookDispatcher:
 
     Deliveries whose answer has come are marked before ``run()`` ends, so stop it before the store.
     ``settings`` gives those of the moment; ``counted`` is called with what became of each attempt:
-    ``delivered``, ``failed`` or ``parked``.
+    ``delivered``, ``failed`` or ``parked``. ``own``: hosts and ports to which nothing is delivered,
+    whatever the settings allow, as the service itself or one of its Asterisks is there.
     """
 
     def __init__(
@@ -100,14 +100,16 @@ class HookDispatcher:
         counted: Callable[[str], None] = lambda outcome: None,
         pace: Pace | None = None,
         fence: Fence | None = None,
+        own: Sequence[Place] = (),
     ) -> None:
         self._fence = fence or Fence(log)
+        self._own = tuple(own)
         self._hooks = hooks
         self._clock = clock
         self._settings = settings
         self._counted = counted
         self._pace = pace or Pace()
-        self._outward = Outward()
+        self._outward = Outward(self._own)
         self._tests = asyncio.Semaphore(TESTS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rung = False
@@ -147,7 +149,7 @@ class HookDispatcher:
 
     def refusal(self, url: str) -> str | None:
         """Why nothing may be sent there, as far as the address itself tells; None: it may."""
-        return refusal(url, self._settings().allow)
+        return refusal(url, self._settings().allow, self._own)
 
     async def test(self, hook: Hook, fields: Mapping[str, str]) -> Attempt:
         """Sends ``fields`` at once, past all that waits. Nothing is marked, counted or tried again;
@@ -330,8 +332,7 @@ class HookDispatcher:
         status: int | None = None
         wait = 0.0
         try:
-            secret = settings.secret.get_secret_value() if settings.secret is not None else None
-            request = build(hook, event_id, fields, at, secret)
+            request = build(hook, event_id, fields, at, secrets(hook, settings))
             answer = await self._outward.send(
                 request, settings.timeout.total_seconds(), settings.allow
             )
@@ -340,6 +341,9 @@ class HookDispatcher:
             await answer.close()
         except (Unfit, Failed) as failure:
             error = str(failure)
+            if isinstance(failure, Failed) and failure.detail != error:
+                # Not for who made the hook.
+                log.warning("a hook's receiver was not called", hook=hook.id, why=failure.detail)
         except Exception as fault:  # ours; the others must not suffer by it
             error = f"internal error: {type(fault).__name__}"
             self._fence.skipped(TASK, fault, hidden=True, hook=hook.id)
@@ -437,13 +441,23 @@ class HookDispatcher:
             await self._outward.close()
 
 
+def secrets(hook: Hook, settings: WebhookSettings) -> tuple[str, ...]:
+    """With what this hook's deliveries are signed: its client's secret; with ``shared_secret`` the
+    one in the settings, too."""
+    if settings.secret is None:
+        return ()
+    base = settings.secret.get_secret_value()
+    own = client_secret(base, hook.client)
+    return (own, base) if settings.shared_secret else (own,)
+
+
 def build(
-    hook: Hook, event_id: str, fields: Mapping[str, str], at: datetime, secret: str | None
+    hook: Hook, event_id: str, fields: Mapping[str, str], at: datetime, secrets: Sequence[str]
 ) -> Request:
     """The request for a hook. Raises Unfit.
 
     GET puts the fields behind the URL's own query, POST sends them as a JSON object or a form.
-    With a secret it is signed as Standard Webhooks says
+    With each of the secrets it is signed as Standard Webhooks says
     (https://github.com/standard-webhooks/standard-webhooks): ``webhook-signature`` is over
     ``webhook-id``, ``webhook-timestamp`` and the body as sent. A GET has no body; what is signed
     there is the query string as sent, all that stands behind the first ``?``.
@@ -473,15 +487,16 @@ def build(
         body = signed.encode("utf-8")
         headers.append((b"Content-Type", content_type))
         headers.append((b"Content-Length", str(len(body)).encode("ascii")))
-    if secret is not None:
-        signature = _signer(secret).sign(event_id, at.astimezone(UTC), signed)
-        headers.append((b"webhook-signature", signature.encode("ascii")))
+    if secrets:
+        moment = at.astimezone(UTC)
+        signatures = [_signer(secret).sign(event_id, moment, signed) for secret in secrets]
+        headers.append((b"webhook-signature", " ".join(signatures).encode("ascii")))
     if query or goal.query is not None:
         path = f"{path}?{query}"
     return Request(hook.method, goal, path, headers, body)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1000)
 def _signer(secret: str) -> Webhook:
     return Webhook(secret)
 

@@ -77,6 +77,13 @@ class Records:
         self._views = views
         self._created = created
         self._language = language
+        # A password's hash takes a tenth of a second on all processors, and a thread of those that
+        # the readers need: one at a time.
+        self._hashing = asyncio.Semaphore(1)
+
+    async def _hashed(self, hashing: Callable[[str], str], text: str) -> str:
+        async with self._hashing:
+            return await asyncio.to_thread(hashing, text)
 
     # -- reading
 
@@ -152,10 +159,10 @@ class Records:
         self, name: str, login: str, password: str, queues: Sequence[int]
     ) -> int | None:
         created, language = self._created(), self._language()
-        password_hash = await asyncio.to_thread(_hasher.hash, password)
+        password_hash = await self._hashed(_hasher.hash, password)
         pin_hash = None
         if created.password_is_pin and _PIN.fullmatch(password):
-            pin_hash = await asyncio.to_thread(pins.hash_of, password)
+            pin_hash = await self._hashed(pins.hash_of, password)
 
         def job(connection: Connection) -> int | None:
             if not connection.sqlite:
@@ -197,12 +204,12 @@ class Records:
         if name is not None:
             values["name"] = name
         if password is not None:
-            values["password_hash"] = await asyncio.to_thread(_hasher.hash, password)
+            values["password_hash"] = await self._hashed(_hasher.hash, password)
             if self._created().password_is_pin:
                 # One that can be no PIN leaves none that fits: neither the old one, nor no PIN.
                 usable = _PIN.fullmatch(password) is not None
                 pin = password if usable else secrets.token_hex(32)
-                values["pin_hash"] = await asyncio.to_thread(pins.hash_of, pin)
+                values["pin_hash"] = await self._hashed(pins.hash_of, pin)
 
         def job(connection: Connection) -> str | None:
             row = connection.execute(

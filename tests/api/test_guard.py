@@ -515,3 +515,25 @@ async def test_openapi(house: House, http: httpx2.AsyncClient) -> None:
         for operation in methods.values()
     ]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("tokens", [{}, TOKENS])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/agent.php?command=logoff&agent=1001"),
+        ("POST", "/0.1/agents/all/logoff"),
+        ("GET", "/live/agents"),
+        ("GET", "/"),
+    ],
+)
+async def test_deliveries_of_hooks_may_not_ask_here(
+    house: House, tokens: dict[str, Any], method: str, path: str
+) -> None:
+    """By whatever way they come, through a proxy, say: whoever may make hooks would do in our own
+    name what only others may."""
+    await house.hall.do(house.hall.log_in())
+    http = await house.open(tokens=tokens, agent_php={"allow": ["127.0.0.1"]})
+    answer = await http.request(method, path, headers={"Webhook-Id": "x-1"})
+    assert answer.status_code == 403
+    assert house.hall.state.session is not None

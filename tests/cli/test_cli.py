@@ -1,5 +1,6 @@
 """What all commands share: errors of the configuration, usage, the log; and `fastagi serve`."""
 
+import base64
 import json
 import re
 import signal
@@ -10,6 +11,7 @@ from contextlib import closing
 
 import pytest
 
+from fastagi.agents.hooks import client_secret
 from fastagi.cli import console_line
 
 from .conftest import PIN, SECRET, Serve, Setting, environment, fastagi
@@ -159,3 +161,23 @@ def test_no_value_writes_a_line_of_its_own_or_moves_the_cursor(name: str) -> Non
 def test_a_traceback_stays_readable() -> None:
     line = console_line(None, "", {"event": "x", "level": "error", "exception": "one\ntwo \x1b["})
     assert line.splitlines()[1:] == ["    one", "    two \\x1b["]
+
+
+def test_the_secret_of_a_client(setting: Setting) -> None:
+    base = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789").decode()
+    result = fastagi("hooks", "secret", "crm", "--config", str(setting.file))
+    assert (result.status, result.out) == (1, "")
+    assert "set webhooks.secret" in result.err
+    with setting.file.open("a") as file:
+        file.write(f"webhooks: {{secret: {base}}}\n")
+    secrets = [
+        fastagi("hooks", "secret", name, "--config", str(setting.file)).out.strip()
+        for name in ("crm", "crm", "shop")
+    ]
+    assert secrets[0] == secrets[1] == client_secret(base, "crm")
+    assert secrets[2] == client_secret(base, "shop") != secrets[0]
+    assert base not in secrets
+    result = fastagi("hooks", "secret", "crm", "--json", "--config", str(setting.file))
+    assert json.loads(result.out) == {"client": "crm", "secret": secrets[0]}
+    result = fastagi("hooks", "secret", "c r m", "--config", str(setting.file))
+    assert (result.status, result.out) == (2, "")

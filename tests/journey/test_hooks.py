@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from standardwebhooks import Webhook
 
+from fastagi.agents.hooks import client_secret
 from tests.journey.http import TOKEN, Curl
 from tests.journey.parts import Desk, Line, Service, until
 from tests.outbox.receivers import OK, HttpReceiver, Seen, hang, receiver, status
@@ -77,7 +78,8 @@ def told(seen: Seen) -> dict[str, str]:
     signed = query if seen.method == "GET" else seen.body.decode()
     headers = {name: value for name, value in seen.headers.items() if name.startswith("webhook")}
     # For GET and for forms the library is given what was signed; it wants JSON to hand back.
-    expected = Webhook(SECRET).sign(
+    signer = Webhook(client_secret(SECRET, "12"))  # all hooks here are of this client
+    expected = signer.sign(
         headers["webhook-id"],
         datetime.fromtimestamp(int(headers["webhook-timestamp"])).astimezone(),
         signed,
@@ -86,7 +88,7 @@ def told(seen: Seen) -> dict[str, str]:
     if seen.method == "GET":
         return dict(parse_qsl(query, keep_blank_values=True))
     if seen.headers["content-type"] == "application/json":
-        found: dict[str, str] = Webhook(SECRET).verify(seen.body, headers)
+        found: dict[str, str] = signer.verify(seen.body, headers)
         assert found == json.loads(seen.body)
         return found
     return dict(parse_qsl(signed, keep_blank_values=True))

@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+import structlog
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
 from fastagi.agents.events import Event
-from fastagi.agents.hooks import HookDelivery
+from fastagi.agents.hooks import HookDelivery, client_secret
 from fastagi.contract import EventType, Source
 from fastagi.outbox.webhook import HookDispatcher, Pace
 
@@ -147,9 +148,40 @@ async def test_what_is_sent_is_signed(memory: HookMemory, method: str, content_t
         await until(lambda: memory.log)
     (seen,) = there.seen
     said = seen.body if method == "POST" else seen.path.partition("?")[2].encode()
-    Webhook(SECRET).verify(said, seen.headers, json_parse=False)
+    own = client_secret(SECRET, "12")
+    Webhook(own).verify(said, seen.headers, json_parse=False)
     with pytest.raises(WebhookVerificationError):
-        Webhook(SECRET).verify(said + b" ", seen.headers, json_parse=False)
+        Webhook(own).verify(said + b" ", seen.headers, json_parse=False)
+
+
+async def test_what_one_client_got_verifies_at_no_other(memory: HookMemory) -> None:
+    """The same event to receivers of two clients: one of them plays it to the other."""
+    signing = settings(secret=SecretStr(SECRET))
+    async with receiver() as one, receiver() as other, telling(memory, signing):
+        happened = login()
+        memory.owe(hook(one.url(), method="POST", client="one"), happened)
+        memory.owe(hook(other.url(), method="POST", client="other"), happened)
+        await until(lambda: len(memory.log) == 2)
+    (got,), (other_got,) = one.seen, other.seen
+    assert (got.body, got.headers["webhook-id"]) == (
+        other_got.body,
+        other_got.headers["webhook-id"],
+    )
+    Webhook(client_secret(SECRET, "one")).verify(got.body, got.headers, json_parse=False)
+    for secret in (client_secret(SECRET, "other"), SECRET):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(got.body, got.headers, json_parse=False)
+
+
+async def test_while_receivers_change_to_their_own_secret(memory: HookMemory) -> None:
+    """With ``shared_secret`` those who know the one in the settings go on as before."""
+    both = settings(secret=SecretStr(SECRET), shared_secret=True)
+    async with receiver() as there, telling(memory, both):
+        memory.owe(hook(there.url(), method="POST"), login())
+        await until(lambda: memory.log)
+    (seen,) = there.seen
+    for secret in (SECRET, client_secret(SECRET, "12")):
+        Webhook(secret).verify(seen.body, seen.headers, json_parse=False)
 
 
 async def test_no_secret_no_signature(memory: HookMemory) -> None:
@@ -401,6 +433,84 @@ async def test_other_answers_are_failures(memory: HookMemory, answer: Any, error
     assert [attempt.error for _, attempt in memory.log] == [error, error]
     assert memory.outcomes() == ["failed", "parked"]
     assert len(there.seen) == 2
+
+
+ODD = [
+    b"",
+    b"\r\n\r\n\r\n",
+    b"\x00" * 500,
+    b"\xff\xfe\x00H\x00T",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"HTTP/1.1\r\n\r\n",
+    b"HTTP/1.1 abc OK\r\n\r\n",
+    b"HTTP/1.1 99999 X\r\n\r\n",
+    b"HTTP/1.1 000 X\r\n\r\n",
+    b"HTTP/1.1 999 X\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/9.9 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.0 200 \xe9\xff\x80\r\nX: \xff\xfe\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nX\xe9: 1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nX: a\x00b\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nx",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nx",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\nx",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x00",
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 50\r\n\r\nsurprise",
+    b"HTTP/1.1 503 X\r\nRetry-After: " + b"9" * 500 + b"\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 503 X\r\nRetry-After: \xd9\xa3\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30_000 + b"\r\n",
+    b"HTTP/1.1 200 OK\r\nX: " + b"y" * 300_000,
+    b"HTTP/1.1 200 OK\r\n folded: 1\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 20 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: \xff\r\n\r\n",
+    b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+    *(bytes((n * 37 + i * i) % 256 for i in range(400)) for n in range(8)),
+]
+
+
+@pytest.mark.parametrize("answer", ODD, ids=range(len(ODD)))
+async def test_whatever_is_answered_ends_nothing(memory: HookMemory, answer: bytes) -> None:
+    """It is delivered or it has failed, in words; the next hook's turn comes."""
+
+    async def odd(seen: Seen, writer: asyncio.StreamWriter) -> bytes | None:
+        writer.write(answer)
+        await writer.drain()
+        return None
+
+    quick = settings(attempts=1, timeout=timedelta(seconds=2))
+    with structlog.testing.capture_logs() as logs:
+        async with receiver(odd) as there, receiver() as good, telling(memory, quick):
+            memory.owe(hook(there.url()), login(), login())
+            await until(lambda: len(memory.log) == 2)
+            memory.owe(hook(good.url()), login())
+            await until(lambda: len(memory.log) == 3)
+    assert memory.outcomes()[-1] == "delivered"
+    for _, attempt in memory.log:
+        assert attempt.error.isprintable()
+        assert len(attempt.error) < 200
+        assert "internal" not in attempt.error
+    assert [line["event"] for line in logs if line["log_level"] == "error"] in (
+        [],
+        ["a hook's delivery given up, parked"] * 2,
+    )
+
+
+async def test_a_flood_of_informational_answers_is_over_when_the_time_is(
+    memory: HookMemory,
+) -> None:
+    async def slowly(seen: Seen, writer: asyncio.StreamWriter) -> bytes | None:
+        while True:
+            writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.005)
+
+    limit = settings(attempts=1, timeout=timedelta(seconds=0.3))
+    async with receiver(slowly) as there, telling(memory, limit):
+        memory.owe(hook(there.url()), login())
+        await until(lambda: memory.parked)
+    assert memory.log[0][1].error == "no answer within 0.3 s"
 
 
 async def test_who_closes_without_an_answer_failed(memory: HookMemory) -> None:
@@ -707,7 +817,7 @@ async def test_the_test_button(memory: HookMemory) -> None:
             refused = await dispatcher.test(hook("http://10.0.0.1/"), fields)
             unfit = await dispatcher.test(hook("ftp://10.0.0.1/"), fields)
     assert json.loads(there.seen[0].body) == fields
-    Webhook(SECRET).verify(there.seen[0].body, there.seen[0].headers)
+    Webhook(client_secret(SECRET, "12")).verify(there.seen[0].body, there.seen[0].headers)
     assert there.seen[0].headers["webhook-id"] == good.event_id
     assert good.event_id.startswith("test-")
     assert bad.event_id != good.event_id

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import uvloop
 
 from fastagi.agents.hooks import Attempt
-from fastagi.outbox.outward import Unfit, permitted, refusal, target
+from fastagi.outbox.outward import NAMED, OURS, Unfit, is_here, permitted, refusal, target
 from fastagi.outbox.webhook import HookDispatcher
 
 from .parts import event, now, until
@@ -272,11 +273,11 @@ async def test_names_of_loopback_are_not_called(resolver: Resolver) -> None:
     resolver({"inside.example": [["127.0.0.1"]], "six.example": [["::ffff:127.0.0.1", "::1"]]})
     async with receiver() as there:
         attempt = await _test(there.url(host="inside.example"))
-        assert attempt.error == LOOPBACK
+        assert attempt.error == NAMED
         assert (attempt.outcome, attempt.status) == ("failed", None)
-        assert (await _test(there.url(host="localhost"))).error.endswith("(webhooks.allow)")
-        for host in ("six.example", "[::ffff:127.0.0.1]"):
-            assert (await _test(there.url(host=host))).error == LOOPBACK
+        for host in ("localhost", "six.example"):
+            assert (await _test(there.url(host=host))).error == NAMED
+        assert (await _test(there.url(host="[::ffff:127.0.0.1]"))).error == LOOPBACK
     assert there.connections == 0
 
 
@@ -313,7 +314,7 @@ async def test_what_was_judged_is_what_is_called(memory: HookMemory, resolver: R
             await until(lambda: memory.parked)
     assert len(fair.seen) == 1
     assert memory.outcomes() == ["delivered", "failed", "parked"]
-    assert memory.log[1][1].error == LOOPBACK
+    assert memory.log[1][1].error == NAMED
     assert asked == ["rebind.example"] * 3, "looked up once for each connection"
     assert not caught
 
@@ -362,9 +363,114 @@ async def test_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> No
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    attempt = await _test("http://gone.example/")
-    assert attempt.error == "the host's name does not resolve: name or service not known"
+    with structlog.testing.capture_logs() as logs:
+        attempt = await _test("http://gone.example/")
+    assert attempt.error == NAMED
     assert (attempt.outcome, attempt.status) == ("failed", None)
+    assert logs[0]["why"] == "the name gone.example does not resolve: name or service not known"
+
+
+async def test_what_a_name_leads_to_in_here_is_for_the_log_alone(
+    memory: HookMemory, resolver: Resolver
+) -> None:
+    """Whoever may make hooks does not learn the network behind them: neither where a name leads,
+    nor which names there are."""
+    resolver({"db.inside.example": [["10.1.2.3"]], "no.inside.example": [[]]})
+    limited = settings(allow=(), attempts=1)
+    errors = []
+    with structlog.testing.capture_logs() as logs:
+        for name in ("db", "no"):
+            url = f"http://{name}.inside.example/"
+            errors.append((await _test(url)).error)
+            async with telling(memory, limited):
+                memory.owe(hook(url), event())
+                await until(lambda: memory.parked)
+            errors.append(memory.log.pop()[1].error)
+            memory.parked.clear()
+    assert errors == [NAMED] * 4
+    whys = [line["why"] for line in logs if "why" in line]
+    assert whys == [
+        *["address 10.1.2.3 is not allowed (webhooks.allow)"] * 2,
+        *["the name no.inside.example does not resolve"] * 2,
+    ]
+    # Of an address that was written down nothing is told that is not known already.
+    literal = "address 10.1.2.3 is not allowed (webhooks.allow)"
+    assert (await _test("http://10.1.2.3/")).error == literal
+
+
+# -- the service itself
+
+
+WAYS_HERE = [
+    "127.0.0.1",
+    "127.1",
+    "2130706433",
+    "0x7f.1",
+    "127.0.0.2",  # by whatever address of this machine
+    "0.0.0.0",
+    "0",
+    "[::1]",
+    "[::]",
+    "[::ffff:127.0.0.1]",
+    "localhost",
+    "any.localhost",
+]
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+
+
+@pytest.mark.parametrize("host", WAYS_HERE)
+async def test_the_service_itself_is_never_called(host: str) -> None:
+    """Whatever is allowed: a token that may only make hooks would do there what others may."""
+    async with receiver() as there, receiver() as other:
+        allow = tuple(ip_network(text) for text in EVERYWHERE)
+        own = (("127.0.0.1", there.port), ("10.9.8.7", 5038))
+        dispatcher = HookDispatcher(
+            HookMemory(), now, lambda: settings(allow=allow, attempts=1), own=own
+        )
+        url = f"http://{host}:{there.port}/api/agent.php?command=logoff&agent=1001"
+        assert dispatcher.refusal(url) == OURS
+        attempt = await dispatcher.test(hook(url), {"a": "b"})
+        assert attempt.outcome == "failed"
+        assert attempt.error in (OURS, NAMED)
+        # Another port of this machine is somebody else's, and can be allowed.
+        assert dispatcher.refusal(other.url()) is None
+        assert (await dispatcher.test(hook(other.url()), {"a": "b"})).status == 200
+    assert there.connections == 0
+
+
+async def test_nor_by_a_name_that_leads_there(resolver: Resolver) -> None:
+    resolver(
+        {
+            "pbx.example": [["127.0.0.1"]],
+            "six.pbx.example": [["::1", "::ffff:127.0.0.1"]],
+            "ami.example": [["10.9.8.7"]],
+            "manager.example": [["10.9.8.7"]],
+        }
+    )
+    async with receiver() as there:
+        allow = tuple(ip_network(text) for text in EVERYWHERE)
+        own = (("0.0.0.0", there.port), ("ami.example", 5038))
+        dispatcher = HookDispatcher(HookMemory(), now, lambda: settings(allow=allow), own=own)
+        for url in (
+            there.url(host="pbx.example"),
+            there.url(host="six.pbx.example"),
+            "http://manager.example:5038/",  # Asterisk's, by another name
+            "http://ami.example:5038/",
+        ):
+            with structlog.testing.capture_logs() as logs:
+                attempt = await dispatcher.test(hook(url), {"a": "b"})
+            assert attempt.error == NAMED
+            assert logs[0]["why"] == OURS
+        attempt = await dispatcher.test(hook("http://10.9.8.7:5038/"), {"a": "b"})
+        assert attempt.error == OURS
+    assert there.connections == 0
+
+
+def test_addresses_of_this_machine() -> None:
+    for text in ("127.0.0.1", "127.200.1.2", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"):
+        assert is_here(ip_address(text)), text
+    for text in ("8.8.8.8", "192.0.2.1", "2001:db8::1", "::ffff:8.8.8.8"):
+        assert not is_here(ip_address(text)), text
 
 
 async def test_a_look_up_that_hangs_holds_up_nobody(

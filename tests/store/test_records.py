@@ -1,6 +1,7 @@
 """The directory as other programs see and change it."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -106,6 +107,35 @@ async def test_a_new_agent(store: PeeweeStore, records: Records) -> None:
     assert change.after.session is not None
     assert not store.bring_in(settings(queues=QUEUES))  # what an API created stays
     assert await store.agent("9001") == change.after
+
+
+async def test_many_who_are_created_at_once_leave_the_threads_to_others(
+    store: PeeweeStore, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password's hash is slow by design: sixty of them at once must not keep the readers, who
+    share the threads, waiting."""
+    go_on, at_once = threading.Event(), []
+
+    class Slow:
+        def hash(self, password: str) -> str:
+            at_once.append(password)
+            assert go_on.wait(30)
+            return "$argon2id$"
+
+    monkeypatch.setattr("fastagi.store.records._hasher", Slow())
+    creating = [
+        asyncio.create_task(records.create(f"Agent {n}", f"agent.{n}", "secret", []))
+        for n in range(60)
+    ]
+    try:
+        async with asyncio.timeout(20):
+            (agents, total) = await asyncio.to_thread(records.agents, 0, 50)
+        assert (len(agents), total, len(at_once)) == (3, 3, 1)
+    finally:
+        go_on.set()
+    ids = await asyncio.gather(*creating)
+    assert None not in ids
+    assert len(set(ids)) == 60
 
 
 async def test_numbers(store: PeeweeStore, make: Make) -> None:
