@@ -11,13 +11,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
 from fastagi import config
 from fastagi.agents.commands import Actor, ChangePenalty, Command, JoinQueue, LeaveQueue, LogOff
-from fastagi.agents.errors import Refused
+from fastagi.agents.devices import resolve
+from fastagi.agents.errors import QueueMissing, Refused
 from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.limits import TimePolicy
 from fastagi.agents.log import Trouble
@@ -42,6 +43,7 @@ from fastagi.config.settings import (
     ExtensionFrom,
     HttpSettings,
     InUseByAnother,
+    MissingQueue,
 )
 from fastagi.contract import LINKED, LINKS, RECONCILE, RELOAD, RELOADED, REPAIRS, Sink, Source
 from fastagi.dialplan import out_of_date
@@ -65,6 +67,8 @@ if TYPE_CHECKING:  # a service without HTTP does not load what it takes
     from fastagi.api.stream import Feed
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 PATIENCE = 2.0  # seconds at start that a manager login may take before calls are answered
 HTTP_PATIENCE = 10.0  # seconds at the end for requests; who sends half of one gets no more
@@ -108,7 +112,12 @@ def own_places(settings: Settings) -> tuple[tuple[str, int], ...]:
 
 
 def policy(settings: Settings) -> Policy:
-    return Policy(settings.login.lockout.rule(), settings.pause.wrapup, settings.zone)
+    return Policy(
+        settings.login.lockout.rule(),
+        settings.pause.wrapup,
+        settings.zone,
+        settings.login.missing_queue is MissingQueue.REFUSE,
+    )
 
 
 def time_policy(settings: Settings) -> TimePolicy:
@@ -132,6 +141,7 @@ class App:
         self._stop = asyncio.Event()
         self.reloader = Reloader(path, self._use)
         self._along: set[asyncio.Task[None]] = set()
+        self._stranded: set[str] = set()  # logins, by id, that a warning was logged about
         self._news: list[News] = []
         self._guard: Guard | None = None
         self.fence = Fence(log, self._faulty)
@@ -536,27 +546,65 @@ class App:
             await self._insist(command(JoinQueue, number, queue=queue))
         for number, queue, penalty in difference.to_set_penalty:
             await self._insist(command(ChangePenalty, number, queue=queue, penalty=penalty))
+        await self._until_stored(self._warn_of_stranded)
+
+    async def _warn_of_stranded(self) -> None:
+        """Agents who are logged in where no device rule leads to, once: they stay in their queues
+        and can log off, but nobody can log in there."""
+        for state in await self.store.logged_in():
+            session = state.session
+            assert session is not None
+            device = session.device
+            rule = resolve(self.phone.rules, device.extension, device.asterisk)
+            if session.id in self._stranded or (rule is not None and rule.key == device.key):
+                continue
+            self._stranded.add(session.id)
+            log.warning(
+                "agent logged in where no device rule leads to",
+                agent=state.number,
+                extension=device.extension,
+                interface=device.interface,
+                queues=[m.queue for m in state.joined],
+                cure="add a rule for it under devices, or log the agent off",
+                **named(device.asterisk),
+            )
 
     async def _left_over(self) -> tuple[list[str], list[tuple[str, str]]]:
+        return await self._until_stored(self.store.left_over)
+
+    async def _until_stored(self, ask: Callable[[], Awaitable[T]]) -> T:
         away = Trouble(log, "the store is away: nobody is brought along yet", "the store is back")
         while True:
             try:
-                left = await self.store.left_over()
+                answer = await ask()
             except StoreUnavailable as error:
                 away.is_there(error=str(error))
                 await asyncio.sleep(1)
             else:
                 away.is_over()
-                return left
+                return answer
 
     async def _insist(self, command: Command) -> None:
         while True:
             try:
                 with self.fence.item("bring along", Refused, agent=command.agent):
                     await self.service.execute(command)
+            except QueueMissing as refusal:
+                assert isinstance(command, JoinQueue)
+                queue, number = refusal.queues[0], command.agent
+                wait = partial(self.service.wait_for_queue, number, queue, command)
+                await self._until_stored(wait)
+                return
             except Refused as refusal:
                 if not refusal.passing:
-                    log.warning("not brought along", agent=command.agent, why=refusal.outcome.value)
+                    log.warning(
+                        "configuration change not applied to a logged-in agent",
+                        agent=command.agent,
+                        change=type(command).__name__,
+                        queue=getattr(command, "queue", ""),
+                        outcome=refusal.outcome.value,
+                        why=str(refusal),
+                    )
                     return
                 await asyncio.sleep(1)
             else:

@@ -100,6 +100,10 @@ class EventType(StrEnum):
     QUEUE_JOIN = "queue-join"
     QUEUE_LEAVE = "queue-leave"
     QUEUE_PENALTY = "queue-penalty"  # reason: the new penalty
+    # The agent is not in these queues, as Asterisk lacks them, and joins when they are there.
+    QUEUE_MISSING = "queue-missing"
+    # queues.conf or a realtime table keeps the member in these queues: a log-off pauses it there.
+    QUEUE_STATIC = "queue-static"
     PAUSE_EXCEEDED = "pause-exceeded"  # a pause lasts longer than its reason allows
     LOGIN_REFUSED = "login-refused"
     REPAIR = "repair"  # the store and Asterisk were brought together; reason: what was done
@@ -143,6 +147,8 @@ EVENT_FIELDS = (
     "occurred_at",
 )
 
+# The pause reason of a static or realtime member whose agent is logged off, or has left the queue.
+LOGGED_OFF = "logged-off"
 DEVICE_LOST = "device-lost"  # the system's pause reason while an agent's phone is away
 SYSTEM_REASONS = frozenset({DEVICE_LOST, "wrapup", "missed", "callback"})
 

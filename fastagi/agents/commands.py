@@ -166,6 +166,9 @@ class Adopt(Command):
     members: tuple[Seen, ...]
     device: Device | None = None  # where the agent is, when not logged in yet
     reasons: tuple[PauseReason, ...] = ()  # those there are, for the code of a reported one
+    # Queues that Asterisk lacks now: nobody took the agent out of these, who joins them again when
+    # they are there, and stays logged in meanwhile.
+    missing: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, type[Command]] = {

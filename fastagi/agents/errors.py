@@ -18,12 +18,14 @@ Refused
 ├── LastInQueue          LAST_IN_QUEUE
 ├── NoInput              NO_INPUT
 ├── QueueRefused         QUEUE_REFUSED
+│   └── QueueMissing     QUEUE_REFUSED
 ├── Unavailable          UNAVAILABLE
 │   ├── Unsettled        UNAVAILABLE
 │   └── InProgress       UNAVAILABLE
 └── Busy                 BUSY
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from fastagi.agents.devices import Device
@@ -122,7 +124,32 @@ class NoInput(Refused):
 
 
 class QueueRefused(Refused):
+    """``words`` are Asterisk's own; "" where there are none."""
+
     outcome = Outcome.QUEUE_REFUSED
+
+    def __init__(self, text: str = "", words: str = "") -> None:
+        super().__init__(text)
+        self.words = words
+
+
+class QueueMissing(QueueRefused):
+    """Asterisk lacks these queues. ``queues``: their names; ``numbers``: what agents dial for
+    them."""
+
+    def __init__(self, queues: Sequence[str], numbers: Sequence[str]) -> None:
+        named = [f"{queue} ({n})" if n else queue for queue, n in zip(queues, numbers, strict=True)]
+        text = f"Asterisk has no queue {', '.join(named)}; {MISSING_QUEUE_CURE}"
+        super().__init__(text, "No such queue")
+        self.queues = tuple(queues)
+        self.numbers = tuple(numbers)
+
+
+# For the log and for events: what an admin can do.
+MISSING_QUEUE_CURE = (
+    "add it to queues.conf and run 'queue reload all' in Asterisk, or correct its name in the "
+    "configuration"
+)
 
 
 class Unavailable(Refused):

@@ -59,6 +59,8 @@ SINKS: dict[EventType, tuple[Sink, ...]] = {
     EventType.QUEUE_JOIN: (Sink.USER_EVENT,),
     EventType.QUEUE_LEAVE: (Sink.USER_EVENT,),
     EventType.QUEUE_PENALTY: (Sink.USER_EVENT,),
+    EventType.QUEUE_MISSING: (Sink.USER_EVENT,),
+    EventType.QUEUE_STATIC: (Sink.USER_EVENT,),
     EventType.PAUSE_EXCEEDED: (Sink.USER_EVENT, Sink.LAMP),
     EventType.LOGIN_REFUSED: (Sink.USER_EVENT,),
     EventType.REPAIR: (Sink.USER_EVENT,),

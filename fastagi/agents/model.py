@@ -3,7 +3,7 @@
 Pure: no I/O, no clock, no random. The same state, command and time give the same change.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -151,6 +151,7 @@ class Change:
     after: AgentState
     steps: tuple[Step, ...] = ()
     events: tuple[Event, ...] = ()
+    missing: tuple[Membership, ...] = ()  # the agent's queues that Asterisk was found to lack
 
     @property
     def alters(self) -> bool:
@@ -227,6 +228,82 @@ def _joining(state: AgentState, device: Device, memberships: tuple[Membership, .
 
 def _leaving(state: AgentState, device: Device, memberships: tuple[Membership, ...]) -> list[Step]:
     return [Step(step.undo, step.do) for step in _joining(state, device, memberships)]
+
+
+def in_each_queue(step: Step, memberships: tuple[Membership, ...]) -> list[Step]:
+    """A pause or unpause in all queues of the interface, as one in each of these alone."""
+    do, undo = step.do, step.undo
+    assert isinstance(do, PauseMember)
+    assert isinstance(undo, PauseMember)
+    return [Step(replace(do, queue=m.queue), replace(undo, queue=m.queue)) for m in memberships]
+
+
+def as_taken(
+    change: Change,
+    now: datetime,
+    missing: Collection[str],
+    static: Collection[str],
+    paused: Collection[str],
+) -> Change:
+    """The change as Asterisk took it. Events say what is not as the command meant it.
+
+    The agent is not in the ``missing`` queues, as Asterisk lacks them. Where the agent has come
+    into a queue as a member that cannot be removed, it is among ``static``; where such a member
+    was paused instead of removed, among ``paused``.
+    """
+    if not missing and not static and not paused:
+        return change
+    command, before, after = change.command, change.before, change.after
+    events = list(change.events)
+    lacking = tuple(m for m in after.memberships if m.joined and m.queue in missing)
+    if lacking:
+        after = replace(
+            after,
+            memberships=tuple(
+                Membership(m.queue, m.number, m.penalty) if m in lacking else m
+                for m in after.memberships
+            ),
+        )
+        events = [_without(event, missing) for event in events]
+        events = [e for e in events if e.queues or e.type is not EventType.QUEUE_JOIN]
+        # A login anew tells of all queues. Else those are left in which the agent was.
+        was = {m.queue for m in before.joined}
+        left = tuple(m.queue for m in lacking if m.queue in was)
+        if left and before.session is after.session:
+            events.append(_event(EventType.QUEUE_LEAVE, after, command, now, queues=left))
+        events.append(missing_event(after, command, now, tuple(m.queue for m in lacking)))
+    for whose, queues, reason in (
+        (after, tuple(static), "static member: a log-off can only pause it"),
+        (before, tuple(paused), "static member: paused, not removed"),
+    ):
+        if queues:
+            events.append(
+                _event(EventType.QUEUE_STATIC, whose, command, now, reason=reason, queues=queues)
+            )
+    return replace(
+        change,
+        after=after,
+        events=tuple(
+            replace(event, id=f"{command.id}-{n}") for n, event in enumerate(events, start=1)
+        ),
+        missing=lacking,
+    )
+
+
+def _without(event: Event, missing: Collection[str]) -> Event:
+    """Nobody logs in to these queues, or joins them."""
+    if event.type not in (EventType.LOGIN, EventType.QUEUE_JOIN):
+        return event
+    return replace(event, queues=tuple(queue for queue in event.queues if queue not in missing))
+
+
+def missing_event(
+    state: AgentState, command: Command, now: datetime, queues: tuple[str, ...]
+) -> Event:
+    """Tells that Asterisk lacks these queues of the agent, who is logged in."""
+    return _event(
+        EventType.QUEUE_MISSING, state, command, now, reason="no such queue", queues=queues
+    )
 
 
 def _all(memberships: tuple[Membership, ...], joined: bool) -> tuple[Membership, ...]:
@@ -551,7 +628,7 @@ def _relog(state: AgentState, command: Relog, now: datetime) -> Decision:
 
 def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
     """Brings the agent to what Asterisk reports, with the events that tell of the difference."""
-    if not command.members:
+    if not command.members and not command.missing:
         return _adopt_absence(state, command, now)
     session = state.session
     if session is None:
@@ -590,6 +667,7 @@ def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
         tell(EventType.UNPAUSE, queues, reason)
     for reason, queues in paused.items():
         tell(EventType.PAUSE, queues, reason)
+    tell(EventType.QUEUE_MISSING, [q for q in was if q in command.missing], "no such queue")
     # Taken out of the only queue in which the agent was, or was not, paused: so the agent is, or is
     # not, in general now. In no queue anything else has changed.
     if state.session and was.keys() - there.keys() and not paused and not unpaused:

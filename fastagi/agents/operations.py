@@ -47,13 +47,43 @@ class SetPenalty:
 Operation = AddMember | RemoveMember | PauseMember | SetPenalty
 
 
+def in_words(operation: Operation) -> str:
+    """For the log: what Asterisk was asked to do."""
+    who, queue = operation.interface, operation.queue or "all queues"
+    if isinstance(operation, AddMember):
+        return f"add {who} to queue {queue}"
+    if isinstance(operation, RemoveMember):
+        return f"remove {who} from queue {queue}"
+    if isinstance(operation, PauseMember):
+        return f"{'pause' if operation.paused else 'unpause'} {who} in {queue}"
+    return f"set the penalty of {who} in {queue} to {operation.penalty}"
+
+
 class Answer(Enum):
     """What became of an operation."""
 
     DONE = "done"
     ALREADY_SO = "already so"  # "Already there" on an add, "Not there" on a remove: counts as done
+    # Of a member that is static or realtime (it stands in queues.conf or in a database), as the
+    # service carries it out: a remove, which pauses it instead; an add, which finds it there and
+    # sets its penalty and pause.
+    PAUSED_INSTEAD = "paused instead"
+    ADJUSTED = "adjusted"
     REFUSED = "refused"  # Asterisk said no: nothing changed
+    NO_SUCH_QUEUE = "no such queue"  # refused, to an add: Asterisk lacks the queue
+    NOT_DYNAMIC = "not dynamic"  # refused, to a remove: the member is static or realtime
     UNKNOWN = "unknown"  # the link was lost or silent: it may or may not have happened
+
+    @property
+    def ok(self) -> bool:
+        return self in _OK
+
+    @property
+    def refused(self) -> bool:
+        return self not in _OK and self is not Answer.UNKNOWN
+
+
+_OK = frozenset({Answer.DONE, Answer.ALREADY_SO, Answer.PAUSED_INSTEAD, Answer.ADJUSTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +94,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        return self.answer in (Answer.DONE, Answer.ALREADY_SO)
+        return self.answer.ok
 
 
 @dataclass(frozen=True, slots=True)

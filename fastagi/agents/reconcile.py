@@ -67,6 +67,13 @@ class Difference:
     stored: str
     reported: str
     repair: Operation  # brings Asterisk to what is stored
+    static: bool = False  # about a member of queues.conf or of realtime
+
+    @property
+    def reread(self) -> bool:
+        """Whether Asterisk makes such a difference, without a word, when it reads its queues anew:
+        dynamic members may be gone; the others have the penalty of queues.conf, and no reason."""
+        return self.static or self.kind is Kind.MISSING
 
 
 _PREFIX, _, _SUFFIX = MEMBER_NAME.partition("{number}")
@@ -106,8 +113,9 @@ def owned(agents: Iterable[AgentState], reported: Iterable[ReportedMember]) -> d
     for member in reported:
         key, named = key_of(member), number_in(member.name)
         sits = sitting.get(key, "")
-        number = named if named in states else sits
-        if not number or not (member.dynamic or sits):
+        # Whose one in queues.conf is says the phone, not the name that somebody has given to it.
+        number = named if named in states and member.dynamic else sits
+        if not number:
             continue
         if number == sits:
             here.setdefault(number, []).append(member)
@@ -174,6 +182,7 @@ def _differences(agent: AgentState, its: Owned, asterisk: str) -> Iterable[Diffe
                 _said(add.paused, add.reason),
                 _said(*is_so),
                 PauseMember(add.interface, add.paused, add.reason, add.queue, asterisk),
+                not member.dynamic,
             )
         if member.penalty != add.penalty:
             yield Difference(
@@ -184,6 +193,7 @@ def _differences(agent: AgentState, its: Owned, asterisk: str) -> Iterable[Diffe
                 str(add.penalty),
                 str(member.penalty),
                 SetPenalty(add.queue, add.interface, add.penalty, asterisk),
+                not member.dynamic,
             )
     for members_of, kind in ((its.here, Kind.EXTRA), (its.elsewhere, Kind.ELSEWHERE)):
         for m in members_of:
@@ -232,6 +242,8 @@ def agrees(agent: AgentState, news: MemberNews) -> bool:
     if session is not None and session.device.key == key_of(member):
         queue = member.queue.lower()
         membership = next((m for m in agent.joined if m.queue.lower() == queue), None)
+    if membership is None and not member.dynamic:
+        return True  # it is there for good, whoever is in the queue
     if membership is None or not news.present:
         return membership is None and not news.present
     is_so = (member.paused, member.reason if member.paused else "")

@@ -25,6 +25,7 @@ from fastagi.agents.devices import DeviceRule, device_key, device_of
 from fastagi.agents.events import Event
 from fastagi.agents.fence import AWAY, Supervisor
 from fastagi.agents.log import Log, Trouble
+from fastagi.agents.missing_queues import MissingQueues
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
@@ -32,9 +33,12 @@ from fastagi.agents.operations import (
     Answer,
     MemberNews,
     Operation,
+    PauseMember,
     QueuesUnavailable,
     RemoveMember,
     ReportedMember,
+    Result,
+    in_words,
 )
 from fastagi.agents.reconcile import (
     Difference,
@@ -47,8 +51,8 @@ from fastagi.agents.reconcile import (
     restored,
     seen,
 )
-from fastagi.agents.service import OWED, AgentService, noted_by
-from fastagi.contract import EventType, Script, Source
+from fastagi.agents.service import OWED, STATIC_CURE, AgentService, noted_by
+from fastagi.contract import LOGGED_OFF, EventType, Script, Source
 
 STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen
 TO_PUT_BACK = "to_put_back:{}:"  # notes: agents whose members a restarted Asterisk still lacks
@@ -69,6 +73,7 @@ TRIES = 3  # of a note of the fallback that meets a fault of ours
 ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is still at it
 # The fallback leaves its note first: so long it may take to do what the note says.
 FRESH = timedelta(seconds=2)
+MAX_SAID = 1_000  # refusals that are remembered so that they are logged once
 
 RECONCILE = "reconcile"  # the actor of repairs
 TASK = "reconcile"  # for the log and the metrics
@@ -114,6 +119,7 @@ class Reconciler:
             log, "not everything could be settled yet", "all that was open is settled"
         )
         self._sides = {name: _Side(name, self) for name in service.queues.names}
+        self.missing = MissingQueues(service, log)
         self._planned = True  # until it was looked
         self._not_before: dict[str, datetime] = {}  # by id of what was planned
         self._attention = asyncio.Event()
@@ -127,11 +133,13 @@ class Reconciler:
         """To be called at each manager login: this Asterisk may have restarted meanwhile."""
         self._sides[asterisk].reconnected()
         self._attention.set()
+        self.missing.look_again()
 
     def noticed(self, news: Iterable[MemberNews]) -> None:
         """Members of queues have changed, by us or by others."""
         for item in news:
             self._sides[item.member.asterisk].noticed(item)
+            self.missing.seen(item.member.queue)
 
     def call_ended(self, interface: str, asterisk: str = "") -> None:
         """A queue call has ended: what was planned for then may be due."""
@@ -152,6 +160,8 @@ class Reconciler:
             for asterisk, side in self._sides.items():
                 name = f"reconcile {asterisk}".rstrip()
                 group.create_task(keep(name, side.run), name=name)
+            name = "join queues that were missing"
+            group.create_task(keep(name, self.missing.run), name=name)
 
     async def catch_up(self) -> None:
         """Does what is waiting to be done, once. Raises StoreUnavailable, QueuesUnavailable or
@@ -272,6 +282,10 @@ def _batches(numbers: Iterable[str], missing: Mapping[str, int]) -> Iterator[lis
         yield batch
 
 
+def _is_unpaused_static(item: MemberNews) -> bool:
+    return item.present and not item.member.dynamic and not item.member.paused
+
+
 def _is_of(note: Note, state: AgentState, key: str) -> bool:
     """Whether it was this agent who sat there then."""
     session = state.session
@@ -321,6 +335,7 @@ class _Side:
         # Agents for whom the store wins, as they could not be put back after a restart yet.
         self._to_put_back: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
+        self._not_repaired: dict[Operation, str] = {}  # what Asterisk refused, and how it said so
         self._tries: Counter[str] = Counter()  # of notes that cannot be taken, by key
         self._uncompared = Trouble(
             self.log,
@@ -410,6 +425,7 @@ class _Side:
                 with suppress(QueuesUnavailable):  # another Asterisk may be away
                     await self.service.settle()
                 await self._take_notes()
+                await self._pause_static_members()
                 prefix = TO_PUT_BACK.format(self.asterisk)
                 left = await self.store.notes(prefix)
                 self._to_put_back = {key.removeprefix(prefix) for key in left}
@@ -517,6 +533,60 @@ class _Side:
                 await self._tell(done)
             await self.store.drop_note(note)
 
+    # -- members that cannot be removed
+
+    async def _pause_static_members(self) -> None:
+        """Members that queues.conf or a realtime table keeps, and that agents of ours have used,
+        are paused while no agent is in the queue with them: also after a restart of Asterisk,
+        which forgets that they were."""
+        rows = await self.service.static_members(self.asterisk)
+        if not rows:
+            return
+        reported = {
+            (m.queue.lower(), m.interface.lower()): m
+            for m in await self.queues.members(self.asterisk)
+        }
+        paused = 0
+        for queue, interface in rows:
+            member = reported.get((queue.lower(), interface.lower()))
+            if member is None or member.dynamic:
+                # The line is gone, not only the whole queue for a moment.
+                if member or not await self.queues.lacking(self.asterisk, [queue]):
+                    await self.service.forget_static(self.asterisk, queue, interface)
+            elif not member.paused:
+                paused += await self._pause_static(queue, interface)
+        await self._tell(Counter({CORRECTED: paused} if paused else {}))
+
+    async def _pause_static(self, queue: str, interface: str) -> bool:
+        """Whether it was paused: not while somebody is in the queue with this phone, or just about
+        to be."""
+        key = device_key(self.asterisk, interface)
+        before = await self.store.agent_at(key)
+        numbers = [before.number] if before else []
+        async with self.service.holding(numbers) as states, self.service.holding_device(key):
+            now = await self.store.agent_at(key)
+            found = [now.number] if now else []
+            if found != numbers or len(states) < len(numbers):
+                self._again.update([*numbers, *found])  # something is under way: looked at again
+                return False
+            for state in states.values():
+                if any(m.queue.lower() == queue.lower() for m in state.joined):
+                    return False
+            members = await self.queues.members(self.asterisk, queue, interface)
+            if not any(not m.dynamic and not m.paused for m in members):
+                return False
+            pause = PauseMember(interface, True, LOGGED_OFF, queue, self.asterisk)
+            (result,) = await self.queues.apply([pause])
+        if result.answer is not Answer.DONE:
+            return False
+        self.log.warning(
+            "static member of a queue that its agent has left: it was not paused, and is now",
+            queue=queue,
+            interface=interface,
+            cure=STATIC_CURE,
+        )
+        return True
+
     # -- notes of the fallback
 
     async def _take_notes(self) -> set[str]:
@@ -604,18 +674,17 @@ class _Side:
     async def compare_all(self, *, lost_link: bool = False) -> Counter[str]:
         """Everything: what differs is looked at again under the agents' locks, then mended.
 
-        Whoever takes a member out is heard. So a member that is gone although the link was there
-        all the time was lost by Asterisk (app_queue was loaded anew), and is put back.
+        Whoever changes a member is heard. So what differs although the link was there all the time
+        was lost by Asterisk (app_queue was loaded anew, or has read queues.conf), and is put back.
         """
         if self._met != self._connection:
             raise QueuesUnavailable("it is not known yet whether Asterisk has restarted")
         await self._take_out_owed()
         later = await self._take_notes()
+        await self._pause_static_members()
         found = await compare(self.service, self.asterisk)
-        kinds: dict[str, set[Kind]] = {}
-        for difference in found:
-            kinds.setdefault(difference.agent, set()).add(difference.kind)
-        lost = {n for n, its in kinds.items() if not lost_link and its == {Kind.MISSING}}
+        differing = {difference.agent for difference in found}
+        lost = differing - {d.agent for d in found if lost_link or not d.reread}
         if lost - self._to_put_back:
             self._removed = {
                 key_of(item.member)
@@ -630,18 +699,14 @@ class _Side:
                 removed = self._removed
             finally:
                 self._removed = None
-            missing = {
-                d.agent: device_key(self.asterisk, d.interface)
-                for d in still
-                if d.kind is Kind.MISSING
-            }
+            missing = {d.agent: device_key(self.asterisk, d.interface) for d in still if d.reread}
             lost &= missing.keys()
             # A removal was heard since: what is missing now may be missing for another one, whose
             # event is still on its way. The next comparison finds what no event explains.
             later |= {number for number in lost if missing[number] in removed}
             later |= await self._take_notes()  # of what was done since, by the fallback
             await self._remember(lost - later)
-        numbers = sorted(kinds.keys() - later)
+        numbers = sorted(differing - later)
         done: Counter[str] = Counter()
         for i in range(0, len(numbers), CHUNK):
             done += await self._look(numbers[i : i + CHUNK])
@@ -652,6 +717,8 @@ class _Side:
         again, self._again = self._again, set()
         try:
             suspects = await self._suspects(news)
+            if again or any(_is_unpaused_static(i) for items in news.values() for i in items):
+                await self._pause_static_members()
             if again:
                 await self._take_out_owed()
                 for number in await self.store.states(sorted(again)):
@@ -763,6 +830,9 @@ class _Side:
             for number in await self.service.noted(adopted):
                 del by_agent[number]
                 self._again.add(number)
+            missing = await self._missing_queues(
+                [d for number, some in by_agent.items() if number not in store_wins for d in some]
+            )
             its = owned(states.values(), reported)
             done: Counter[str] = Counter()
             repairs: list[tuple[Operation, str]] = []
@@ -772,7 +842,7 @@ class _Side:
                 if number in store_wins or all(d.kind is Kind.ELSEWHERE for d in differs):
                     continue
                 here = its[number].here if number in its else ()
-                change = await self._adopt(states[number], here, queues)
+                change = await self._adopt(states[number], here, queues, missing=missing)
                 if change is None:
                     rejected.add(number)
                     continue
@@ -792,21 +862,38 @@ class _Side:
             if connection != self._connection:
                 raise QueuesUnavailable("the connection is a new one")
             for number in store_wins:
-                if any(
-                    d.kind is Kind.MISSING and d.repair in refused for d in by_agent.get(number, ())
-                ):
-                    await self._give_up(states[number], queues)
+                lacking = [
+                    d
+                    for d in by_agent.get(number, ())
+                    if d.kind is Kind.MISSING and d.repair in refused
+                ]
+                if lacking:
+                    missing = {
+                        d.queue.lower()
+                        for d in lacking
+                        if refused[d.repair] is Answer.NO_SUCH_QUEUE
+                    }
+                    await self._give_up(states[number], queues, missing)
             await self._put_back_is_done(store_wins)
         await self._tell(repaired, adopted=done[ADOPTED])
         return done + repaired
 
-    async def _give_up(self, state: AgentState, queues: dict[str, tuple[str, str]]) -> None:
-        """Asterisk does not take the agent back as the store means it: the queue is gone, say. So
-        it is as Asterisk has it, and that was nobody's doing but ours."""
+    async def _missing_queues(self, differs: Sequence[Difference]) -> set[str]:
+        """Of the queues that agents are not in: those that Asterisk lacks, in lower case. Nobody
+        has taken anybody out of these."""
+        queues = {d.queue for d in differs if d.kind is Kind.MISSING}
+        return await self.queues.lacking(self.asterisk, sorted(queues)) if queues else set()
+
+    async def _give_up(
+        self, state: AgentState, queues: dict[str, tuple[str, str]], missing: set[str]
+    ) -> None:
+        """Asterisk does not take the agent back as the store means it: so it is as Asterisk has it,
+        and that was nobody's doing but ours. The ``missing`` queues are joined when they are
+        there."""
         reported = await self.queues.members(self.asterisk)
         its = owned([state], (m for m in reported if m.queue.lower() in queues))
         here = its[state.number].here if state.number in its else ()
-        await self._adopt(state, here, queues, Source.SYSTEM)
+        await self._adopt(state, here, queues, Source.SYSTEM, missing)
 
     async def _reported(
         self, states: Collection[AgentState], news: dict[str, list[MemberNews]] | None
@@ -834,8 +921,12 @@ class _Side:
         here: Sequence[ReportedMember],
         queues: dict[str, tuple[str, str]],
         source: Source = Source.ASTERISK,
+        missing: Collection[str] = (),
     ) -> Change | None:
         """None: it cannot be so, as another agent has that device."""
+        lacking = [m for m in state.joined if m.queue.lower() in missing]
+        if lacking:
+            await self.service.wait_for(state, lacking)
         device = None
         if state.session is None and here:
             one = here[0]
@@ -848,6 +939,7 @@ class _Side:
             members=seen(state, here, queues),
             device=device,
             reasons=await self.store.reasons(),
+            missing=tuple(m.queue for m in lacking),
         )
         try:
             change = await self.store.begin(command, self.service.now(), held=True)
@@ -871,23 +963,37 @@ class _Side:
 
     async def _apply(
         self, repairs: Sequence[tuple[Operation, str]]
-    ) -> tuple[Counter[str], set[Operation]]:
+    ) -> tuple[Counter[str], dict[Operation, Answer]]:
         """How many of each kind were done, and what Asterisk refused. Raises QueuesUnavailable
         unless every operation was answered."""
         done: Counter[str] = Counter()
-        refused: set[Operation] = set()
+        refused: dict[Operation, Answer] = {}
         if not repairs:
             return done, refused
-        results = await self.queues.apply([operation for operation, _ in repairs])
+        results = await self.service.apply([operation for operation, _ in repairs])
         for result, (operation, kind) in zip(results, repairs, strict=True):
             if result.answer is Answer.UNKNOWN:
                 raise QueuesUnavailable("Asterisk gave no answer")
-            if result.answer is Answer.DONE:
+            if result.answer in (Answer.DONE, Answer.PAUSED_INSTEAD):
                 done[kind] += 1
-            elif not result.ok:
-                refused.add(operation)
-                self.log.error("not repaired", operation=str(operation), why=result.message)
+                self._not_repaired.pop(operation, None)
+            elif result.ok:
+                self._not_repaired.pop(operation, None)
+            else:
+                refused[operation] = result.answer
+                self._say_not_repaired(operation, result)
         return done, refused
+
+    def _say_not_repaired(self, operation: Operation, result: Result) -> None:
+        """Once, and again when Asterisk gives another answer: it is tried for ever."""
+        if result.answer is Answer.NO_SUCH_QUEUE:
+            return  # said with the agent, who waits for the queue
+        if self._not_repaired.get(operation) == result.message:
+            return
+        if len(self._not_repaired) >= MAX_SAID:
+            self._not_repaired.clear()
+        self._not_repaired[operation] = result.message
+        self.log.error("not repaired", operation=in_words(operation), why=result.message)
 
     async def _tell(self, repaired: Counter[str], *, adopted: int = 0) -> None:
         """An event that counts the repairs; what was adopted has events of its own."""

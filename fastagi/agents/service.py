@@ -5,6 +5,7 @@ events, so that nothing is ever assumed applied.
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import (
@@ -32,6 +33,7 @@ from fastagi.agents import errors
 from fastagi.agents.commands import (
     Actor,
     Command,
+    JoinQueue,
     LeaveQueue,
     LogIn,
     LogOff,
@@ -55,22 +57,43 @@ from fastagi.agents.limits import (
 )
 from fastagi.agents.lockout import Lockout
 from fastagi.agents.log import Log
-from fastagi.agents.model import AgentState, Change
+from fastagi.agents.model import (
+    AgentState,
+    Change,
+    Membership,
+    Step,
+    as_taken,
+    in_each_queue,
+    missing_event,
+)
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
     Answer,
     Operation,
+    PauseMember,
     QueuesUnavailable,
     RemoveMember,
     ReportedMember,
     Result,
+    SetPenalty,
+    in_words,
 )
 from fastagi.agents.reasons import find
-from fastagi.agents.reconcile import settlement, to_be_finished, undo
-from fastagi.contract import EventType, Outcome, Script, Source
+from fastagi.agents.reconcile import settlement, to_be_finished
+from fastagi.contract import LOGGED_OFF, EventType, Outcome, Script, Source
 
 PATIENCE = 3.0  # seconds that a change of the same agent in another service is waited for
+# Notes, by Asterisk: static and realtime members that agents of ours have used. Value: JSON, the
+# names of the queue and of the interface.
+STATIC = "static:{}:"
+# Notes, by Asterisk, agent and queue: an agent's queue that Asterisk lacks, to be joined when it is
+# there. Value: the id of the login that waits for it.
+WAITING = "waiting:{}:{}:{}"
+STATIC_CURE = (
+    "remove its 'member =>' line from queues.conf, or its row from the realtime table, and run "
+    "'queue reload all' in Asterisk"
+)
 OWED = "owed:{}:"  # notes: devices to be taken out of the queues of an Asterisk that was away
 TAKE_OVERS = 3  # how often an occupant is logged off for one login, when others race for the device
 
@@ -204,6 +227,9 @@ class Queues(Protocol):
     ) -> list[ReportedMember]:
         """Of one queue, of ``queues``, or of all that are configured; of this interface alone."""
 
+    async def lacking(self, asterisk: str, queues: Sequence[str]) -> set[str]:
+        """Those of these queues that this Asterisk does not have, in lower case."""
+
     async def started_at(self, asterisk: str) -> str: ...
 
     async def notes(self, asterisk: str) -> list[Note]:
@@ -238,6 +264,7 @@ class Policy:
     lockout: Lockout
     wrapup: timedelta = timedelta()  # so long after a queue call counts as still in it
     zone: tzinfo = UTC  # where a day begins at midnight
+    refuse_missing_queue: bool = False  # a login while Asterisk lacks one of the agent's queues
 
 
 class AgentService:
@@ -267,6 +294,10 @@ class AgentService:
         # Whether the store can be relied on, as far as it has been seen. Set by whoever watches it.
         self.store_usable: Callable[[], bool] = lambda: True
         self._gone: set[str] = set()  # open commands whose caller has hung up
+        # What the notes STATIC say, by note: queue and interface; as last read, or written here.
+        self._static: dict[str, tuple[str, str]] = {}
+        # And the notes WAITING: the id of the login, by note.
+        self.waiting: dict[str, str] = {}
         # Called with every change that was written down, and when something was left to be done.
         self.changed: list[Callable[[Change], None]] = []
         self.left_open: list[Callable[[], None]] = []
@@ -482,6 +513,13 @@ class AgentService:
                 await stack.enter_async_context(self._lock("agent:" + number))
             yield await stack.enter_async_context(self.store.hold(ordered))
 
+    @asynccontextmanager
+    async def holding_device(self, key: str) -> AsyncIterator[None]:
+        """Until it is left nobody here logs in on the device with this ``Device.key``. After
+        ``holding``, never before it."""
+        async with self._lock("device:" + key):
+            yield
+
     async def in_call(self, agent: AgentState, wrapup: timedelta = timedelta()) -> bool:
         """Is there a call of one of the agent's queues on the device of this agent, who is logged
         in, or was there one so short a time ago? Raises QueuesUnavailable."""
@@ -556,7 +594,16 @@ class AgentService:
             raise
         self._vouch(change)
         self.tell(change)
+        if isinstance(command, LeaveQueue):
+            await self._wait_no_more(change.after, command.queue)
         return change
+
+    async def _wait_no_more(self, state: AgentState, queue: str) -> None:
+        """Who leaves a queue does not want to join it when it is there."""
+        for note in list(self.waiting):
+            if waiting_in(note)[1:] == (state.number, queue):
+                with suppress(StoreUnavailable):  # it is only not forgotten yet
+                    await self.stop_waiting(note)
 
     def _vouch(self, change: Change) -> None:
         """Nothing had to be changed, says the store alone: of an Asterisk that is away nobody
@@ -601,25 +648,26 @@ class AgentService:
 
     async def _carry_out(self, change: Change, hung_up: Callable[[], bool]) -> Change:
         change = await self._without_a_dead_asterisk(change)
+        change = self._past_left_members(change)
         try:
-            results = await self.queues.apply([step.do for step in change.steps])
+            results = await self.apply([step.do for step in change.steps])
         except QueuesUnavailable:
             await self._withdraw(change, errors.Unavailable("nothing was sent"), hung_up())
             raise
+        missing = {r.operation.queue for r in results if r.answer is Answer.NO_SUCH_QUEUE}
+        refusal = self._refusal(change, results, missing)
         in_call = isinstance(change.command, Relog) and change.command.in_call
-        if all(result.ok for result in results) and not in_call:
+        unknown = any(result.answer is Answer.UNKNOWN for result in results)
+        if refusal is None and not unknown and not in_call:
             results = await self._replace_strangers(results)
+            refusal = self._refusal(change, results, missing)
         if any(result.answer is Answer.UNKNOWN for result in results):
             # The intent stays recorded; it is settled when the link is back.
             raise errors.Unsettled("Asterisk gave no answer")
-        refused = next((r for r in results if r.answer is Answer.REFUSED), None)
-        if refused is not None:
-            done = [
-                s for s, r in zip(change.steps, results, strict=True) if r.answer is Answer.DONE
-            ]
-            refusal = errors.QueueRefused(f"{refused.operation}: {refused.message}")
-            await self._take_back(change, undo(done), refusal, hung_up())
+        if refusal is not None:
+            await self._take_back(change, self._undo(change.steps, results), refusal, hung_up())
             raise refusal
+        change = await self._as_taken(change, results, missing)
         if hung_up():
             change = with_hang_up(change)
         try:
@@ -628,6 +676,200 @@ class AgentService:
             # Written or not, only the store can tell: while the intent is there it was not.
             raise errors.Unsettled(str(error)) from error
         return change
+
+    def _refusal(
+        self, change: Change, results: Sequence[Result], missing: Collection[str]
+    ) -> errors.QueueRefused | None:
+        """Of what Asterisk has refused: why the whole change is refused, if it is.
+
+        A queue that Asterisk lacks keeps nobody out of the others, unless the admin wants it so.
+        """
+        for result in results:
+            if result.answer.refused and result.answer is not Answer.NO_SUCH_QUEUE:
+                text = f"{in_words(result.operation)}: {result.message}"
+                return errors.QueueRefused(text, result.message)
+        if not missing:
+            return None
+        command, after = change.command, change.after
+        lacking = [m for m in after.memberships if m.queue in missing]
+        wanted = [m for m in after.joined if m.queue not in missing]
+        nothing_left = change.before.session is None and not wanted
+        unwanted = isinstance(command, LogIn) and self.policy.refuse_missing_queue
+        if isinstance(command, JoinQueue) or nothing_left or unwanted:
+            return errors.QueueMissing([m.queue for m in lacking], [m.number for m in lacking])
+        return None
+
+    def _undo(
+        self, steps: Sequence[Step], results: Sequence[Result], *, already: bool = False
+    ) -> list[Operation]:
+        """What takes back the steps that had an effect; ``already``: or may have had it before."""
+        operations: list[Operation] = []
+        for step, result in reversed(list(zip(steps, results, strict=True))):
+            add = step.undo
+            if result.answer is Answer.DONE or (already and result.answer is Answer.ALREADY_SO):
+                operations.append(step.undo)
+            elif result.answer is Answer.PAUSED_INSTEAD and isinstance(add, AddMember):
+                operations += _adjustment(add)
+            elif result.answer is Answer.ADJUSTED and self._is_left(step.undo):
+                # It was one of ours before. Else it was somebody's, and is left as it is.
+                operations.append(step.undo)
+        return operations
+
+    # -- members that cannot be removed, and queues that are missing
+
+    async def apply(self, operations: Sequence[Operation]) -> list[Result]:
+        """Tells Asterisk. A member that cannot be removed, as it is static or realtime, is paused
+        in that queue instead, and remembered. Raises QueuesUnavailable, StoreUnavailable."""
+        results = await self.queues.apply(operations)
+        if not any(result.answer is Answer.NOT_DYNAMIC for result in results):
+            return results
+        stay = [r.operation for r in results if r.answer is Answer.NOT_DYNAMIC]
+        removals = [operation for operation in stay if isinstance(operation, RemoveMember)]
+        pauses = [PauseMember(r.interface, True, LOGGED_OFF, r.queue, r.asterisk) for r in removals]
+        try:
+            answers = dict(zip(removals, await self.queues.apply(pauses), strict=True))
+        except QueuesUnavailable as error:  # what was asked first may have been done
+            answers = {r: Result(r, Answer.UNKNOWN, str(error)) for r in removals}
+        for removal, answer in answers.items():
+            if answer.answer is Answer.DONE:
+                await self.remember_static(removal.asterisk, removal.queue, removal.interface)
+        return [
+            result
+            if not isinstance(result.operation, RemoveMember) or result.operation not in answers
+            else _paused_instead(result, answers[result.operation])
+            for result in results
+        ]
+
+    async def remember_static(self, asterisk: str, queue: str, interface: str) -> None:
+        note = STATIC.format(asterisk) + f"{queue}|{interface}".lower()
+        if note not in self._static:
+            await self.store.set_note(note, json.dumps([queue, interface]))
+            self._static[note] = (queue, interface)
+
+    async def forget_static(self, asterisk: str, queue: str, interface: str) -> None:
+        note = STATIC.format(asterisk) + f"{queue}|{interface}".lower()
+        self._static.pop(note, None)
+        await self.store.drop_note(note)
+
+    async def static_members(self, asterisk: str) -> list[tuple[str, str]]:
+        """Queue and interface of the members of this Asterisk that agents of ours have used and
+        that could not be removed. Raises StoreUnavailable."""
+        prefix = STATIC.format(asterisk)
+        notes = await self.store.notes(prefix)
+        found = {note: _queue_and_interface(value) for note, value in notes.items()}
+        others = {n: v for n, v in self._static.items() if not n.startswith(prefix)}
+        self._static = others | found
+        return list(found.values())
+
+    def _is_left(self, operation: Operation) -> bool:
+        note = STATIC.format(operation.asterisk)
+        return note + f"{operation.queue}|{operation.interface}".lower() in self._static
+
+    def _past_left_members(self, change: Change) -> Change:
+        """A pause of all queues, or its end, spares the members that stand in queues which the
+        agent has left: those stay paused."""
+        session = change.after.session
+        if not self._static or session is None or not change.steps:
+            return change
+        do = change.steps[0].do
+        if not isinstance(do, PauseMember) or do.queue:
+            return change
+        joined = {m.queue.lower() for m in change.after.joined}
+        left = [
+            queue
+            for queue, interface in self._static.values()
+            if interface.lower() == do.interface.lower() and queue.lower() not in joined
+        ]
+        if not left:
+            return change
+        return replace(change, steps=tuple(in_each_queue(change.steps[0], change.after.joined)))
+
+    async def _as_taken(
+        self, change: Change, results: Sequence[Result], missing: Collection[str]
+    ) -> Change:
+        static = [r.operation for r in results if r.answer is Answer.ADJUSTED]
+        paused = [r.operation for r in results if r.answer is Answer.PAUSED_INSTEAD]
+        if not missing and not static and not paused and change.outcome is not Outcome.MOVED:
+            return change
+        change = as_taken(
+            change,
+            self._clock(),
+            missing,
+            tuple(operation.queue for operation in static),
+            tuple(operation.queue for operation in paused),
+        )
+        for operation in static:
+            await self.remember_static(operation.asterisk, operation.queue, operation.interface)
+        self._warn_of_static(change, [*static, *paused])
+        if change.after.session is not None:
+            await self.wait_for(change.after, change.missing)
+        if change.outcome is Outcome.MOVED:
+            await self._wait_on(change)
+        return change
+
+    def _warn_of_static(self, change: Change, operations: Sequence[Operation]) -> None:
+        for operation in operations:
+            removed = isinstance(operation, RemoveMember)
+            self._log.warning(
+                "static member: it cannot be removed from the queue, and is paused there"
+                if removed
+                else "static member: the agent's log-off will only pause it in the queue",
+                agent=change.before.number,
+                queue=operation.queue,
+                interface=operation.interface,
+                cure=STATIC_CURE,
+            )
+
+    async def wait_for(self, state: AgentState, queues: Sequence[Membership]) -> None:
+        """The agent joins these queues, which Asterisk lacks, when they are there. Raises
+        StoreUnavailable."""
+        session = state.session
+        assert session is not None
+        for m in queues:
+            note = WAITING.format(session.device.asterisk, state.number, m.queue)
+            if self.waiting.get(note) != session.id:
+                await self.store.set_note(note, session.id)
+                self.waiting[note] = session.id
+            self._log.warning(
+                "Asterisk lacks a queue: the agent is not in it, and joins when it is there",
+                agent=state.number,
+                queue=m.queue,
+                number=m.number,
+                cure=errors.MISSING_QUEUE_CURE,
+            )
+
+    async def wait_for_queue(self, number: str, queue: str, command: Command) -> None:
+        """The same for an agent whose ``command`` to join was refused, with an event. Raises
+        StoreUnavailable."""
+        state = await self.store.agent(number)
+        if state is None or state.session is None:
+            return
+        lacking = [m for m in state.memberships if m.queue == queue and not m.joined]
+        if lacking:
+            await self.wait_for(state, lacking)
+            await self.store.record(missing_event(state, command, self._clock(), (queue,)))
+
+    async def _wait_on(self, change: Change) -> None:
+        """Who moves takes along what is waited for."""
+        before, after = change.before.session, change.after.session
+        assert before is not None
+        assert after is not None
+        for note, login in list(self.waiting.items()):
+            _, number, queue = waiting_in(note)
+            if number != change.after.number or login != before.id:
+                continue
+            moved = WAITING.format(after.device.asterisk, number, queue)
+            await self.store.set_note(moved, after.id)
+            self.waiting[moved] = after.id
+
+    async def read_waiting(self) -> dict[str, str]:
+        """The id of the login that waits, by note WAITING. Raises StoreUnavailable."""
+        self.waiting = await self.store.notes("waiting:")
+        return dict(self.waiting)
+
+    async def stop_waiting(self, note: str) -> None:
+        self.waiting.pop(note, None)
+        await self.store.drop_note(note)
 
     async def _without_a_dead_asterisk(self, change: Change) -> Change:
         """Who moves away from an Asterisk that is away can do so: it is told when it is back."""
@@ -647,7 +889,8 @@ class AgentService:
 
     async def _replace_strangers(self, results: list[Result]) -> list[Result]:
         """A member that was there already was not put there by this change: its penalty, name or
-        pause may differ from what is meant. It is taken out and put in as meant."""
+        pause may differ from what is meant. It is taken out and put in as meant; one that cannot
+        be taken out gets the penalty and the pause that are meant."""
         strangers = [
             r.operation
             for r in results
@@ -658,7 +901,26 @@ class AgentService:
         operations: list[Operation] = []
         for add in strangers:
             operations += [RemoveMember(add.queue, add.interface, add.asterisk), add]
-        again = {r.operation: r for r in await self.queues.apply(operations)}
+        answers = await self.queues.apply(operations)
+        again: dict[Operation, Result] = {r.operation: r for r in answers}
+        stay = [
+            add
+            for add, removal in zip(strangers, answers[::2], strict=True)
+            if removal.answer is Answer.NOT_DYNAMIC
+        ]
+        if stay:
+            try:
+                adjusted = await self.queues.apply([a for add in stay for a in _adjustment(add)])
+            except QueuesUnavailable as error:
+                adjusted = [Result(add, Answer.UNKNOWN, str(error)) for add in stay] * 2
+            for place, add in enumerate(stay):
+                both = adjusted[2 * place : 2 * place + 2]
+                wrong = next((r for r in both if not r.ok), None)
+                again[add] = (
+                    Result(add, Answer.ADJUSTED)
+                    if wrong is None
+                    else Result(add, wrong.answer, f"{in_words(wrong.operation)}: {wrong.message}")
+                )
         return [again.get(r.operation, r) for r in results]
 
     async def _take_back(
@@ -672,7 +934,7 @@ class AgentService:
         for result in results:
             if not result.ok:
                 self._log.error(
-                    "not taken back", operation=str(result.operation), why=result.message
+                    "not taken back", operation=in_words(result.operation), why=result.message
                 )
         await self._withdraw(change, refusal, hung_up)
 
@@ -788,15 +1050,15 @@ class AgentService:
             # Not in any queue: Asterisk has lost the agent, who is put back paused, or somebody
             # has taken the agent out. In neither case does the phone ring.
             results = [replace(result, answer=Answer.ALREADY_SO) for result in results]
-        if finish and not all(result.ok for result in results):
+        missing = {r.operation.queue for r in results if r.answer is Answer.NO_SUCH_QUEUE}
+        if finish and not all(r.ok or r.answer is Answer.NO_SUCH_QUEUE for r in results):
             # Nothing is stored that Asterisk refused: what could be done is taken back.
             finish = False
-            done = [s for s, r in zip(change.steps, results, strict=True) if r.ok]
-            results = await self._answered(undo(done))
+            results = await self._answered(self._undo(change.steps, results, already=True))
         for result in results:
             if not result.ok:  # "No such queue" where a login was refused for just that
                 self._log.info(
-                    "not taken back", operation=str(result.operation), why=result.message
+                    "not taken back", operation=in_words(result.operation), why=result.message
                 )
         self._log.warning(
             "an unconfirmed change was settled",
@@ -805,6 +1067,7 @@ class AgentService:
             how="finished" if finish else "taken back",
         )
         if finish:
+            change = await self._as_taken(change, results, missing)
             await self.store.confirm(with_hang_up(change) if gone else change)
             self.tell(change)
         else:
@@ -843,10 +1106,38 @@ class AgentService:
 
     async def _answered(self, operations: Sequence[Operation]) -> list[Result]:
         """Raises QueuesUnavailable unless every operation was answered."""
-        results = await self.queues.apply(operations)
+        results = await self.apply(operations)
         if any(result.answer is Answer.UNKNOWN for result in results):
             raise QueuesUnavailable("Asterisk gave no answer")
         return results
+
+
+def _adjustment(add: AddMember) -> list[Operation]:
+    """Makes a member that is there what ``add`` means: two operations."""
+    return [
+        SetPenalty(add.queue, add.interface, add.penalty, add.asterisk),
+        PauseMember(add.interface, add.paused, add.reason, add.queue, add.asterisk),
+    ]
+
+
+def _paused_instead(removal: Result, pause: Result) -> Result:
+    if pause.answer is Answer.DONE:
+        return Result(removal.operation, Answer.PAUSED_INSTEAD, removal.message)
+    if pause.answer is Answer.UNKNOWN:
+        return Result(removal.operation, Answer.UNKNOWN, pause.message)
+    message = f"{removal.message}, and it cannot be paused: {pause.message}"
+    return Result(removal.operation, Answer.REFUSED, message)
+
+
+def _queue_and_interface(value: str) -> tuple[str, str]:
+    queue, interface = json.loads(value)
+    return queue, interface
+
+
+def waiting_in(note: str) -> tuple[str, str, str]:
+    """Asterisk, agent and queue in a note WAITING."""
+    _, asterisk, number, queue = note.split(":", 3)
+    return asterisk, number, queue
 
 
 def noted_by(note: Note, asterisk: str, number: str) -> dict[str, Any]:

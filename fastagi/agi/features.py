@@ -91,6 +91,7 @@ class Call:
         self.agent = ""
         self.extension = self.own_extension
         self.queue = ""
+        self.missing: tuple[str, ...] = ()  # numbers of the agent's queues that Asterisk lacks
         self.reason: PauseReason | None = None
         self.wanted_reason: PauseReason | None = None  # of a pause that was asked for
         self.status_of: AgentState | None = None
@@ -259,6 +260,7 @@ class Call:
         if after.session:
             self.extension = after.session.device.extension
         self.reason = after.pause.reason if after.pause else None
+        self.missing = tuple(m.number for m in change.missing)
 
 
 async def login(call: Call) -> Outcome:
@@ -457,6 +459,8 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
             outcome = refusal.outcome
             if isinstance(refusal, errors.Unavailable | errors.QueueRefused):
                 log.warning("refused", script=script, outcome=outcome.value, why=str(refusal))
+            if isinstance(refusal, errors.QueueMissing):
+                call.queue = refusal.numbers[0]
             if isinstance(refusal, errors.LoggedInElsewhere):
                 call.extension = refusal.device.extension
             if isinstance(refusal, errors.ExtensionLocked):
@@ -503,7 +507,7 @@ def _last_words(call: Call, outcome: Outcome) -> Phrase:
         queue=call.queue,
         reason=reason.code if reason else "",
     )
-    return prompts.answer(outcome, facts, chosen)
+    return (*prompts.answer(outcome, facts, chosen), *prompts.missing_queues(call.missing))
 
 
 async def _set_variables(call: Call, outcome: Outcome) -> None:

@@ -180,6 +180,11 @@ def _planned(state: "AgentState") -> Phrase:
     return ("vm-isonphone", "agent-loggedoff")
 
 
+def missing_queues(numbers: tuple[str, ...]) -> Phrase:
+    """Which queues the agent is not in, as Asterisk lacks them: "… is unavailable"."""
+    return tuple(item for number in numbers for item in (Digits(number), "vm-isunavail"))
+
+
 def menu(codes: tuple[str, ...]) -> Phrase:
     """The pause reasons to choose from, by code."""
     phrase: list[str | Digits | Number] = ["dictate/pause", "vm-press"]

@@ -86,6 +86,9 @@ class Asterisks:
     ) -> list[ReportedMember]:
         return await self._of(asterisk).members(queue, interface, queues)
 
+    async def lacking(self, asterisk: str, queues: Sequence[str]) -> set[str]:
+        return await self._of(asterisk).lacking(queues)
+
     async def started_at(self, asterisk: str) -> str:
         return await self._of(asterisk).started_at()
 

@@ -46,19 +46,21 @@ ANSWERS: dict[type, tuple[tuple[str, Answer], ...]] = {
     AddMember: (
         ("Added interface to queue", Answer.DONE),
         ("Unable to add interface: Already there", Answer.ALREADY_SO),
-        ("Unable to add interface to queue: No such queue", Answer.REFUSED),
+        ("Unable to add interface to queue: No such queue", Answer.NO_SUCH_QUEUE),
     ),
     RemoveMember: (
         ("Removed interface from queue", Answer.DONE),
         ("Unable to remove interface: Not there", Answer.ALREADY_SO),
         # Nobody is in a queue that is gone: it keeps no agent from logging off.
         ("Unable to remove interface from queue: No such queue", Answer.ALREADY_SO),
-        ("Member not dynamic", Answer.REFUSED),
+        ("Member not dynamic", Answer.NOT_DYNAMIC),
     ),
     PauseMember: (
         ("Interface paused successfully", Answer.DONE),
         ("Interface unpaused successfully", Answer.DONE),
-        ("Interface not found", Answer.REFUSED),
+        # What is in no queue, or not in this one, gets no call there: it is as good as paused, and
+        # it is paused in none.
+        ("Interface not found", Answer.ALREADY_SO),
     ),
     SetPenalty: (
         ("Interface penalty set successfully", Answer.DONE),
@@ -116,12 +118,6 @@ def judge(operation: Operation, response: Response) -> Answer:
     """The meaning of Asterisk's answer to this operation."""
     if response.message.startswith(NOT_LOADED):
         return Answer.UNKNOWN
-    if (
-        isinstance(operation, PauseMember)
-        and not operation.paused
-        and response.message.startswith("Interface not found")
-    ):
-        return Answer.ALREADY_SO  # what is in no queue is paused in none
     for text, answer in ANSWERS[type(operation)]:
         if response.message.startswith(text):
             return answer
@@ -260,6 +256,24 @@ class Queues:
                     if (one := unsure(item, self.asterisk)) is not None:
                         members.append(one)
         return members
+
+    async def lacking(self, queues: Sequence[str]) -> set[str]:
+        """Those of these queues that Asterisk does not have, in lower case. A realtime queue that
+        nobody has used since Asterisk was started is among them."""
+        lacking: set[str] = set()
+        for queue in queues:
+            action: AmiAction = {"Action": "QueueSummary", "Queue": queue}
+            try:
+                found = await self._client.list_action(
+                    action, "QueueSummary", "QueueSummaryComplete"
+                )
+            except BadAction:
+                found = []
+            except ManagerError as error:
+                raise QueuesUnavailable(str(error)) from None
+            if not found:
+                lacking.add(queue.lower())
+        return lacking
 
     async def queue_names(self) -> list[str]:
         items = await self._list({"Action": "QueueStatus"}, "QueueParams", "QueueStatusComplete")

@@ -39,7 +39,7 @@ from fastagi.agents.errors import (
     NotLoggedIn,
     PauseLocked,
     PauseSpent,
-    QueueRefused,
+    QueueMissing,
     Refused,
     Unavailable,
     Unsettled,
@@ -447,7 +447,7 @@ def _told(refusal: Refused) -> Told:
             return Told("Pause reason used up for today")
         case PauseLocked():  # which the document does not know: the agent is paused, and stays so
             return Told(PAUSED, detail=LOCKED)
-        case QueueRefused() if "No such queue" in str(refusal):  # only Asterisk lacks it
+        case QueueMissing():
             return Told(NO_QUEUE)
         case _:
             status, text = errors.told(refusal)

@@ -90,9 +90,8 @@ def lacking(right: Right) -> str:
     return f"This needs the right {right.value!r}"
 
 
-def _refused_by_asterisk(refusal: errors.Refused) -> str:
-    # In front of Asterisk's own words stands the operation, which is for the log.
-    words = str(refusal).rpartition("): ")[2]
+def _refused_by_asterisk(refusal: errors.QueueRefused) -> str:
+    words = refusal.words
     return f"Asterisk refused the change: {words}" if words else "Asterisk refused the change"
 
 

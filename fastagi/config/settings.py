@@ -259,6 +259,13 @@ class InUseByAnother(StrEnum):
     TAKE_OVER = "take_over"
 
 
+class MissingQueue(StrEnum):
+    """What a login does while Asterisk lacks one of the agent's queues."""
+
+    SKIP = "skip"
+    REFUSE = "refuse"
+
+
 class LoginSettings(Section):
     extension_from: ExtensionFrom = ExtensionFrom.ENDPOINT
     pin_tries: Annotated[int, Field(ge=1, le=20)] = 3
@@ -266,6 +273,7 @@ class LoginSettings(Section):
     already_elsewhere: AlreadyElsewhere = AlreadyElsewhere.ASK
     in_use_by_another: InUseByAnother = InUseByAnother.REFUSE
     logoff_in_call: WhenInCall = WhenInCall.AFTER_CALL
+    missing_queue: MissingQueue = MissingQueue.SKIP
 
 
 def _pattern(text: str) -> str:

@@ -487,7 +487,7 @@ class Connection(Transactor):
         if isinstance(command, AssignPenalty):
             self.execute(_ASSIGN_PENALTY, (command.penalty, agent, command.queue))
         elif isinstance(command, AddToQueue):
-            joined = change.after.session is not None
+            joined = any(m.joined for m in change.after.memberships if m.queue == command.queue)
             values = (agent, command.queue, command.penalty, joined)
             self.execute(_GIVE_QUEUE, values)
         elif isinstance(command, RemoveFromQueue):

@@ -428,11 +428,14 @@ def apply(queues: dict[str, dict[str, Member]], operation: Operation) -> tuple[A
             member.reason = operation.reason if operation.paused else ""
         if hit:
             return Answer.DONE, "Interface paused successfully"
-        refused = Answer.REFUSED if operation.paused else Answer.ALREADY_SO
-        return refused, "Interface not found"
+        return Answer.ALREADY_SO, "Interface not found"
     members = queues.get(operation.queue)
     if members is None:
-        return Answer.REFUSED, "No such queue"
+        if isinstance(operation, AddMember):
+            return Answer.NO_SUCH_QUEUE, "Unable to add interface to queue: No such queue"
+        if isinstance(operation, RemoveMember):
+            return Answer.ALREADY_SO, "Unable to remove interface from queue: No such queue"
+        return Answer.REFUSED, "Invalid interface, queuename or penalty"
     if isinstance(operation, AddMember):
         if key in members:
             return Answer.ALREADY_SO, "Unable to add interface: Already there"
@@ -449,7 +452,7 @@ def apply(queues: dict[str, dict[str, Member]], operation: Operation) -> tuple[A
         if key not in members:
             return Answer.ALREADY_SO, "Unable to remove interface: Not there"
         if not members[key].dynamic:
-            return Answer.REFUSED, "Member not dynamic"
+            return Answer.NOT_DYNAMIC, "Member not dynamic"
         del members[key]
         return Answer.DONE, "Removed interface from queue"
     assert isinstance(operation, SetPenalty)
@@ -599,6 +602,11 @@ class MemoryAsterisk:
         await self.faults.at("after queues.members")
         return found
 
+    async def lacking(self, asterisk: str, queues: Sequence[str]) -> set[str]:
+        await self.faults.at("before queues.lacking")
+        self._linked()
+        return {queue.lower() for queue in queues} - {name.lower() for name in self.queues}
+
     async def notes(self, asterisk: str) -> list[Note]:
         await self.faults.at("before queues.notes")
         self._linked()
@@ -661,6 +669,9 @@ class MemoryAsterisks:
         queues: Collection[str] | None = None,
     ) -> list[ReportedMember]:
         return await self.of[asterisk].members(asterisk, queue, interface, queues)
+
+    async def lacking(self, asterisk: str, queues: Sequence[str]) -> set[str]:
+        return await self.of[asterisk].lacking(asterisk, queues)
 
     async def started_at(self, asterisk: str) -> str:
         return await self.of[asterisk].started_at(asterisk)

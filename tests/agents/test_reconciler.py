@@ -479,7 +479,7 @@ async def test_an_echo_of_what_is_over_is_no_news(name: str) -> None:
 async def test_the_echo_of_a_refused_login_is_no_login(hall: Hall) -> None:
     await hall.settle()
     hall.asterisk.wait_for_news = True
-    del hall.asterisk.queues["billing"]
+    hall.asterisk.refuses = lambda operation: getattr(operation, "queue", "") == "billing"
     await refused(errors.QueueRefused, hall.service.execute(hall.log_in()))
     hall.asterisk.tell_waiting()
     await hall.settle()

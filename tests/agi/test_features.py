@@ -214,7 +214,7 @@ async def in_company(desk: Desk) -> None:
 
 
 async def asterisk_refuses(desk: Desk) -> None:
-    del desk.hall.asterisk.queues["billing"]
+    desk.hall.asterisk.queues.clear()
 
 
 async def link_down(desk: Desk) -> None:

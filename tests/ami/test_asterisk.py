@@ -171,7 +171,7 @@ async def test_every_answer(queues: Queues) -> None:
         (Answer.DONE, "Added interface to queue"),
         (Answer.ALREADY_SO, "Unable to add interface: Already there"),
         (Answer.ALREADY_SO, "Unable to add interface: Already there"),
-        (Answer.REFUSED, "Unable to add interface to queue: No such queue"),
+        (Answer.NO_SUCH_QUEUE, "Unable to add interface to queue: No such queue"),
     ]
     assert await answers(
         PauseMember(PHONE, True, "lunch"),
@@ -187,7 +187,7 @@ async def test_every_answer(queues: Queues) -> None:
     ) == [
         (Answer.DONE, "Interface paused successfully"),
         (Answer.DONE, "Interface unpaused successfully"),
-        (Answer.REFUSED, "Interface not found"),
+        (Answer.ALREADY_SO, "Interface not found"),
         (Answer.ALREADY_SO, "Interface not found"),
         (Answer.DONE, "Interface penalty set successfully"),
         (Answer.REFUSED, "Invalid interface, queuename or penalty"),
@@ -208,7 +208,7 @@ async def test_a_static_member_cannot_be_removed(queues: Queues, asterisk: Aster
         assert not member.dynamic
         assert member.name == "Static Nine"
         (result,) = await queues.apply([RemoveMember("static", "Local/1009@phones")])
-        assert (result.answer, result.message) == (Answer.REFUSED, "Member not dynamic")
+        assert (result.answer, result.message) == (Answer.NOT_DYNAMIC, "Member not dynamic")
     finally:
         path.write_text(before)
         await asyncio.to_thread(asterisk.cli, "queue reload all")

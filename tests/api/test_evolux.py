@@ -770,13 +770,30 @@ async def test_editing_is_refused(
 
 async def test_asterisk_refuses_a_queue(house: House, http: httpx2.AsyncClient) -> None:
     await log_in(house, "1002")
-    del house.hall.asterisk.queues["billing"]
+    house.hall.asterisk.refuses = lambda operation: getattr(operation, "queue", "") == "billing"
     answer = await http.put("/api/v1/agents/2", json={"queues": [1, 3], "name": "New"})
     assert answer.status_code == 409
     assert answer.json()["meta"] == {"status": 409, "message": "Conflict"}
     (text,) = answer.json()["errors"]
-    assert text.startswith("Asterisk refused the change")
+    assert text == "Asterisk refused the change: Permission denied"
     assert house.hall.store.agents["1002"].name == "Agent 1002"
+
+
+async def test_a_queue_that_asterisk_lacks_is_the_agent_s(
+    house: House, http: httpx2.AsyncClient
+) -> None:
+    """Joined when it is there."""
+    await log_in(house, "1002")
+    del house.hall.asterisk.queues["billing"]
+    answer = await http.put("/api/v1/agents/2", json={"queues": [1, 3]})
+    assert answer.status_code == 200
+    state = house.hall.store.agents["1002"]
+    assert [m.queue for m in state.memberships] == ["sales", "billing"]
+    assert [m.queue for m in state.joined] == ["sales"]
+    house.hall.asterisk.queues["billing"] = {}
+    await house.hall.reconciler.missing.look()
+    state = house.hall.store.agents["1002"]
+    assert [m.queue for m in state.joined] == ["sales", "billing"]
 
 
 async def test_two_who_edit_one_agent(house: House, http: httpx2.AsyncClient) -> None:

@@ -1,0 +1,110 @@
+"""Agents' queues that Asterisk lacks: each is tried again, and joined when it is there.
+
+The service leaves a note for each agent and queue (``service.WAITING``); here they are worked off.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from fastagi.agents import errors
+from fastagi.agents.commands import Actor, JoinQueue
+from fastagi.agents.log import Log
+from fastagi.agents.model import AgentState
+from fastagi.agents.operations import QueuesUnavailable
+from fastagi.agents.service import AgentService, StoreUnavailable, waiting_in
+from fastagi.contract import Source
+
+EVERY = 15.0  # seconds: nobody tells when a queue was added to Asterisk
+ACTOR = Actor(name="missing queue")
+
+
+class MissingQueues:
+    """Runs as ``run()`` in the application's task group."""
+
+    def __init__(self, service: AgentService, log: Log) -> None:
+        self._service = service
+        self._log = log
+        self._wake = asyncio.Event()
+        self._wake.set()
+        self._refused: dict[str, str] = {}  # by note: why, as last logged
+
+    def look_again(self) -> None:
+        """Asterisk may have other queues by now."""
+        self._wake.set()
+
+    def seen(self, queue: str) -> None:
+        """Asterisk has this queue."""
+        if self._service.waiting and any(
+            waiting_in(note)[2].lower() == queue.lower() for note in self._service.waiting
+        ):
+            self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY):
+                    await self._wake.wait()
+            self._wake.clear()
+            # What is away comes back, and is said by others.
+            with suppress(StoreUnavailable, QueuesUnavailable):
+                await self.look()
+
+    async def look(self) -> None:
+        """Tries each queue that is waited for, once. Raises StoreUnavailable."""
+        waiting = await self._service.read_waiting()
+        self._refused = {n: why for n, why in self._refused.items() if n in waiting}
+        missing: set[tuple[str, str]] = set()
+        for note, login in waiting.items():
+            asterisk, number, queue = waiting_in(note)
+            place = (asterisk, queue.lower())
+            # Of many agents who wait for a queue one is enough to see that it is not there.
+            if place in missing or not self._connected(asterisk):
+                continue
+            if not await self._join(note, login, number, queue):
+                missing.add(place)
+
+    def _connected(self, asterisk: str) -> bool:
+        queues = self._service.queues
+        return asterisk in queues.names and queues.connected(asterisk)
+
+    async def _join(self, note: str, login: str, number: str, queue: str) -> bool:
+        """False: the queue is not there, or nothing can be joined now."""
+
+        def waits(state: AgentState) -> bool:
+            return (
+                state.session is not None
+                and state.session.id == login
+                and any(m.queue == queue and not m.joined for m in state.memberships)
+            )
+
+        command = JoinQueue(
+            id=self._service.new_id(),
+            agent=number,
+            source=Source.SYSTEM,
+            actor=ACTOR,
+            queue=queue,
+        )
+        try:
+            await self._service.execute(command, only_if=waits)
+        except errors.QueueMissing:
+            return False
+        except errors.NotLoggedIn:
+            pass  # logged off, moved without it, joined already: nothing is waited for any more
+        except errors.Refused as refusal:
+            if not refusal.passing and self._refused.get(note) != str(refusal):
+                self._refused[note] = str(refusal)
+                self._log.warning(
+                    "a queue that was missing could not be joined",
+                    agent=number,
+                    queue=queue,
+                    why=str(refusal) or refusal.outcome.value,
+                )
+            return False
+        else:
+            self._log.info(
+                "a queue that was missing is there: the agent has joined it",
+                agent=number,
+                queue=queue,
+            )
+        await self._service.stop_waiting(note)
+        return True
