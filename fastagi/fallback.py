@@ -37,7 +37,7 @@ from fastagi.agents.devices import Device, DeviceRule, Pattern, endpoint_of, is_
 from fastagi.agents.notes import Note
 from fastagi.agi import prompts
 from fastagi.agi.prompts import Digits, Facts, Number, Phrase
-from fastagi.contract import NOTES_FAMILY, Outcome, Script, Variable
+from fastagi.contract import LOGGED_OFF, NOTES_FAMILY, Outcome, Script, Variable
 
 LONGEST = 90  # seconds; the dialplan ends the call before
 TRIES = 3  # how often a reason is asked for
@@ -426,12 +426,17 @@ def logoff(call: Call) -> Outcome:
     results = set()
     for queue in here.queues:
         call.phone.application("RemoveQueueMember", queue, device.interface)
-        results.add(call.phone.get_variable("RQMSTATUS"))
-    if "REMOVED" not in results:
+        result = call.phone.get_variable("RQMSTATUS")
+        if result == "NOTDYNAMIC":  # queues.conf or a realtime table keeps it: paused instead
+            words = (queue, device.interface, "", LOGGED_OFF)
+            call.phone.application("PauseQueueMember", *words)
+            result = call.phone.get_variable("PQMSTATUS")
+        results.add(result)
+    if not results & {"REMOVED", "PAUSED"}:
         call.take_back(key)
     if results == {"NOTINQUEUE"}:
         raise Refused(Outcome.NOT_LOGGED_IN)
-    if not results <= {"REMOVED", "NOTINQUEUE"}:
+    if not results <= {"REMOVED", "PAUSED", "NOTINQUEUE"}:
         raise Refused(Outcome.QUEUE_REFUSED)  # the phone would go on ringing in that one
     return Outcome.LOGGED_OFF
 

@@ -260,7 +260,7 @@ class Call:
         if after.session:
             self.extension = after.session.device.extension
         self.reason = after.pause.reason if after.pause else None
-        self.missing = tuple(m.number for m in change.missing)
+        self.missing = tuple(m.number for m in change.missing if m.number)
 
 
 async def login(call: Call) -> Outcome:

@@ -190,8 +190,9 @@ class Classic:
         pause = application == "PauseQueueMember"
         assert pause or application == "UnpauseQueueMember", application
         queue, interface, *rest = text.split(",", 3)
-        assert queue == ""
-        members = [m[interface] for m in self.queues.values() if interface in m]
+        members = [
+            m[interface] for n, m in self.queues.items() if interface in m and queue in ("", n)
+        ]
         for member in members:
             member.paused, member.reason = pause, rest[1] if pause else ""
         name = "PQMSTATUS" if pause else "UPQMSTATUS"

@@ -198,20 +198,27 @@ def test_what_did_not_happen_leaves_no_note(classic: Classic) -> None:
         assert classic.database == {}
 
 
-def test_a_member_that_cannot_be_removed(classic: Classic) -> None:
-    """Its other queues are left; the note stays, as something has changed."""
-    classic.queues["sales"]["PJSIP/1001"].dynamic = False
-    assert classic.dial("agent/logoff").outcome == "QUEUE_REFUSED"
-    assert list(classic.queues["sales"]) == ["PJSIP/1001"]
-    assert classic.queues["night shift"] == {}
+@pytest.mark.parametrize("static", [BOTH[:1], BOTH])
+def test_a_member_that_cannot_be_removed_is_paused(
+    classic: Classic, static: tuple[str, ...]
+) -> None:
+    for queue in static:
+        classic.queues[queue]["PJSIP/1001"].dynamic = False
+    assert classic.dial("agent/logoff").outcome == "LOGGED_OFF"
+    for queue in BOTH:
+        member = classic.queues[queue].get("PJSIP/1001")
+        assert (member is not None) == (queue in static)
+        assert member is None or (member.paused, member.reason) == (True, "logged-off")
     assert len(classic.database) == 1
 
 
-def test_a_queue_that_cannot_be_left_at_all(classic: Classic) -> None:
-    for queue in BOTH:
-        classic.queues[queue]["PJSIP/1001"].dynamic = False
-    assert classic.dial("agent/logoff").outcome == "QUEUE_REFUSED"
-    assert classic.database == {}
+def test_one_that_cannot_even_be_paused(classic: Classic) -> None:
+    """Its other queues are left; the note stays, as something has changed."""
+    classic.queues["sales"]["PJSIP/1001"].dynamic = False
+    gone = {'GET VARIABLE "PQM': "200 result=1 (NOTFOUND)"}
+    assert classic.dial("agent/logoff", answers=gone).outcome == "QUEUE_REFUSED"
+    assert classic.queues["night shift"] == {}
+    assert len(classic.database) == 1
 
 
 def test_missing_sounds_are_beeps_and_none_at_all_is_no_failure(classic: Classic) -> None:
