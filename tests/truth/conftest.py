@@ -36,6 +36,7 @@ SHARES = {
     "test_the_console_while_all_is_calm": Share(220, 8),
     "test_the_console_in_trouble": Share(530, 27),
     "test_codes_through_the_dialplan_in_trouble": Share(350, 20),
+    "test_static_members_and_a_missing_queue_in_trouble": Share(250, 15),
 }
 
 Trials = Callable[..., Counted]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState
@@ -51,6 +51,32 @@ def reported(items: Iterable[Mapping[str, str]]) -> Members:
         )
         for item in items
     }
+
+
+def without_static(
+    stored: Members, items: Iterable[Mapping[str, str]], events: Iterable[Event]
+) -> tuple[Members, list[str]]:
+    """What is reported but for the static members, where these are as they should be; and what is
+    wrong with them. One has the name of queues.conf. It stands in the queue also when no agent is
+    there with this phone: paused, if any agent ever was."""
+    found: Members = {}
+    wrong: list[str] = []
+    used = {
+        (queue, f"PJSIP/{event.extension}")
+        for event in events
+        if event.type in (EventType.LOGIN, EventType.QUEUE_JOIN)
+        for queue in event.queues
+    }
+    for item in items:
+        ((key, member),) = reported([item]).items()
+        meant = stored.get(key)
+        if item["Membership"] == "dynamic":
+            found[key] = member
+        elif meant is not None:
+            found[key] = replace(member, name=meant.name, state_interface=meant.state_interface)
+        elif key in used and not member.paused:
+            wrong.append(f"{key} is static and rings, but nobody is there")
+    return found, wrong
 
 
 def difference(stored: Members, there: Members) -> list[str]:
@@ -155,8 +181,10 @@ def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
                     told.penalties.pop(queue, None)
             case EventType.QUEUE_PENALTY:
                 told.penalties |= dict.fromkeys(queues, int(event.reason))
-            case EventType.PAUSE_EXCEEDED:
+            case EventType.PAUSE_EXCEEDED | EventType.QUEUE_STATIC:
                 pass
+            case EventType.QUEUE_MISSING:
+                must(not set(queues) & set(told.pauses), event, "is in it")
             case _:
                 wrong.append(f"history: {agent}: nothing should tell this: {brief(event)}")
         if event.source is Source.ASTERISK and len(set(told.pauses.values())) == 1:
@@ -228,6 +256,7 @@ PERHAPS = [
     [EventType.QUEUE_LEAVE],
     [REFUSED],
 ]
+MORE = (EventType.QUEUE_STATIC, EventType.QUEUE_MISSING)
 OPEN = ("", Outcome.UNAVAILABLE.value)
 RIPE = FRESH.total_seconds() + AGAIN
 
@@ -298,7 +327,8 @@ def answers(
         ]
         if isinstance(operation.do, Ask) and operation.do.detail == "take over":
             its = [event for event in its if event.reason != "taken over"]
-        types = [event.type for event in its]
+        # These two tell more of what others tell.
+        types = [event.type for event in its if event.type not in MORE]
         allowed = EXACTLY.get(operation.outcome)
         if operation.outcome in OPEN:
             allowed = PERHAPS

@@ -138,8 +138,9 @@ class Trial:
             return f"divergence: intents are open: {owed}"
         before = house.last_event()
         states = self._states()
-        there = judge.reported(await house.members())
-        wrong = judge.difference(judge.meant(states), there)
+        stored = judge.meant(states)
+        there, wrong = judge.without_static(stored, await house.members(), self._events(0))
+        wrong += judge.difference(stored, there)
         lamps = await house.lamps()
         wrong += [
             f"{lamp} is {lamps.get(lamp)}, stored {state}"
