@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -174,7 +175,10 @@ class Service:
 
     def fastagi(self, *words: str, status: int | None = 0) -> str:
         """What a command prints, with this configuration."""
-        result = CliRunner().invoke(app, [*words, "--config", str(self.config)])
+        words = (*words, "--config", str(self.config))
+        # In a thread, as commands have an event loop of their own.
+        with ThreadPoolExecutor(1) as thread:
+            result = thread.submit(CliRunner().invoke, app, words).result()
         if status is not None:
             assert result.exit_code == status, result.output
         return result.stdout
