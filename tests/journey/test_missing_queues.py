@@ -1,7 +1,6 @@
 """The configuration and Asterisk name different queues, or a device rule is gone: nobody is
 stranded, and whoever has to do something learns of it."""
 
-import signal
 from typing import Any
 
 from fastagi.demo.asterisk import Asterisk
@@ -76,7 +75,7 @@ async def test_a_queue_is_renamed_under_its_agents(
     text = repr(written["agents"]).replace("'support'", "'ghost'")
     written["agents"] = eval(text)
     service.write(written)
-    service.signal(signal.SIGHUP)
+    await service.reload("--confirm")
     await until(lambda: service.logged(LACKS))
     (warning,) = service.logged(LACKS)
     assert (warning["agent"], warning["queue"]) == ("4005", "ghost")
@@ -100,7 +99,7 @@ async def test_a_device_rule_is_taken_away_under_a_paused_agent(
         {"match": "1002", "context": "phones", "interface": "PJSIP/{extension}"},
     ]
     service.write(written)
-    service.signal(signal.SIGHUP)
+    await service.reload("--confirm")
     said = "agent logged in where no device rule leads to"
     await until(lambda: service.logged(said))
     (warning,) = service.logged(said)
