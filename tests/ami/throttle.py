@@ -49,8 +49,8 @@ class Line:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, far_writer, back=False))
                 group.create_task(self._carry(far_reader, writer, back=True))
-        except* (OSError, EOFError):
-            pass
+        except* (OSError, EOFError, asyncio.CancelledError):
+            pass  # asyncio's streams complain of tasks that end otherwise
         finally:
             for one in writers:
                 one.transport.abort()

@@ -217,7 +217,7 @@ async def test_four_thousand_members_behind_two_megabits(
         asterisk.start()
         await until(lambda: len(service.logged("connected to Asterisk's manager interface")) == 2)
         other = await desk("1003")
-        assert (await other.dial("*314003")).outcome == Outcome.LOGGED_IN
+        assert (await other.dial("*314002")).outcome == Outcome.LOGGED_IN
         await until(lambda: {"PJSIP/1001", "PJSIP/1003"} <= service.members()["sales"], within=60)
         await until(lambda: service.logged("Asterisk was brought in line with the store"))
         assert (await phone.dial("*331")).outcome == Outcome.PAUSED
