@@ -8,9 +8,9 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from fastagi.agents.commands import Actor
+from fastagi.agents.commands import MAX_STORED, Actor
 from fastagi.agents.events import Event
-from fastagi.agents.text import Unusable, parsed, storable
+from fastagi.agents.text import Unusable, number, parsed, storable
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store.connection import Connection, moment
 
@@ -39,26 +39,33 @@ def event_from(row: Sequence[Any]) -> Event:
     """The event of a row that begins with ``EVENT_COLUMNS``. Raises UnreadableEvent."""
     try:
         return _event_from(row)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise UnreadableEvent(f"the event cannot be read: {error}"[:300]) from error
 
 
 def _event_from(row: Sequence[Any]) -> Event:
+    id, type, agent, extension, queues, reason, source, actor, at, context = row[:10]
+    seconds, asterisk, in_part, device_type = row[10:14]
+    # SQLite takes anything into any column.
+    for text in (id, agent, extension, reason, context, asterisk):
+        storable("text", text, MAX_STORED, controls=True)
+    if device_type not in ("local", "remote"):
+        raise Unusable("device_type: is not known")
     return Event(
-        row[0],
-        EventType(row[1]),
-        row[2],
-        row[3],
-        _queues(row[4]),
-        row[5],
-        Source(row[6]),
-        Actor.from_dict(parsed("actor", row[7])),
-        moment(row[8]),
-        row[9],
-        row[10],
-        row[11],
-        bool(row[12]),
-        row[13],
+        id,
+        EventType(type),
+        agent,
+        extension,
+        _queues(queues),
+        reason,
+        Source(source),
+        Actor.from_dict(parsed("actor", actor)),
+        moment(at),
+        context,
+        number("session_seconds", seconds),
+        asterisk,
+        bool(in_part),
+        device_type,
     )
 
 
