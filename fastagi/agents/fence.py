@@ -13,7 +13,7 @@ from typing import Any
 from fastagi.agents.errors import StoreUnavailable, Unavailable
 from fastagi.agents.log import Log, Trouble
 from fastagi.agents.operations import QueuesUnavailable
-from fastagi.agents.text import Unusable, tidied
+from fastagi.agents.text import Unusable, printable
 
 AGAIN_AFTER = 3600.0  # seconds until a fault that still occurs is logged again
 KINDS = 500  # kinds of faults that are told apart; more share one line
@@ -174,7 +174,8 @@ def _cause(error: BaseException) -> BaseException:
 
 def _brief(error: BaseException) -> str:
     text = str(error)
-    return tidied(f"{type(error).__name__}: {text}" if text else type(error).__name__, MAX_ERROR)
+    whole = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return printable(whole[:MAX_ERROR])[:MAX_ERROR]
 
 
 def _where(traceback: TracebackType | None) -> str:

@@ -467,6 +467,10 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
                 call.extension = call.own_extension  # not where the agent is
         except (CallerHungUp, ConnectionLost, SessionTimeout):
             raise
+        except CommandFailed as error:
+            why = printable(str(error))
+            log.warning("Asterisk refused a command of this call", script=script, why=why)
+            outcome = Outcome.UNAVAILABLE
         except Exception as error:
             # The caller is told, whatever went wrong in here; never silence.
             call.service.fence.skipped("calls", error, script=script, agent=call.agent)

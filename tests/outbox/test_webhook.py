@@ -11,8 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
+import hypothesis
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
@@ -852,3 +855,42 @@ async def _nothing_is_left_open() -> AsyncIterator[None]:
     await asyncio.sleep(0)
     left = [task for task in asyncio.all_tasks() if (task.get_name() or "").startswith("tell hook")]
     assert not left
+
+
+ODD = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        b"HTTP/1.1 503 X\r\nRetry-After: " + b"9" * 5000 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 503 X\r\nRetry-After: -1\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 999999 X\r\n\r\n",
+        b"HTTP/1.1 099 X\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/9.9 200 \xff\xfe\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000,
+        b"\0" * 100,
+        b"",
+    ]
+) | st.binary(max_size=60).map(lambda raw: b"HTTP/1.1 200 OK\r\n" + raw + b"\r\n\r\n")
+
+
+@given(st.lists(ODD, min_size=1, max_size=3))
+@hypothesis.settings(max_examples=20, deadline=None)
+async def test_any_answer_of_a_receiver_is_an_attempt(answers: list[bytes]) -> None:
+    async def odd(seen: Seen, writer: asyncio.StreamWriter) -> bytes | None:
+        writer.write(answers[len(there.seen) % len(answers)])
+        return None
+
+    memory = HookMemory()
+    with capture_logs() as logs:
+        async with (
+            receiver(odd) as there,
+            telling(memory, settings(timeout=timedelta(seconds=1))) as dispatcher,
+        ):
+            attempts = [
+                await dispatcher.test(hook(there.url()), {"a": "b"}) for _ in range(len(answers))
+            ]
+    assert {attempt.outcome for attempt in attempts} <= {"delivered", "failed"}
+    assert all("internal error" not in attempt.error for attempt in attempts)
+    assert [log for log in logs if log["log_level"] == "error"] == []
