@@ -131,7 +131,9 @@ class Call:
 
     async def _beep(self, missing: str, escape: str) -> str:
         """In place of a sound that is not there; the rest is still spoken."""
-        log.error("a sound file is missing", sound=missing, language=self._language)
+        log.error(
+            "a sound file is missing", sound=missing, language=printable(self._language)[:SHOWN]
+        )
         try:
             return await self.session.stream_file(prompts.LAST_RESORT, escape)
         except SoundMissing:
