@@ -45,15 +45,12 @@ async def check(
     for finding in await asyncio.to_thread(unconfirmed, settings, place):
         yield finding
     names = [asterisk.name for asterisk in settings.asterisks]
-    findings, agents = await asyncio.to_thread(store, settings.database, names)
-    for finding in findings:
-        yield finding
     answers = await service(settings)
-    for finding in answers:
-        yield finding
-    for finding in http(settings, place):
-        yield finding
     answering = any(finding.level is Level.OK for finding in answers)
+    looked_at = partial(store, settings.database, names, running=answering)
+    findings, agents = await asyncio.to_thread(looked_at)
+    for finding in (*findings, *answers, *http(settings, place)):
+        yield finding
     for asterisk in settings.asterisks:
         here = [a for a in agents if a.session and a.session.device.asterisk == asterisk.name]
         looked = _one_asterisk(

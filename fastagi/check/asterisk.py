@@ -185,6 +185,10 @@ class Pbx:
         """A global variable or function of Asterisk's; None when it is not told."""
         return (await self.variables([name]))[0]
 
+    async def folder(self) -> str:
+        """Asterisk's folder of configurations."""
+        return await self.variable("ASTETCDIR") or "/etc/asterisk"
+
     async def variables(self, names: Sequence[str]) -> list[str | None]:
         answers = await self.client.actions([{"Action": "Getvar", "Variable": n} for n in names])
         return [
@@ -359,7 +363,7 @@ def lost(asterisk: AsteriskSettings, error: Exception) -> Finding:
         "manager",
         f"the link was lost while asking ({one_line(error)})",
         f"{asterisk.host}:{asterisk.port}",
-        "look at Asterisk's log, and run this again",
+        "# look at Asterisk's log, and run this again",
     )
 
 

@@ -407,12 +407,17 @@ async def _invalid(settings: Settings, pbx: Pbx, rules: Sequence[_Rule]) -> list
             _ABOUT,
             f"{name} is in {some(queues)} at {interface}, and Asterisk knows no device "
             f"{state}: it never rings there",
-            f"queue show {queues[0]}",
-            "# log the agent off, and in at a phone that exists:\n"
-            f"{settings.feature_codes.logoff or 'the code logoff'}{number_in(name)}",
+            f"queues: {some(queues)}",
+            f"fastagi dial '{settings.feature_codes.logoff or '*32'}{number_in(name)}' --from "
+            f"{_dialled_from(rules, interface)}   # logs the agent off",
         )
         for (name, interface, state), queues in found.items()
     ]
+
+
+def _dialled_from(rules: Sequence[_Rule], interface: str) -> str:
+    extensions = (its.rule.extension_of(interface) for its in rules)
+    return next(filter(None, extensions), "1")
 
 
 # -- phones that no rule knows, and others that reach the codes -----------------------------------

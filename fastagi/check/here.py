@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import shlex
 import socket
 from collections.abc import Collection, Iterable, Iterator
@@ -39,13 +40,19 @@ class Mends:
         config = () if usual else ("--config", str(Path(self.place).absolute()))
         return shlex.join(("fastagi", *words, *config))
 
-    def include(self, asterisk: AsteriskSettings) -> str:
-        """The file for the dialplan; a mistake in the configuration leaves the old one there."""
+    def include(self, asterisk: AsteriskSettings, etc: str) -> str:
+        """The file for the dialplan; a mistake in the configuration leaves the old one there.
+
+        ``etc``: Asterisk's folder of configurations.
+        """
         named = ("--asterisk", asterisk.name) if asterisk.name else ()
+        here = loopback(asterisk.host)
+        file = f"{etc}/agent-features.conf" if here else "agent-features.conf"
+        copy = "" if here else f"# copy it to {asterisk.host}:{etc}, and there:\n"
         return (
-            "f=/etc/asterisk/agent-features.conf\n"
-            f"{self._fastagi('dialplan', *named)} > $f.new && mv $f.new $f\n"
-            "# once, in extensions.conf: #include agent-features.conf\n"
+            f"f={shlex.quote(file)}\n"
+            f'{self._fastagi("dialplan", *named)} > "$f.new" && mv "$f.new" "$f"\n'
+            f"{copy}# once, in extensions.conf: #include agent-features.conf\n"
             "asterisk -rx 'dialplan reload'"
         )
 
@@ -76,7 +83,7 @@ def configuration(settings: Settings, place: str) -> Iterator[Finding]:
             about,
             f"agents in no queue get no calls: {some(idle)}",
             f"{place}: agents",
-            "queues: [NAME, …] for each of them",
+            "queues: [NAME, …]   # for each of them",
         )
     codes = settings.feature_codes
     if codes.pause and not settings.pause_reasons:
@@ -166,7 +173,8 @@ def _within_reach(settings: Settings, asterisk: AsteriskSettings, place: str) ->
                 f"Asterisk runs at {asterisk.host} and would call "
                 f"{settings.fastagi.advertised}, which is its own machine",
                 f"{place}: fastagi.listen",
-                "listen: an address of this machine that Asterisk reaches; or advertise: that one",
+                f"fastagi:\n  advertise: ADDRESS:{settings.fastagi.advertised.port}"
+                "   # an address of this machine that Asterisk reaches",
             )
         address = _address(asterisk.host)
         if address and not any(address in network for network in settings.fastagi.allow):
@@ -174,7 +182,7 @@ def _within_reach(settings: Settings, asterisk: AsteriskSettings, place: str) ->
                 about,
                 f"calls from Asterisk at {asterisk.host} would be turned away",
                 f"{place}: fastagi.allow",
-                f"allow: [127.0.0.1, {asterisk.host}]",
+                f"fastagi:\n  allow: [127.0.0.1, {asterisk.host}]",
             )
 
 
@@ -193,16 +201,20 @@ def loopback(host: str) -> bool:
 # -- the store ------------------------------------------------------------------------------------
 
 
-def store(url: str, asterisks: Collection[str]) -> tuple[list[Finding], list[AgentState]]:
+def store(
+    url: str, asterisks: Collection[str], *, running: bool
+) -> tuple[list[Finding], list[AgentState]]:
     """What is to be said of it, and who is logged in. Blocks.
 
-    ``asterisks``: the names of those in the configuration.
+    ``asterisks``: the names of those in the configuration; ``running``: the service answers.
     """
     logged_in: list[AgentState] = []
-    return _store(url, asterisks, logged_in), logged_in
+    return _store(url, asterisks, logged_in, running=running), logged_in
 
 
-def _store(url: str, asterisks: Collection[str], logged_in: list[AgentState]) -> list[Finding]:
+def _store(
+    url: str, asterisks: Collection[str], logged_in: list[AgentState], *, running: bool
+) -> list[Finding]:
     about = "store"
     try:
         found = schema(url)
@@ -216,18 +228,18 @@ def _store(url: str, asterisks: Collection[str], logged_in: list[AgentState]) ->
                 about,
                 f"a newer version has written it (migration {some(found.unknown)})",
                 found.name,
-                "install that version again, or restore the backup made before it",
+                "# install that version again, or restore the backup made before it",
             )
         ]
     if not found.exists:
-        return [_new_store(found.name)]
+        return [_new_store(found.name, running=running)]
     if found.pending:
         return [
             warning(
                 about,
                 f"its tables are those of an older version ({some(found.pending)} to come)",
                 found.name,
-                "nothing: the next start of `fastagi serve` brings them up to date",
+                "# nothing: the next start of `fastagi serve` brings them up to date",
             )
         ]
     views = Views(url)
@@ -247,7 +259,7 @@ def _store(url: str, asterisks: Collection[str], logged_in: list[AgentState]) ->
                 about,
                 f"{len(parked)} deliveries were given up; the last: {one_line(parked[-1].error)}",
                 found.name,
-                "`fastagi events --parked` shows them",
+                "fastagi events --parked",
             )
         )
     path = _file(found.name)
@@ -257,7 +269,7 @@ def _store(url: str, asterisks: Collection[str], logged_in: list[AgentState]) ->
                 about,
                 "this user cannot write it",
                 found.name,
-                f"chown it to the user of the service: chown fastagi {path}",
+                _as_owner(path),
             )
         )
     return findings
@@ -278,7 +290,7 @@ def http(settings: Settings, place: str) -> Iterator[Finding]:
                 "HTTP",
                 one_line(error),
                 place,
-                "name the files of the certificate and of its key, readable for the service",
+                "# http.tls: the files of the certificate and of its key, readable for the service",
             )
             return
     who = f"{len(its.tokens)} tokens" if its.tokens else "this machine alone, without tokens"
@@ -300,9 +312,9 @@ def _removed(
             f"{len(numbers)} logged in on {named} is not in the configuration: {some(numbers)};"
             " it is told nothing more of them; they can log off, or log in elsewhere",
             where,
-            f"asterisks: - {{name: {asterisk}, …}}, where it is still in use; otherwise nothing"
+            f"# where it is in use; otherwise nothing\nasterisks:\n  - {{name: {asterisk}, …}}"
             if asterisk
-            else "asterisk: instead of asterisks:, where there is only one; otherwise nothing",
+            else "# asterisk: instead of asterisks:, where there is only one; otherwise nothing",
         )
 
 
@@ -310,7 +322,7 @@ def _file(name: str) -> Path | None:
     return Path(name.removeprefix("sqlite:///")) if name.startswith("sqlite:///") else None
 
 
-def _new_store(name: str) -> Finding:
+def _new_store(name: str, *, running: bool) -> Finding:
     path = _file(name)
     if path is not None:
         folder = next(parent for parent in path.parents if parent.exists())
@@ -319,15 +331,37 @@ def _new_store(name: str) -> Finding:
                 "store",
                 f"there is none yet, and this user cannot make it in {folder}",
                 name,
-                f"make {path.parent} for the user of the service, or name another database",
+                f"install -d -o USER {shlex.quote(str(path.parent))}   # the service's user",
             )
+    if running:
+        return warning(
+            "store",
+            "there is none, and yet the service answers: it has another one. A relative path is "
+            "looked up in the folder in which each command is started",
+            name,
+            "database: sqlite:////var/lib/fastagi/fastagi.db   # four slashes: from the root",
+        )
     return ok("store", "there is none yet: the first start makes it", name)
 
 
 def _reach_store(url: str) -> str:
     if url.startswith("sqlite"):
-        return "let the user of the service read and write this file and its folder"
-    return "is PostgreSQL running there, and may this user log in? try: psql with the same URL"
+        path = Path(url.removeprefix("sqlite:///"))
+        return (
+            _as_owner(path)
+            if path.exists() and not os.access(path, os.R_OK)
+            else "# the user of the service must be able to read and write this file and its folder"
+        )
+    return "# is PostgreSQL running there, and may this user log in? psql with the same URL tells"
+
+
+def _as_owner(path: Path) -> str:
+    """This command, as the user who owns the store: most often that of the service."""
+    try:
+        owner = pwd.getpwuid(path.stat().st_uid).pw_name
+    except (OSError, KeyError):
+        owner = "USER"
+    return f"sudo -u {owner} fastagi check   # as the service's user; or chown the file to it"
 
 
 # -- the service ----------------------------------------------------------------------------------
@@ -353,7 +387,7 @@ async def service(settings: Settings) -> list[Finding]:
                     "something listens there that is not this service, or does not let us in "
                     f"({one_line(error) or 'no answer in time'})",
                     where,
-                    f"`ss -ltnp 'sport = :{port}'` shows who; else look at fastagi.allow",
+                    f"ss -ltnp 'sport = :{port}'   # shows who; the service? see fastagi.allow",
                 )
             ]
         return [
@@ -361,7 +395,7 @@ async def service(settings: Settings) -> list[Finding]:
                 about,
                 "it is not running: callers hear 'please try again'",
                 where,
-                "fastagi serve, or: systemctl start fastagi",
+                "systemctl start fastagi   # or: fastagi serve",
             )
         ]
     if channel.outcome == Outcome.UNAVAILABLE:
@@ -370,7 +404,7 @@ async def service(settings: Settings) -> list[Finding]:
                 about,
                 "it answers, but reaches its store or Asterisk's manager interface not",
                 where,
-                "see its log, and the other findings here",
+                "# see its log, and the other findings here",
             )
         ]
     if not channel.outcome:
@@ -379,7 +413,7 @@ async def service(settings: Settings) -> list[Finding]:
                 about,
                 "something listens there that is not this service",
                 where,
-                f"`ss -ltnp 'sport = :{port}'` shows who; give fastagi.listen another port",
+                f"ss -ltnp 'sport = :{port}'   # shows who; or give fastagi.listen another port",
             )
         ]
     return [ok(about, "it answers calls", where)]
@@ -415,7 +449,10 @@ def prompts(
         what = "whether every prompt has its sound cannot be told: no such folder here"
         return [
             (problem if chosen else warning)(
-                about, what, where, "run this on Asterisk's machine, or give --sounds DIR"
+                about,
+                what,
+                where,
+                "fastagi check --sounds DIR   # on Asterisk's machine, or a copy's DIR",
             )
         ]
     findings = []
@@ -430,12 +467,18 @@ def prompts(
                 about,
                 f"{len(missing)} of {len(wanted)} have no file in {language!r}: {some(missing)}",
                 where,
-                f"install the core sounds of that language (Debian: asterisk-core-sounds-"
-                f"{language.partition('_')[0]}), record what is your own, or take other sounds in "
-                "prompts",
+                "\n".join(_get_sounds(language, missing)),
             )
         )
     return findings
+
+
+def _get_sounds(language: str, missing: Collection[str]) -> Iterator[str]:
+    if own := sorted(set(missing) - SOUNDS):
+        yield f"# record {some(own)}, or take other sounds in prompts"
+    if len(own) < len(missing):
+        name = language.partition("_")[0]
+        yield f"apt-get install asterisk-core-sounds-{name}-gsm   # Debian; core sounds elsewhere"
 
 
 def _has_sound(folder: Path, language: str, sound: str) -> bool:
@@ -469,7 +512,7 @@ def fallback(settings: Settings) -> list[Finding]:
         return []
     if not any(loopback(asterisk.host) for asterisk in settings.asterisks):
         what = "whether it is in place cannot be told from here"
-        return [warning(about, what, chosen.command, "run this on Asterisk's machine")]
+        return [warning(about, what, chosen.command, "# run this on Asterisk's machine")]
     findings = []
     if not os.path.isfile(chosen.command):
         findings.append(
@@ -477,8 +520,8 @@ def fallback(settings: Settings) -> list[Finding]:
                 about,
                 "there is no such program: without the service no code works",
                 chosen.command,
-                "install fastagi-agentd on this machine, and name its fastagi-fallback in "
-                "fastagi.fallback.command",
+                "# install fastagi-agentd on this machine, and name its fastagi-fallback in\n"
+                "# fastagi.fallback.command",
             )
         )
     elif not os.access(chosen.command, os.X_OK):

@@ -27,6 +27,7 @@ async def loaded(settings: Settings, pbx: Pbx, mends: Mends) -> list[Finding]:
 
 async def _loaded(settings: Settings, pbx: Pbx, mends: Mends) -> list[Finding]:
     rendered = _rendered(dialplan.render_dialplan(settings, pbx.asterisk.name))
+    mend = mends.include(pbx.asterisk, await pbx.folder())
     found: dict[str, Context] = {}
     for name in rendered:
         context = await pbx.dialplan.context(name)
@@ -39,7 +40,7 @@ async def _loaded(settings: Settings, pbx: Pbx, mends: Mends) -> list[Finding]:
                     _ABOUT,
                     f"the context {name} is not loaded ({context}), {what}",
                     "extensions.conf",
-                    mends.include(pbx.asterisk),
+                    mend,
                 )
             ]
         found[name] = context
@@ -56,7 +57,7 @@ async def _loaded(settings: Settings, pbx: Pbx, mends: Mends) -> list[Finding]:
                 _ABOUT,
                 f"the loaded file is old: {told} not in it",
                 where,
-                mends.include(pbx.asterisk),
+                mend,
             )
         )
     elif difference := _difference(rendered, found):
@@ -65,7 +66,7 @@ async def _loaded(settings: Settings, pbx: Pbx, mends: Mends) -> list[Finding]:
                 _ABOUT,
                 f"what Asterisk has loaded is not what this configuration gives: {difference}",
                 where,
-                mends.include(pbx.asterisk),
+                mend,
             )
         )
     else:

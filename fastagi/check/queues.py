@@ -1,6 +1,7 @@
 """Asterisk's queues: are they there, who stands in them for good, and who is stranded."""
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,8 +20,7 @@ _ABOUT: Final = "queues"
 async def queues(settings: Settings, pbx: Pbx, agents: Sequence[AgentState]) -> list[Finding]:
     """``agents``: those logged in on this Asterisk."""
     found = await pbx.queues()
-    etc = await pbx.variable("ASTETCDIR") or "/etc/asterisk"
-    file = Path(etc) / "queues.conf" if loopback(pbx.asterisk.host) else None
+    file = Path(await pbx.folder()) / "queues.conf" if loopback(pbx.asterisk.host) else None
     there = {name.casefold() for name in found.names}
     missing = {q.name.casefold(): q.name for q in settings.queues if q.name.casefold() not in there}
     findings = [_missing(name, found.names, agents) for name in missing.values()]
@@ -60,8 +60,8 @@ def _nowhere(agents: Iterable[AgentState], missing: Mapping[str, str]) -> Iterat
             _ABOUT,
             f"logged in, and in no queue, so they get no calls: {some(idle)}",
             "fastagi agents",
-            "# they join one of theirs with the code `queue` and its number; who has none needs\n"
-            "# queues: [NAME, …] in the configuration",
+            "# they join one of theirs with the code `queue`; who has none needs\n"
+            "queues: [NAME, …]",
         )
 
 
@@ -86,11 +86,11 @@ def _for_good(
             _ABOUT,
             f"{who} is a {member.kind} member of {member.queue}: whoever logs in there cannot be "
             "logged off from this queue, only paused in it",
-            *_place(member, file),
+            *place_of(member, file),
         )
 
 
-def _place(member: Member, file: Path | None) -> tuple[str, str]:
+def place_of(member: Member, file: Path | None) -> tuple[str, str]:
     """Where the member stands, and how it is taken away."""
     if member.kind == "realtime":
         queue, interface = (v.replace("'", "''") for v in (member.queue, member.interface))
@@ -103,7 +103,7 @@ def _place(member: Member, file: Path | None) -> tuple[str, str]:
     where = f"{line[0]}:{line[1]} [{member.queue}]" if line else f"queues.conf [{member.queue}]"
     mend = f"; {where}: take out\nmember => {member.interface}"
     if line:
-        mend = f"sed -i '{line[1]}s/^/;/' {line[0]}   # {line[2]}"
+        mend = f"sed -i '{line[1]}s/^/;/' {shlex.quote(str(line[0]))}   # {line[2]}"
     return where, f"{mend}\nasterisk -rx 'queue reload members'"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from fastagi import dialplan
 from fastagi.ami.client import ManagerError, Response
 from fastagi.ami.queues import NEEDED, NOT_LOADED
 from fastagi.check.asterisk import HEARD, PROBE, PROBE_INTERFACE, Pbx
@@ -155,6 +156,8 @@ _MODULES: Final = (
         "",
         "your own agent-features-after is never called",
     ),
+    # Of CUT, which lamps of codes may use: a field of a path that every Asterisk has.
+    _Module("func_cut", "CUT(ASTETCDIR,/,2)", "", "the lamps of keys with a code stay dark"),
     _Module("func_devstate", "DEVICE_STATE(Custom:agent-0)", "", "every lamp stays dark"),
 )
 # The application Gosub cannot be asked for, but a function of its module can: LOCAL_PEEK finds the
@@ -171,7 +174,9 @@ _BY_NAME: Final = {
 
 async def modules(settings: Settings, pbx: Pbx) -> list[Finding]:
     about = "modules"
-    asked = [*_MODULES, *([_FALLBACK] if settings.fastagi.fallback else [])]
+    text = dialplan.render_dialplan(settings, pbx.asterisk.name)
+    asked = [m for m in _MODULES if m.name != "func_cut" or "CUT(" in text]
+    asked += [_FALLBACK] if settings.fastagi.fallback else []
     values = await pbx.variables([module.asks for module in asked])
     answers = {module.name: value for module, value in zip(asked, values, strict=True)}
     if set(answers.values()) == {None}:

@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fastagi.agi.prompts import SOUNDS
 from fastagi.demo.asterisk import Asterisk
 
-from .conftest import PIN, SECRET, Serve, Setting
+from .conftest import PIN, SECRET, Running, Serve, Setting, fastagi
 
 pytestmark = pytest.mark.asterisk
 
@@ -24,8 +27,32 @@ def findings(setting: Setting, *arguments: str) -> tuple[int, list[dict[str, str
     assert PIN not in result.out + result.err
     assert result.err == ""
     found = [json.loads(line) for line in result.lines]
+    for finding in found:
+        if finding["level"] != "ok":
+            assert pasteable(finding["mend"]), finding["mend"]
     print(*(finding for finding in found if finding["level"] != "ok"), sep="\n")
     return result.status, found
+
+
+COMMANDS = {
+    *("fastagi", "asterisk", "systemctl", "ss", "sed", "apt-get", "chmod", "sudo", "getent", "nc"),
+    *("install", "f"),
+}
+
+
+def pasteable(mend: str) -> bool:
+    """Comments, with a shell command, a piece of YAML, of Asterisk's files, or SQL."""
+    lines = [line for line in mend.splitlines() if line and line[0] not in "#;"]
+    text = "\n".join(lines)
+    if not lines:
+        return bool(mend)
+    if re.split(r"[ =]", lines[0])[0] in COMMANDS:
+        return subprocess.run(["sh", "-n", "-c", text], check=False).returncode == 0
+    if lines[0].startswith("DELETE FROM"):
+        return text.endswith(";")
+    if all(re.fullmatch(r"\[[^\]]+\](\(\+\))?|[a-z]+ =>? ?.*|[a-z_]+ = \S*", x) for x in lines):
+        return True
+    return isinstance(yaml.safe_load(text), dict)
 
 
 def problems(found: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -357,6 +384,23 @@ def test_asterisk_elsewhere_cannot_call_loopback(setting: Setting) -> None:
     assert "its own machine" in about[0]["what"]
     assert "turned away" in about[1]["what"]
     assert "192.0.2.7" in about[1]["mend"]
+
+
+def test_no_store_although_the_service_runs(healthy: Setting, serve: Serve, tmp_path: Path) -> None:
+    """`sqlite:///fastagi.db` is another file in another folder."""
+    healthy.change(f"sqlite:///{healthy.database}", "sqlite:///agents.db")
+    (tmp_path / "var").mkdir()
+    running = Running.start("serve", "--config", str(healthy.file), cwd=tmp_path / "var")
+    try:
+        running.wait_for("manager link is up")
+        result = fastagi("check", "--json", "--config", str(healthy.file), cwd=tmp_path)
+    finally:
+        running.stop()
+    found = [json.loads(line) for line in result.lines]
+    (warning,) = (f for f in found if f["level"] == "warning")
+    assert warning["about"] == "store"
+    assert "the service answers: it has another one" in warning["what"]
+    assert warning["where"] == f"sqlite:///{tmp_path}/agents.db"
 
 
 def test_usage(setting: Setting) -> None:

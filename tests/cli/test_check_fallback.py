@@ -76,7 +76,7 @@ def test_on_another_machine_it_cannot_be_seen(setting: Setting, tmp_path: Path) 
     with_fallback(setting, tmp_path)
     setting.change("host: 127.0.0.1", "host: 10.9.9.9")
     ((level, _, mend),) = found(setting)
-    assert (level, mend) == ("warning", "run this on Asterisk's machine")
+    assert (level, mend) == ("warning", "# run this on Asterisk's machine")
 
 
 def test_it_stands_among_the_findings(setting: Setting, tmp_path: Path) -> None:

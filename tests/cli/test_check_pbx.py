@@ -1,18 +1,26 @@
 """`fastagi check` before PBXs that somebody has set up: what would fail at the phone is found, each
 cause once, and what works is not complained of."""
 
+import os
 import re
+import shlex
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fastagi import config, dialplan
+from fastagi.check.asterisk import Member
+from fastagi.check.queues import place_of
 from fastagi.demo.asterisk import Asterisk
 
-from .conftest import SECRET, Serve, Setting
+from .conftest import ROOT, SECRET, Serve, Setting
 from .test_check import findings, only, problems
 
 pytestmark = pytest.mark.asterisk
@@ -154,7 +162,7 @@ def test_member_at_a_phone_that_does_not_exist(
     assert re.match(
         r"Agent/4001 is in (sales, support|support, sales) at PJSIP/1099", problem["what"]
     )
-    assert problem["mend"].endswith("*324001")
+    assert problem["mend"].startswith("fastagi dial '*324001' --from 1099 ")
     assert status == 1
 
 
@@ -538,7 +546,7 @@ def test_all_that_the_dialplan_uses_is_asked_for(healthy: Setting) -> None:
     """Functions and applications of the rendered dialplan, and the modules they are of."""
     known = {
         *("Gosub", "GosubIf", "GotoIf", "Goto", "Set", "Answer", "Wait", "Hangup", "NoOp"),
-        *("AGI", "Playback", "Playtones", "FILTER", "LEN", "TIMEOUT", "DIALPLAN_EXISTS"),
+        *("AGI", "Playback", "Playtones", "FILTER", "LEN", "TIMEOUT", "DIALPLAN_EXISTS", "CUT"),
     }
     text = dialplan.render_dialplan(config.load(healthy.file))
     lines = [line for line in text.splitlines() if not line.startswith(";")]
@@ -788,3 +796,114 @@ def _peer(server: socket.socket, answer: str) -> None:
                 reply = reply.replace("{id}", said["ActionID"])
                 reply = reply.replace("{context}", said.get("Context", ""))
                 connection.sendall(reply.encode(errors="surrogateescape"))
+
+
+# -- what it says to do, done ---------------------------------------------------------------------
+
+
+def paste(asterisk: Asterisk, file: str, mend: str, reload: str) -> None:
+    """Appends the lines to one of Asterisk's files."""
+    path = asterisk.etc / file
+    path.write_text(f"{path.read_text()}\n{mend}\n")
+    asterisk.cli(reload)
+
+
+def run(asterisk: Asterisk, mend: str, folder: Path) -> None:
+    """As an admin would: in a shell with the commands ``fastagi`` and ``asterisk``."""
+    folder.mkdir()
+    asterisks = shlex.join([*asterisk.program.command, "-C", str(asterisk.etc / "asterisk.conf")])
+    programs = {"asterisk": asterisks, "fastagi": shlex.join([sys.executable, "-m", "fastagi"])}
+    for name, command in programs.items():
+        (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (folder / name).chmod(0o755)
+    path = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    subprocess.run(["sh", "-e", "-c", mend], check=True, cwd=asterisk.folder, env=path)
+
+
+def test_old_file_mended(healthy: Setting, asterisk: Asterisk, tmp_path: Path) -> None:
+    healthy.change("pause_reasons:", 'feature_codes: {login: "*71"}\npause_reasons:')
+    mend = only(findings(healthy)[1], "dialplan")["mend"]
+    run(asterisk, mend, tmp_path / "bin")
+    assert content(findings(healthy)[1])
+
+
+def test_old_file_stays_when_the_configuration_has_an_error(
+    healthy: Setting, asterisk: Asterisk, tmp_path: Path
+) -> None:
+    healthy.change("pause_reasons:", 'feature_codes: {login: "*71"}\npause_reasons:')
+    mend = only(findings(healthy)[1], "dialplan")["mend"]
+    healthy.change('"*71"', '"seventy-one"')
+    before = (asterisk.etc / "agent-features.conf").read_text()
+    run(asterisk, mend, tmp_path / "bin")
+    assert (asterisk.etc / "agent-features.conf").read_text() == before
+
+
+def test_module_mended(
+    healthy: Setting, asterisk: Asterisk, unload: Callable[[str], None], tmp_path: Path
+) -> None:
+    unload("app_stack")
+    mend = only(findings(healthy)[1], "modules")["mend"]
+    run(asterisk, mend.rpartition("; then: ")[2], tmp_path / "bin")
+    assert content(findings(healthy)[1])
+
+
+def test_rights_mended(healthy: Setting, asterisk: Asterisk) -> None:
+    _manager(asterisk, "read = agent\nwrite = agent,user,call,reporting", "read =\nwrite = agent")
+    (write,) = problems(findings(healthy)[1])[:1]
+    paste(asterisk, "manager.conf", write["mend"], "manager reload")
+    read = only(findings(healthy)[1], "privileges")
+    paste(asterisk, "manager.conf", read["mend"], "manager reload")
+    assert content(findings(healthy)[1])
+
+
+def test_missing_queue_mended(healthy: Setting, asterisk: Asterisk, queues: Loads) -> None:
+    queues("[sales]\n")
+    mend = only(findings(healthy)[1], "queues")["mend"]
+    paste(asterisk, "queues.conf", mend, "queue reload all")
+    assert content(findings(healthy)[1])
+
+
+def test_missing_include_mended(healthy: Setting, asterisk: Asterisk, endpoints: Loads) -> None:
+    endpoints(endpoint("3001", "outbound"))
+    healthy.change("context: phones", "context: outbound")
+    healthy.change('match: "10XX"', 'match: "3001"')
+    mend = only(findings(healthy)[1], "dialplan")["mend"]
+    paste(asterisk, "extensions.conf", mend, "dialplan reload")
+    assert problems(findings(healthy)[1]) == []
+
+
+def test_static_member_mended(
+    healthy: Setting, asterisk: Asterisk, queues: Loads, tmp_path: Path
+) -> None:
+    queues("[support]\n[sales]\nmember => PJSIP/1001\nmember => PJSIP/1002\n")
+    for number in (1, 2):
+        mend = warnings(findings(healthy)[1], "queues")[0]["mend"]
+        run(asterisk, mend, tmp_path / f"bin{number}")
+    assert content(findings(healthy)[1])
+
+
+def test_hint_mended(healthy: Setting) -> None:
+    state = 'interface: PJSIP/{extension}\n    state_interface: "hint:{extension}@ext-locale"'
+    healthy.change("interface: PJSIP/{extension}", state)
+    mend = only(findings(healthy)[1], "devices")["mend"]
+    healthy.change('state_interface: "hint:{extension}@ext-locale"', mend)
+    assert content(findings(healthy)[1])
+
+
+def test_extensions_for_a_local_rule_mended(
+    healthy: Setting, asterisk: Asterisk, more: Loads
+) -> None:
+    more("[from-queue]\nexten => s,1,Hangup()")
+    healthy.change("interface: PJSIP/{extension}", LOCAL)
+    mend = only(findings(healthy)[1], "devices")["mend"]
+    paste(asterisk, "extensions.conf", mend, "dialplan reload")
+    assert content(findings(healthy)[1])
+
+
+def test_a_realtime_member_is_told_of_with_its_row() -> None:
+    member = Member("sales", "x'); --", "PJSIP/1001", "PJSIP/1001", "realtime", False)
+    where, mend = place_of(replace(member, queue="o'hara"), None)
+    assert "extconfig.conf" in where
+    assert mend == (
+        "DELETE FROM queue_members\nWHERE queue_name = 'o''hara' AND interface = 'PJSIP/1001';"
+    )
