@@ -562,11 +562,16 @@ class Links:
         self._said = ""
 
     def look(self) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         from fastagi import drift
 
         self._why = ""
         try:
-            self._connected = _run(drift.linked(self._settings))
+            # In a thread: who calls this may be in a loop already.
+            with ThreadPoolExecutor(1) as thread:
+                asking = thread.submit(lambda: asyncio.run(drift.linked(self._settings)))
+                self._connected = asking.result()
         except drift.Away as error:
             self._connected = frozenset()
             self._why = f"this is what was written last, and may not be so now: {error}"

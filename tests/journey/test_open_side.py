@@ -120,6 +120,8 @@ def test_every_example_of_the_first_document(office: Service) -> None:
     ours = document | {
         "paused": False,
         "paused_reason": None,
+        "planned": "",
+        "known": True,
         "queues": [{"id": 15, "name": "sales"} | queue, {"id": 16, "name": "support"} | queue],
     }
     statuses = []
