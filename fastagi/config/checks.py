@@ -12,7 +12,7 @@ from fastagi.agents.devices import PLACEHOLDER, Pattern
 from fastagi.config.document import Path, spell
 from fastagi.config.problems import did_you_mean
 from fastagi.config.settings import FeatureCodes
-from fastagi.config.values import NAME_BYTES, duration, host_port
+from fastagi.config.values import NAME_BYTES, duration, duration_or_off, host_port, is_off
 
 MISSING = "is missing"
 
@@ -124,7 +124,8 @@ def _feature_codes(data: dict[str, Any]) -> Found:
 
 
 def _looks_like_code(code: object) -> bool:
-    return isinstance(code, str) and bool(code) and not code.strip("*#0123456789")
+    written = isinstance(code, str) and bool(code) and not is_off(code)
+    return written and not str(code).strip("*#0123456789")
 
 
 def _http(data: dict[str, Any]) -> Found:
@@ -153,7 +154,7 @@ def _http(data: dict[str, Any]) -> Found:
 def _metrics(data: dict[str, Any]) -> Found:
     listen = _section(data, "metrics").get("listen")
     for other, otherwise in (("fastagi", "127.0.0.1:4573"), ("http", "127.0.0.1:9493")):
-        if other == "http" and data.get("http") is None:
+        if other == "http" and is_off(data.get("http")):
             continue
         if listen is not None and listen == _section(data, other).get("listen", otherwise):
             yield ("metrics", "listen"), f"is {other}.listen already: another port"
@@ -192,7 +193,7 @@ def _pause_limits(data: dict[str, Any]) -> Found:
     for index, reason in _items(data, "pause_reasons"):
         then = reason.get("when_exceeded")
         limits = (reason.get("max_duration"), reason.get("daily_budget"))
-        if isinstance(then, str) and then != "warn" and limits == (None, None):
+        if isinstance(then, str) and then != "warn" and all(map(is_off, limits)):
             yield (
                 ("pause_reasons", index, "when_exceeded"),
                 "means nothing without max_duration or daily_budget",
@@ -204,7 +205,8 @@ def _unplugged(data: dict[str, Any]) -> Found:
     pause = section.get("pause_after", "30s")
     logoff = section.get("logoff_after", "10m")
     try:
-        wrong = None not in (pause, logoff) and duration(logoff) <= duration(pause)
+        wrong = bool(duration_or_off(pause)) and bool(duration_or_off(logoff))
+        wrong = wrong and duration(logoff) <= duration(pause)
     except ValueError:
         return
     if wrong:

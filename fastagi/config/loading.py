@@ -330,10 +330,10 @@ class _Loading:
         for document in self._documents:
             for path, line, column in document.empty:
                 annotation = _annotations(path)
-                if type(None) not in get_args(annotation):
-                    continue  # said already
+                if annotation is None or get_origin(annotation) in (tuple, Mapping):
+                    continue  # an unknown key; nothing below a key with everything commented out
                 if any(map(_is_model, _inside(annotation))):
-                    if path != ("asterisk",):
+                    if type(None) in get_args(annotation) and path != ("asterisk",):
                         document.warn(
                             line,
                             column,
@@ -526,6 +526,8 @@ class _Loading:
     def _value(self, path: KeyPath) -> Any:
         value: Any = self.data
         for part in path:
+            if isinstance(value, str):  # one sound stands for a list of one
+                break
             try:
                 value = value[part]
             except (LookupError, TypeError):  # ``sales`` stands for ``{name: sales}``

@@ -20,6 +20,7 @@ def is_key(name: object) -> bool:
 def looks_like_one(text: str) -> bool:
     """Whether a text looks like a password, a token or a hash: long, with digits among letters. A
     name may look so too: then it is not shown, which hurts nobody."""
+    text = text.strip(" &|[](),;'\"")
     if _MADE.match(text) is not None:
         return True
     inside = text.strip("0123456789")  # kunden-service-1 is a name
@@ -40,7 +41,8 @@ def without(message: str, value: str) -> str:
         inside = found[1].lower()
         return "this" if inside and (inside in lower or lower in inside) else found[0]
 
-    message = re.sub(r"'([^']*)'", shown, message.replace(repr(value), "this"))
+    said, mean, guess = message.replace(repr(value), "this").partition(", did you mean")
+    message = re.sub(r"'([^']*)'", shown, said) + mean + guess
     if len(value) >= 3 and lower in message.lower():
         return "this value cannot stand here"
     return message

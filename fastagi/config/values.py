@@ -388,7 +388,9 @@ def frozen_mapping(value: Mapping[K, V]) -> Mapping[K, V]:
     return MappingProxyType(dict(value))
 
 
-Duration = Annotated[timedelta, BeforeValidator(duration)]
+Duration = Annotated[
+    timedelta, BeforeValidator(duration), BeforeValidator(lambda v: "0" if v is None else v)
+]
 Timeout = Annotated[timedelta, BeforeValidator(duration), AfterValidator(positive)]
 Limit = Annotated[timedelta | None, BeforeValidator(duration_or_off)]  # None: there is none
 OrOff = BeforeValidator(or_off)  # in front of what may be None

@@ -1,5 +1,7 @@
 """What a configuration without mistakes means."""
 
+import os
+import socket
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,8 +20,10 @@ from fastagi.config import (
     HostPort,
     Settings,
     UnpluggedSettings,
+    content_digest,
     find,
     load,
+    signature,
 )
 from fastagi.config.values import duration, host_port
 from fastagi.contract import Outcome, Script
@@ -483,3 +487,199 @@ def test_an_unreadable_asterisk_is_not_called_missing_too(tmp_path: Path, word: 
     with pytest.raises(ConfigError) as caught:
         load(file, environ={})
     assert len(caught.value.problems) == 1
+
+
+OFF = ["off", "OFF", "no", "none", "false", "never", "null", "~", "0"]
+
+
+@pytest.mark.parametrize("word", OFF)
+def test_the_same_words_switch_everything_off(tmp_path: Path, word: str) -> None:
+    settings = loaded(
+        tmp_path,
+        f"""
+http: {{tls: {word}, agent_php: {word}}}
+fastagi: {{fallback: {word}, advertise: {word}, drain: {word}}}
+webhooks: {{secret: {word}}}
+feature_codes: {{login: {word}, logoff: {word}, pause: {word}, unpause: {word}, status: {word},
+  queue: {word}, toggle_login: {word}, toggle_pause: {word}}}
+pause: {{wrapup: {word}}}
+unplugged: {{pause_after: {word}, logoff_after: {word}}}
+shift: {{logoff_at: {word}}}
+reconcile: {{every: {word}}}
+metrics: {{listen: {word}}}
+pause_reasons: [{{code: 1, name: a, max_duration: {word}, daily_budget: {word}}}]
+queues: [{{number: 7, name: s, pauses: [{{reason: 1, limit_duration: {word}}}]}}]
+agents: [{{number: 1, name: A, logoff_at: {word}}}]
+""",
+    )
+    assert settings.http is not None
+    assert settings.http.tls is settings.http.agent_php is None
+    assert settings.fastagi.fallback is settings.fastagi.advertise is None
+    assert settings.fastagi.drain == settings.pause.wrapup == timedelta(0)
+    assert settings.webhooks.secret is None
+    assert settings.feature_codes.by_script() == {}
+    assert settings.unplugged.pause_after is settings.unplugged.logoff_after is None
+    assert settings.shift.logoff_at is None
+    assert settings.reconcile.every is None
+    assert settings.metrics.listen is None
+    (reason,) = settings.pause_reasons
+    assert reason.max_duration is reason.daily_budget is None
+    assert settings.queues[0].pauses[0].limit_duration is None
+    assert settings.agents is not None
+    assert settings.agents[0].logoff_at == "never"
+    assert settings.warnings == ()
+
+
+@pytest.mark.parametrize("word", OFF)
+def test_the_same_words_switch_whole_sections_off(tmp_path: Path, word: str) -> None:
+    text = "".join(f"{s}: {word}\n" for s in ("http", "metrics", "unplugged", "shift", "reconcile"))
+    settings = loaded(tmp_path, text)
+    assert settings.http is None
+    assert settings.metrics.listen is None
+    assert settings.unplugged == UnpluggedSettings(pause_after=None, logoff_after=None)
+    assert settings.shift.logoff_at is None
+    assert settings.reconcile.every is None
+
+
+def test_a_limit_of_nothing_is_none(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "reconcile: {every: 0s}\nunplugged: {pause_after: 0m}\n")
+    assert settings.reconcile.every is settings.unplugged.pause_after is None
+
+
+def test_an_id_of_a_pause_reason(tmp_path: Path) -> None:
+    (reason,) = loaded(tmp_path, "pause_reasons: [{id: 12, code: 1, name: a}]\n").pause_reasons
+    assert reason.id == 12
+
+
+def test_joiners_are_parts_of_names(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        "agents: [{number: 1, name: می‌خواهم}, {number: 2, name: क्‍ष}]\n"
+        "pause_reasons: [{code: 1, name: نمی‌دانم}]\n"
+        "queues: [{number: 7, name: پشتیبانی‌فنی}]\n",
+    )
+    assert settings.agents is not None
+    assert [a.name for a in settings.agents] == ["می‌خواهم", "क्‍ष"]
+    assert "\u200c" in settings.pause_reasons[0].name
+    assert "\u200c" in settings.queues[0].name
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:127.0.0.1", "127.0.0.1/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::1", "::1/128"),
+        ("fd00::/8", "fd00::/8"),
+    ],
+)
+def test_an_address_of_ipv4_written_as_ipv6(tmp_path: Path, text: str, network: str) -> None:
+    settings = loaded(tmp_path, f"fastagi: {{allow: ['{text}']}}\n")
+    assert settings.fastagi.allow == (ip_network(network),)
+
+
+def test_one_file_for_each_team(tmp_path: Path) -> None:
+    (tmp_path / "fastagi.yml").write_text(f"{REST}devices: []\npause_reasons: []\n")
+    (tmp_path / "north.yml").write_text(
+        "queues: [{number: 701, name: north}]\nagents: [{number: 1, name: A, queues: [north]}]\n"
+    )
+    (tmp_path / "south.yml").write_text(
+        "queues: [{number: 702, name: south}]\n"
+        "agents:\n- {number: 2, name: B, queues: [north, south]}\n- {number: 3, name: C}\n"
+    )
+    (tmp_path / "west.yml").write_text("pause_reasons: [{code: 1, name: lunch}]\nagents: []\n")
+    settings = load(tmp_path)
+    assert [queue.name for queue in settings.queues] == ["north", "south"]
+    assert settings.agents is not None
+    assert [agent.number for agent in settings.agents] == ["1", "2", "3"]
+    assert [reason.name for reason in settings.pause_reasons] == ["lunch"]
+    short = load(tmp_path, agents=False)
+    assert short.agents is None
+    assert short.fingerprint_material == settings.fingerprint_material
+    assert settings.sliceable
+
+
+def test_mistakes_in_the_file_of_a_team(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(f"{REST}devices: []\npause_reasons: []\nqueues: []\n")
+    (tmp_path / "b.yml").write_text("agents:\n- {number: 1, name: A}\n- {number: 2, name: B}\n")
+    (tmp_path / "c.yml").write_text(
+        "agents:\n- {number: x, name: C}\n- {number: 2, name: D, queues: [sales]}\n"
+    )
+    (tmp_path / "d.yml").write_text("agents:\n")
+    (tmp_path / "e.yml").write_text("agents: {4: D}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path)
+    assert [str(p).removeprefix(f"{tmp_path}/") for p in caught.value.problems] == [
+        "c.yml:2:12: agents[0].number: 'x' is no number: 1 to 20 digits",
+        f"c.yml:3:12: agents[1].number: '2' is taken already by agents[1] in {tmp_path}/b.yml:3",
+        "c.yml:3:33: agents[1].queues[0]: no queue 'sales': no queue is configured",
+        "d.yml:1:1: agents: is empty: write agents: [] where there are none",
+        "e.yml:1:1: agents: must be a list ([…] or '- ' lines)",
+    ]
+
+
+def test_device_rules_stand_in_one_file_as_their_order_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(f"{REST}{sections_without('')}")
+    (tmp_path / "b.yml").write_text("devices: []\n")
+    with pytest.raises(ConfigError, match=r"b\.yml:1:1: devices: .* the first rule that matches"):
+        load(tmp_path)
+
+
+def test_a_missing_section_is_missing_in_the_folder(tmp_path: Path) -> None:
+    for name in ("agents.yml", "queues.yml", "fastagi.yml"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path)
+    assert {problem.file for problem in caught.value.problems} == {str(tmp_path)}
+    assert [problem.path for problem in caught.value.problems] == [
+        *("devices", "pause_reasons", "queues", "agents", "asterisk")
+    ]
+
+
+def test_what_is_no_ordinary_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(f"{REST}{sections_without('')}")
+    os.mkfifo(tmp_path / "b.yml")
+    (tmp_path / "c.yml").symlink_to("/dev/zero")
+    (tmp_path / "d.yml").symlink_to("/dev/tty")
+    (tmp_path / "e.yml").symlink_to("nowhere")
+    with (tmp_path / "f.yml").open("wb") as huge:
+        huge.truncate(2**33)
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "g.yml"))
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path)
+        assert content_digest(tmp_path) == content_digest(tmp_path)
+    said = {Path(p.file).name: p.message for p in caught.value.problems}
+    odd = "is no ordinary file (a pipe, a socket or a device)"
+    assert said == {
+        **dict.fromkeys(("b.yml", "c.yml", "d.yml", "g.yml"), odd),
+        "e.yml": "no such file or folder",
+        "f.yml": "is larger than 32 MiB: is that a configuration?",
+    }
+
+
+def test_what_aliases_make_of_a_few_lines_is_bounded(tmp_path: Path) -> None:
+    text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    text += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    file = tmp_path / "x.yml"
+    file.write_text(REST + text + sections_without(""))
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert [p.message for p in caught.value.problems if not p.message.startswith("unknown")] == [
+        "this alias contains itself, or far too much"
+    ]
+
+
+def test_signature_and_content(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("x: 1\n")
+    seen, content = signature(tmp_path), content_digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    assert (signature(tmp_path), content_digest(tmp_path)) == (seen, content)
+    (tmp_path / "a.yml").write_text("x: 1\n")
+    assert signature(tmp_path) != seen
+    assert content_digest(tmp_path) == content
+    (tmp_path / "b.yml").write_text("")
+    assert content_digest(tmp_path) != content
+    assert signature(tmp_path / "nowhere") == ()
+    assert content_digest(tmp_path / "nowhere") != content

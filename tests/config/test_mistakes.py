@@ -418,6 +418,154 @@ MISTAKES: dict[str, tuple[str, int, int, str, str]] = {
     "merging no mapping": ("login: {<<: 3}\n", 1, 13, "login", "'<<' takes a mapping"),
     "alias of itself": ("agents: &a [*a]\n", 1, 9, "agents[0]", "contains itself"),
     "key that is a list": ("login: {[a]: b}\n", 1, 9, "login", "a key must be a word"),
+    # blanks, quotes and lines that stand where they should not
+    "item one blank too far left": (
+        "queues:\n  - {number: 701, name: a}\n - {number: 702, name: b}\n",
+        *(3, 2, "", "this line stands one blank left of '-' above (line 3)"),
+    ),
+    "key one blank too far left": (
+        "queues:\n  - number: 701\n    name: a\n   description: x\n",
+        *(4, 4, "", "one blank left of 'name' above (line 4)"),
+    ),
+    "key one blank too far right": (
+        "agents:\n  - number: 4001\n     name: A\n",
+        *(3, 6, "", "one blank right of 'number' above (line 3)"),
+    ),
+    "item two blanks too far right": (
+        "queues:\n- {number: 701, name: a}\n  - {number: 702, name: b}\n",
+        *(3, 3, "", "2 blanks right of '-' above (line 3)"),
+    ),
+    "quote not closed, noticed lines below": (
+        'queues:\n  - number: "702\n    name: b\n  - number: "703"\n    name: c\n',
+        *(2, 13, "", "this quote is not closed"),
+    ),
+    "single quote not closed": (
+        "queues:\n  - number: '702\n    name: b\n  - number: '703'\n    name: c\n",
+        *(2, 13, "", "this quote is not closed"),
+    ),
+    "quote not closed in braces": (
+        'queues:\n  - {number: "702, name: b}\n  - {number: "703", name: c}\n',
+        *(2, 14, "", "this quote is not closed"),
+    ),
+    "quote not closed, at the end": (
+        'queues: []\nlogin:\n  already_elsewhere: "ask\n',
+        *(3, 22, "", "this quote is not closed"),
+    ),
+    "text behind a quote": (
+        'queues:\n  - number: "701" x\n    name: a\n',
+        *(2, 18, "", "text follows the closing quote"),
+    ),
+    "no comma in braces": (
+        'queues:\n  - {number: "701" name: a}\n',
+        *(2, 19, "", "a ',' is missing here"),
+    ),
+    "no blank behind the colon": (
+        'agents:\n  - number: "4001"\n    name: A\n  - number:"4002"\n    name: B\n',
+        *(4, 12, "", "a blank is missing after 'number:'"),
+    ),
+    "no blank behind the colon, bare": (
+        "agents:\n  - number: 4001\n    name:A\n",
+        *(3, 10, "", "a blank is missing after 'name:'"),
+    ),
+    "no blank behind the colon, in the first line": (
+        "login:\n  pin_tries:3\n  lockout: {}\n",
+        *(2, 13, "", "a blank is missing after 'pin_tries:'"),
+    ),
+    "no blank behind the colon, alone": (
+        "login:\n  pin_tries:3\n",
+        *(2, 3, "login", "a blank is missing after 'pin_tries:'"),
+    ),
+    "no blank behind the colon of a section": (
+        "language:en\n",
+        *(1, 10, "", "a blank is missing after 'language:'"),
+    ),
+    "no blank behind the colon, in braces": (
+        'agents:\n  - {number:"4001", name: A}\n',
+        *(2, 6, "agents[0].number:…", "a blank is missing after 'number:'"),
+    ),
+    "no blank behind a dash": (
+        "queues:\n  -{number: 701, name: a}\n",
+        *(2, 4, "", "a blank is missing after '-'"),
+    ),
+    "an equals sign": (
+        "login:\n  pin_tries = 3\n",
+        *(2, 3, "login", "write 'pin_tries: ' with a colon"),
+    ),
+    "no-break blanks as indentation": (
+        "agents:\n  - number: 4001\n\u00a0\u00a0\u00a0 name: A\n",
+        *(3, 1, "", "U+00A0 (NO-BREAK SPACE) stands here: write a blank"),
+    ),
+    "a no-break blank behind the colon": (
+        "agents:\n  - number:\u00a0'4001'\n    name: A\n",
+        *(2, 12, "", "U+00A0 (NO-BREAK SPACE)"),
+    ),
+    "a blank of no width": (
+        "login:\n  pin_tries:\u200b 3\n",
+        *(2, 13, "", "U+200B (ZERO WIDTH SPACE)"),
+    ),
+    "a byte order mark in the middle": (
+        "login:\n  \ufeffpin_tries: 3\n",
+        *(2, 3, "", "U+FEFF"),
+    ),
+    "a no-break blank in a name": (
+        "agents: [{number: 1, name: 'a\u00a0b'}]\n",
+        *(1, 28, "agents[0].name", "U+00A0 (NO-BREAK SPACE) cannot stand here"),
+    ),
+    "what turns a line around in a name": (
+        "agents: [{number: 1, name: 'a\u202eb'}]\n",
+        *(1, 28, "agents[0].name", "U+202E (RIGHT-TO-LEFT OVERRIDE) cannot stand here"),
+    ),
+    "a merge": (
+        "agents:\n  - {number: 1, name: A}\n<<<<<<< HEAD\n  - {number: 2, name: B}\n"
+        "=======\n  - {number: 3, name: C}\n>>>>>>> other\n",
+        *(3, 1, "", "'<<<<<<<' is what git leaves of a merge"),
+    ),
+    "the end of a merge": ("language: en\n>>>>>>> other\n", 2, 1, "", "'>>>>>>>' is what git"),
+    "typographic quotes": (
+        "queues: [{number: “701”, name: a}]\n",
+        *(1, 19, "queues[0].number", "typographic quotes are no quotes"),
+    ),
+    "an escape that is none": (
+        'language: "a\\qb"\n',
+        *(1, 13, "", "a backslash begins something special"),
+    ),
+    "hostname": ("fastagi:\n  hostname: x\n", 2, 3, "fastagi.hostname", "unknown key"),
+    "agents by their number": (
+        'agents:\n  "4001": {name: A}\n',
+        *(1, 1, "agents", "must be a list"),
+    ),
+    # what is empty
+    "agents without a word": ("agents:\n", 1, 1, "agents", "is empty: write agents: [] where"),
+    "agents null": ("agents: null\n", 1, 1, "agents", "is empty: write agents: []"),
+    "queues without a word": ("queues:\n", 1, 1, "queues", "is empty: write queues: []"),
+    "devices without a word": ("devices:\n", 1, 1, "devices", "is empty: write devices: []"),
+    "pause reasons without a word": ("pause_reasons:\n", 1, 1, "pause_reasons", "is empty"),
+    "a limit that is a comment": (
+        "reconcile:\n  every: #60s\n",
+        *(2, 9, "reconcile.every", "is empty: write its value, or null for none"),
+    ),
+    "a PIN that is a comment": (
+        "agents:\n- number: 1\n  name: A\n  pin: #1234\n",
+        *(4, 7, "agents[0].pin", "is empty: write its value"),
+    ),
+    "an unknown section without a word": ("zzz:\n", 1, 1, "zzz", "unknown key"),
+    # values
+    "id of a reason twice": (
+        "pause_reasons: [{id: 1, code: 1, name: a}, {id: 1, code: 2, name: b}]\n",
+        *(1, 49, "pause_reasons[1].id", "'1' is taken already by pause_reasons[0]"),
+    ),
+    "a name without end": (
+        f"agents: [{{number: 1, name: {'x' * 300}}}]\n",
+        *(1, 28, "agents[0].name", "longer than 250 characters"),
+    ),
+    "a value without end": (
+        f"agents: [{{number: 1, name: {'x' * 5000}}}]\n",
+        *(1, 28, "agents[0].name", "longer than any value may be (4096 characters)"),
+    ),
+    "a lock-out of nothing": (
+        "login: {lockout: {within: off}}\n",
+        *(1, 27, "login.lockout.within", "longer than 0s"),
+    ),
 }
 
 
