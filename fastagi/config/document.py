@@ -126,8 +126,11 @@ def decode(file: str, data: bytes) -> Document:
         return document
 
 
-def compose(document: Document, known: Collection[str] = ()) -> None:
-    """Fills in ``root``, and reports mistakes in the syntax. ``known``: the names of settings."""
+def compose(
+    document: Document, known: Collection[str] = (), sections: Collection[str] = ()
+) -> None:
+    """Fills in ``root``, and reports mistakes in the syntax. ``known``: the names of settings;
+    ``sections``: those of the top level."""
     if (conflict := syntax.conflict(document.text.split("\n"))) is not None:
         document.report(conflict.line, conflict.column, "", conflict.message)
         document.unreadable = True
@@ -160,7 +163,7 @@ def compose(document: Document, known: Collection[str] = ()) -> None:
             document.unreadable = True
             return
         except yaml.MarkedYAMLError as error:
-            mended = _mend(document, text, error, known)
+            mended = _mend(document, text, error, known, sections)
             if mended is None:
                 document.unreadable = True
                 return
@@ -183,7 +186,11 @@ def compose(document: Document, known: Collection[str] = ()) -> None:
 
 
 def _mend(
-    document: Document, text: str, error: yaml.MarkedYAMLError, known: Collection[str]
+    document: Document,
+    text: str,
+    error: yaml.MarkedYAMLError,
+    known: Collection[str],
+    sections: Collection[str],
 ) -> str | None:
     """Reports the mistake; returns a text without it, or None when there is nothing to go on."""
     context, problem = error.context or "", error.problem or ""
@@ -209,12 +216,16 @@ def _mend(
         start = begun.start if begun is not None else mark.line
         if (found := syntax.look(lines, mark.line, start, known)) is not None:
             line, column, message = found.line, found.column, found.message
+    written = lines[line] if line < len(lines) else ""
+    if (section := syntax.indented_section(written, sections)) is not None:
+        message = f"'{section}' stands one blank too far right: sections begin in the first column"
+        document.broken.add(section)
     document.report(line, column, "", message)
     around = _around(lines, line)
     if around is not None:
         document.broken.add(around.key)
         return without(text, around)
-    if not lines[line : line + 1] or not lines[line].strip():
+    if not written.strip():
         return None
     # In front of all sections, or a line that begins none: the rest can be read without it.
     document.lost = True

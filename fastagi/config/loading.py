@@ -235,6 +235,7 @@ class _Loading:
         self._with_agents = agents
         self._documents: list[Document] = []
         self._top: dict[str, list[_Part]] = {}
+        self._misspelled: set[str] = set()  # sections that seem to be there by another name
         self.data: dict[str, Any] = {}
         for file, content in files:
             self._add(file, content)
@@ -249,7 +250,7 @@ class _Loading:
                     self.left_out = True
                     break
         if not document.unreadable:
-            compose(document, _known_names())
+            compose(document, _known_names(), _known_keys(()))
         if document.root is not None:
             builder = Builder(document, self._environ)
             data = builder.build(document.root)
@@ -351,6 +352,9 @@ class _Loading:
                 self.problems.append(document.problems[-1])
 
     def _report_missing(self) -> None:
+        for key in set(self.data) - set(_known_keys(())):
+            meant = did_you_mean(key, _known_keys(()))
+            self._misspelled.update(name for name in _known_keys(()) if repr(name) in meant)
         unknown = self._unknown
         for key in REQUIRED:
             if key in self._top or unknown is None or key in unknown:
@@ -394,7 +398,7 @@ class _Loading:
         """Top-level keys whose content could not be read; None: it may be any of them."""
         if self._incomplete or any(d.unreadable or d.lost for d in self._documents):
             return None
-        return frozenset().union(*(document.broken for document in self._documents))
+        return frozenset(self._misspelled).union(*(d.broken for d in self._documents))
 
     def in_order(self) -> list[Problem]:
         """By place; of several on one value the first, which the others mostly follow from."""
@@ -501,8 +505,8 @@ class _Loading:
             if len(path) == 1 and (unknown is None or path[0] in unknown):
                 return  # it may stand in what could not be read
             beside = self._value(path[:-1])
-            if isinstance(beside, dict) and any(k.startswith(f"{path[-1]}:") for k in beside):
-                return  # written without the blank: said below
+            if isinstance(beside, dict) and self._misnamed(path, beside):
+                return  # it is there, by a wrong name: that is said
             self._report(path, MISSING, missing=True)
         elif kind == "extra_forbidden":
             name = str(path[-1])
@@ -522,6 +526,15 @@ class _Loading:
             elif isinstance(value, str) and kind in ("model_type", "dict_type", "mapping_type"):
                 message = missing_blank(value) or message
             self._report(path, message, key=on_key)
+
+    def _misnamed(self, path: KeyPath, beside: Mapping[str, Any]) -> bool:
+        """Whether a key beside it is meant for this one."""
+        known, name = _known_keys(path[:-1]), str(path[-1])
+        return any(
+            key.startswith(f"{name}:") or repr(name) in did_you_mean(key, known)
+            for key in beside
+            if key not in known
+        )
 
     def _value(self, path: KeyPath) -> Any:
         value: Any = self.data

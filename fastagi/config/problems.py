@@ -42,6 +42,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``, did you mean 'x'?``, or nothing when nothing comes near."""
     by_lower = {name.lower(): name for name in known}
     # ``hostname`` is as near to ``name`` as to ``host``: the beginning decides.
+    if near := get_close_matches(word.lower(), by_lower, n=1, cutoff=0.8):
+        return f", did you mean {by_lower[near[0]]!r}?"
     if begins := [name for name in by_lower if len(name) > 3 and word.lower().startswith(name)]:
         return f", did you mean {by_lower[max(begins, key=len)]!r}?"
     near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)

@@ -25,6 +25,7 @@ _BESIDE = " \t:-,[]{}#"  # an odd blank beside one of these stands between words
 _KEY = re.compile(r"""[A-Za-z_][\w-]*|"[^"]*"|'[^']*'""")
 _NO_BLANK = re.compile(r"""(?:^|(?<=[\s{,]))(?P<key>[A-Za-z_][\w-]*):(?=["'])""")
 _ALONE = re.compile(r"\s*(?:- +)?(?P<key>[A-Za-z_][\w-]*):(?=[^\s:/])")
+_NO_COLON = re.compile(r"\s+(?:- +)?(?P<key>[A-Za-z_]\w*)\s+[^\s:][^:]*$")
 _DASH = re.compile(r" *-(?=[\w{\[\"'])")
 _BLOCK_TEXT = re.compile(r"[|>][-+0-9]*\s*(#.*)?$")
 
@@ -107,14 +108,23 @@ def missing_blank(text: str) -> str | None:
     return f"write '{found[1]}: ' with a colon, not '='"
 
 
+def indented_section(line: str, sections: Collection[str]) -> str | None:
+    """The section that begins in this line, were it not for one blank in front of it."""
+    found = re.match(r" ([A-Za-z_]\w*):\s*(?:#.*)?$", line)
+    return found[1] if found is not None and found[1] in sections else None
+
+
 def _no_blank(number: int, line: str, known: Collection[str]) -> Mistake | None:
-    code = line if line.lstrip()[:1] != "#" else ""
+    code = re.split(r"(?:^|\s)#", line, maxsplit=1)[0]
     found = _NO_BLANK.search(code)
     if found is None and not re.search(r":(?:\s|$)", code):
         found = _ALONE.match(code)
         found = found if found and found["key"] in known else None
     if found is not None and not _in_quotes_or_comment(line, found.start()):
         return Mistake(number, found.end(), f"a blank is missing after '{found['key']}:'")
+    found = _NO_COLON.match(code)
+    if found is not None and found["key"] in known:
+        return Mistake(number, found.end("key"), f"':' is missing after '{found['key']}'")
     if found := _DASH.match(code):
         return Mistake(number, found.end(), "a blank is missing after '-'")
     return None
@@ -171,12 +181,21 @@ def _indentation(lines: Sequence[str], error: int, start: int) -> Mistake | None
                 return None
             if (column or item) and abs(away) <= 3 and (best is None or abs(away) < abs(best[0])):
                 best = (away, number, word)
-        if len(above) - len(above.lstrip(" ")) == 0:
-            break
+        left = len(above) - len(above.lstrip(" "))
+        if left == 0 or (not is_item and above[left : left + 2] == "- " and left < indent):
+            break  # the section begins, or the item
     if best is None:
         return None
     away, number, word = best
     blanks = "one blank" if abs(away) == 1 else f"{abs(away)} blanks"
+    end = next((n for n in range(error, len(lines)) if lines[n][:1].strip(" #")), len(lines))
+    columns = [c for n in range(start, end) for c, item, _ in _columns(lines[n]) if item is is_item]
+    if columns.count(indent) > columns.count(indent - away):
+        # The one above stands alone with what it has: it is the one that is wrong.
+        side = "right" if away < 0 else "left"
+        own = next((w for c, item, w in _columns(line) if item is is_item), "the line")
+        below = f"{blanks} {side} of {own} below (line {error + 1})"
+        return Mistake(number, indent - away, f"this line stands {below}")
     side = "left" if away < 0 else "right"
     return Mistake(
         error, indent, f"this line stands {blanks} {side} of {word} above (line {number + 1})"

@@ -20,7 +20,8 @@ Load = Callable[[str], list[Problem]]
 def sections_without(text: str) -> str:
     """The sections that must be there, empty, but for those in this text."""
     required = ("devices", "pause_reasons", "queues", "agents")
-    missing = (key for key in required if not re.search(rf"^{key}\b", text, re.MULTILINE))
+    text = text.replace("quues", "queues")
+    missing = (key for key in required if not re.search(rf"^ ?{key}\b", text, re.MULTILINE))
     return "".join(f"{key}: []\n" for key in missing)
 
 
@@ -435,6 +436,30 @@ MISTAKES: dict[str, tuple[str, int, int, str, str]] = {
         "queues:\n- {number: 701, name: a}\n  - {number: 702, name: b}\n",
         *(3, 3, "", "2 blanks right of '-' above (line 3)"),
     ),
+    "the first of several too far left": (
+        "login:\n pin_tries: 3\n  already_elsewhere: ask\n  in_use_by_another: refuse\n",
+        *(2, 2, "", "one blank left of 'already_elsewhere' below (line 4)"),
+    ),
+    "a section that is indented": (
+        "login:\n  pin_tries: 3\n devices:\n  - {match: 1, interface: PJSIP/1}\n",
+        *(3, 2, "", "'devices' stands one blank too far right: sections begin in the first"),
+    ),
+    "two blanks behind a dash": (
+        "agents:\n  -  number: 4004\n    name: A\n",
+        *(3, 5, "", "one blank left of 'number' above (line 3)"),
+    ),
+    "no colon after a key": (
+        "agents:\n  - number: 4005\n    name Étienne\n    language: fr\n",
+        *(3, 9, "", "':' is missing after 'name'"),
+    ),
+    "no blank behind the colon, and a remark with one": (
+        "login:\n  pin_tries: 3\n  already_elsewhere:ask  # ask: or move\n  lockout: {}\n",
+        *(3, 21, "", "a blank is missing after 'already_elsewhere:'"),
+    ),
+    "a section's name misspelled": (
+        "quues: [{number: 1, name: s}]\nagents: [{number: 1, name: A, queues: [s]}]\n",
+        *(1, 1, "quues", "did you mean 'queues'?"),
+    ),
     "quote not closed, noticed lines below": (
         'queues:\n  - number: "702\n    name: b\n  - number: "703"\n    name: c\n',
         *(2, 13, "", "this quote is not closed"),
@@ -731,7 +756,9 @@ def test_the_short_way_tells_the_same_mistakes(tmp_path: Path) -> None:
             f"asterisks: [{{name: {'a' * 21}, secret: x}}]\n",
             *((1, 20), "asterisks[0].name", "is no name of an Asterisk"),
         ),
-        ("asterisks: [{name: a, secrt: x}]\n", (1, 13), "asterisks[0].secret", "is missing"),
+        ("asterisks: [{name: a, host: b}]\n", (1, 13), "asterisks[0].secret", "is missing"),
+        ("asterisks: [{name: a, secrt: x}]\n", (1, 23), "asterisks[0].secrt", "mean 'secret'?"),
+        ("asteriks: {secret: x}\n", (1, 1), "asteriks", "did you mean 'asterisk'?"),
         (
             "asterisks:\n- {name: a, secret: x}\n- {name: A, secret: y, port: 5039}\n",
             *((3, 10), "asterisks[1].name", "'A' is taken already by asterisks[0]"),
