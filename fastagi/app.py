@@ -491,8 +491,11 @@ class App:
         before, rules = self.settings, self.phone.rules
 
         def allow(removal: Removal) -> None:
-            if not confirmed and (found := losses(removal, rules, settings.device_rules())):
+            found = losses(removal, rules, settings.device_rules())
+            if found and not confirmed:
                 raise NotConfirmed(found)
+            for loss in found:
+                log.warning("done as it was confirmed", what=str(loss))
 
         difference = await asyncio.to_thread(self.store.bring_in, settings, allow)
         self.settings = without_agents(settings)

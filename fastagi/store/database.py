@@ -133,7 +133,7 @@ def claim(place: Place) -> Callable[[], None]:
     # (https://www.sqlite.org/howtocorrupt.html, 2.2).
     path = place.path.with_name(place.path.name + ".lock")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(path.parent)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,6 +145,13 @@ def claim(place: Place) -> Callable[[], None]:
     return lambda: os.close(file)
 
 
+def _make_folder(folder: Path) -> None:
+    """For its owner alone, and so are those above it that are made with it."""
+    for one in (*reversed(folder.parents), folder):
+        if not one.exists():
+            one.mkdir(mode=0o700, exist_ok=True)
+
+
 def prepare(place: Place) -> list[str]:
     """Creates the file if need be (mode 0600, its folder 0700) and brings the tables up to date.
 
@@ -152,7 +159,7 @@ def prepare(place: Place) -> list[str]:
     """
     try:
         if place.path is not None:
-            place.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(place.path.parent)
             # SQLite gives its -wal and -shm files the mode of this one.
             os.close(os.open(place.path, os.O_RDWR | os.O_CREAT, 0o600))
         database: Any = place.database()

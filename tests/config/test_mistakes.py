@@ -758,7 +758,7 @@ def test_the_short_way_tells_the_same_mistakes(tmp_path: Path) -> None:
         ),
         ("asterisks: [{name: a, host: b}]\n", (1, 13), "asterisks[0].secret", "is missing"),
         ("asterisks: [{name: a, secrt: x}]\n", (1, 23), "asterisks[0].secrt", "mean 'secret'?"),
-        ("asteriks: {secret: x}\n", (1, 1), "asteriks", "did you mean 'asterisk'?"),
+        ("asteriks: {secret: x}\n", (1, 1), "asteriks", "did you mean 'asterisk"),
         (
             "asterisks:\n- {name: a, secret: x}\n- {name: A, secret: y, port: 5039}\n",
             *((3, 10), "asterisks[1].name", "'A' is taken already by asterisks[0]"),
