@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import structlog
 
 from fastagi import reload
 from fastagi.agents.protection import Loss, NotConfirmed
@@ -271,12 +271,14 @@ async def test_what_was_confirmed_is_not_something_else_later(
     assert service.used == [("en", True), ("fr", False)]
 
 
-async def test_a_warning_is_said_once(folder: Path) -> None:
+async def test_a_warning_is_said_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[dict[str, str]] = []
+    log = SimpleNamespace(warning=lambda event, **fields: said.append({"event": event, **fields}))
+    monkeypatch.setattr(reload, "log", log)
     write(folder, "b.yml", "prompts: {LOGGED_IN: custom/hello.wav}\n")
     async with running(folder) as service:
-        with structlog.testing.capture_logs() as logs:
-            for _ in range(3):
-                await service.reloader.command(confirm=False)
-    said = [entry for entry in logs if entry["event"] == "configuration warning"]
-    assert [entry["log_level"] for entry in said] == ["warning"]
-    assert said[0]["warning"].startswith(f"{folder}/b.yml:1:22: prompts.LOGGED_IN: ")
+        for _ in range(3):
+            await service.reloader.command(confirm=False)
+    (one,) = said
+    assert one["event"] == "configuration warning"
+    assert one["warning"].startswith(f"{folder}/b.yml:1:22: prompts.LOGGED_IN: ")
