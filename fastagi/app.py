@@ -91,6 +91,7 @@ def phone_settings(settings: Settings) -> PhoneSettings:
     return PhoneSettings(
         rules=settings.device_rules(),
         extension_from_endpoint=login.extension_from is ExtensionFrom.ENDPOINT,
+        codes_from=login.from_,
         pin_tries=login.pin_tries,
         ask_to_move=login.already_elsewhere is AlreadyElsewhere.ASK,
         move=login.already_elsewhere is AlreadyElsewhere.MOVE,

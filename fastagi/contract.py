@@ -67,6 +67,8 @@ class Outcome(StrEnum):
     AGENT_LOCKED = "AGENT_LOCKED"  # too many wrong PINs for this agent
     EXTENSION_LOCKED = "EXTENSION_LOCKED"  # too many wrong PINs from this extension
     NO_SUCH_EXTENSION = "NO_SUCH_EXTENSION"  # no device rule makes a queue member of it
+    NUMBER_NOT_ALLOWED = "NUMBER_NOT_ALLOWED"  # an outside number: not this agent's, or no PIN
+    NOT_FROM_HERE = "NOT_FROM_HERE"  # neither a phone nor in login.from: may not use the codes
     EXTENSION_IN_USE = "EXTENSION_IN_USE"  # another agent is logged in there
     LOGGED_IN_ELSEWHERE = "LOGGED_IN_ELSEWHERE"  # not moved: refused or not confirmed
     NOT_LOGGED_IN = "NOT_LOGGED_IN"
@@ -123,6 +125,7 @@ PAUSE_LAMP = "Custom:pause-{number}"  # INUSE while paused, else NOT_INUSE
 
 FEATURES_CONTEXT = "agent-features"
 HINTS_CONTEXT = "agent-features-hints"
+CALL_CONTEXT = "agent-features-call"  # the subroutine that calls us
 
 USER_EVENT = "AgentFeature"
 USER_EVENT_KEYS = (

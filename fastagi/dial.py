@@ -63,13 +63,17 @@ TRANSCRIPTS: Final[Mapping[str, str]] = {
     "pbx-transfer": "Transfer.",
     "please-try-again": "Please try again.",
     "privacy-incorrect": "I'm sorry, that number is not valid.",
+    "privacy-unident": ("The party you are trying to reach does not accept unidentified calls."),
+    "queue-callswaiting": "Waiting to speak with a representative",
     "queue-minute": "minute",
     "queue-minutes": "minutes",
+    "queue-thankyou": "Thank you for your patience.",
     "spy-agent": "Agent",
     "ss-noservice": (
         "The number you have dialed is not in service. Please check the number and try again."
     ),
     "tt-somethingwrong": "Something is terribly wrong.",
+    "vm-and": "and",
     "vm-extension": "extension",
     "vm-goodbye": "Goodbye.",
     "vm-incorrect": "Login incorrect.",
@@ -80,7 +84,6 @@ TRANSCRIPTS: Final[Mapping[str, str]] = {
     "vm-press": "press",
     "vm-saved": "saved",
     "vm-sorry": "I'm sorry, I did not understand your response.",
-    "vm-theperson": "The person at extension",
     "vm-youhave": "you have",
 }
 
@@ -107,7 +110,7 @@ class Dialled:
 
 
 # What the rendered dialplan takes after a code, and what it leaves out of it.
-_AFTER: Final = re.compile(r"|[0-9].*", re.DOTALL)
+_AFTER: Final = re.compile(r"|#|[0-9].*", re.DOTALL)
 _FILTERED: Final = re.compile(r"[^0-9*]")
 _MOST_DIGITS: Final = 64
 
@@ -119,7 +122,7 @@ def dialled(number: str, codes: Mapping[Script, str]) -> Dialled:
         for script, code in codes.items()
         if number.startswith(code)
         and _AFTER.fullmatch(number[len(code) :])
-        and (number == code or script not in WITHOUT_DIGITS)
+        and (number in (code, f"{code}#") or script not in WITHOUT_DIGITS)
     ]
     if not found:
         known = ", ".join(f"{code} {script.name.lower()}" for script, code in codes.items())

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from fastagi.config import AsteriskSettings, HostPort, Settings
 from fastagi.config.settings import Section
 from fastagi.contract import (
+    CALL_CONTEXT,
     FEATURES_CONTEXT,
     HINTS_CONTEXT,
     LOGIN_LAMP,
@@ -23,7 +24,6 @@ from fastagi.contract import (
     Variable,
 )
 
-CALL_CONTEXT = f"{FEATURES_CONTEXT}-call"
 AFTER_CONTEXT = f"{FEATURES_CONTEXT}-after"
 
 # What agi/prompts.py says for UNAVAILABLE; here it is said when nobody is there to say it.
@@ -103,11 +103,16 @@ _HEAD = """\
 
 
 def _features(codes: dict[Script, str]) -> str:
+    """Each code with and without a ``#`` at the end: some phones send the one that ends a number,
+    and agents who are used to it press it."""
     lines = [f"[{FEATURES_CONTEXT}]"]
     for script, code in codes.items():
         length = len(_safe("code", code))
         typed = f"${{FILTER(0-9*,${{EXTEN:{length}:{_MOST_DIGITS}}})}}"
-        lines.append(f"exten => {code},1,Gosub({CALL_CONTEXT},s,1({script.value},))")
+        lines += [
+            f"exten => {alone},1,Gosub({CALL_CONTEXT},s,1({script.value},))"
+            for alone in (code, f"{code}#")
+        ]
         if script in WITHOUT_DIGITS:
             continue
         lines += [
@@ -181,21 +186,28 @@ def _call(settings: Settings, asterisk: str) -> str:
 
 def _hints(codes: dict[Script, str]) -> str:
     """Pattern hints, since agents come and go: Asterisk makes one of them when it is asked for."""
-
-    def digits(skip: int) -> str:
-        return f"${{FILTER(0-9,${{EXTEN:{skip}:20}})}}"
-
+    # All of the extension is filtered: Asterisk takes a "-" in a pattern for nothing at all, so
+    # that "agent4001" matches as well, and a fixed number of characters would be one too many.
+    number = "${FILTER(0-9,${EXTEN})}"
     lines = [
         f"[{HINTS_CONTEXT}]",
         "; [n] because a bare n in a pattern is a digit from 2 to 9",
-        f"exten => _age[n]t-X!,hint,{LOGIN_LAMP.format(number=digits(len('agent-')))}",
-        f"exten => _pause-X!,hint,{PAUSE_LAMP.format(number=digits(len('pause-')))}",
+        f"exten => _age[n]t-X!,hint,{LOGIN_LAMP.format(number=number)}",
+        f"exten => _pause-X!,hint,{PAUSE_LAMP.format(number=number)}",
     ]
     for script in (Script.TOGGLE_LOGIN, Script.LOGIN):
         if code := codes.get(script):
-            lamp = LOGIN_LAMP.format(number=digits(len(code)))
-            lines.append(f"exten => _{_safe('code', code)}X!,hint,{lamp}")
+            lamp = LOGIN_LAMP.format(number=_agent_dialled(_safe("code", code)))
+            lines.append(f"exten => _{code}X!,hint,{lamp}")
     return "\n".join([*lines, ""])
+
+
+def _agent_dialled(code: str) -> str:
+    """The agent's number in ``<code><agent>`` and in ``<code><agent>*<extension>``: what stands
+    up to the first star behind the code."""
+    field = code.count("*") + 1
+    skip = len(code) - code.rfind("*") - 1  # of the field: what of the code is in it
+    return f"${{FILTER(0-9,${{CUT(EXTEN,*,{field}):{skip}:20}})}}"
 
 
 def render_fallback_facts(settings: Settings, asterisk: str = "") -> str:

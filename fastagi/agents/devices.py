@@ -76,6 +76,11 @@ class Pattern:
             _matcher=re.compile("".join(parts), re.ASCII),
         )
 
+    @classmethod
+    def exactly(cls, text: str) -> Self:
+        """Matches this text alone, whatever stands in it."""
+        return cls(text, len(text), True, re.compile(re.escape(text), re.ASCII))
+
     def matches(self, extension: str) -> bool:
         return is_extension(extension) and self._matcher.fullmatch(extension) is not None
 

@@ -6,6 +6,8 @@ Refused
 ├── AgentLocked          AGENT_LOCKED
 ├── ExtensionLocked      EXTENSION_LOCKED
 ├── NoSuchExtension      NO_SUCH_EXTENSION
+├── NumberNotAllowed     NUMBER_NOT_ALLOWED
+├── NotFromHere          NOT_FROM_HERE
 ├── ExtensionInUse       EXTENSION_IN_USE
 ├── LoggedInElsewhere    LOGGED_IN_ELSEWHERE
 ├── NotLoggedIn          NOT_LOGGED_IN
@@ -61,6 +63,18 @@ class ExtensionLocked(Refused):
 
 class NoSuchExtension(Refused):
     outcome = Outcome.NO_SUCH_EXTENSION
+
+
+class NumberNotAllowed(Refused):
+    """An outside number at which this agent may not log in."""
+
+    outcome = Outcome.NUMBER_NOT_ALLOWED
+
+
+class NotFromHere(Refused):
+    """The caller is neither a phone nor one whom ``login.from`` lets use the codes."""
+
+    outcome = Outcome.NOT_FROM_HERE
 
 
 class ExtensionInUse(Refused):
@@ -124,13 +138,15 @@ class NoInput(Refused):
 
 
 class QueueRefused(Refused):
-    """``words`` are Asterisk's own; "" where there are none."""
+    """``words`` are Asterisk's own; "" where there are none. ``queues``: the names of those that
+    it refused to change, as far as is known."""
 
     outcome = Outcome.QUEUE_REFUSED
 
-    def __init__(self, text: str = "", words: str = "") -> None:
+    def __init__(self, text: str = "", words: str = "", queues: Sequence[str] = ()) -> None:
         super().__init__(text)
         self.words = words
+        self.queues = tuple(queues)
 
 
 class QueueMissing(QueueRefused):
@@ -140,8 +156,7 @@ class QueueMissing(QueueRefused):
     def __init__(self, queues: Sequence[str], numbers: Sequence[str]) -> None:
         named = [f"{queue} ({n})" if n else queue for queue, n in zip(queues, numbers, strict=True)]
         text = f"Asterisk has no queue {', '.join(named)}; {MISSING_QUEUE_CURE}"
-        super().__init__(text, "No such queue")
-        self.queues = tuple(queues)
+        super().__init__(text, "No such queue", queues)
         self.numbers = tuple(numbers)
 
 

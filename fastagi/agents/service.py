@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import (
     AsyncIterator,
+    Awaitable,
     Callable,
     Collection,
     Iterable,
@@ -43,7 +44,7 @@ from fastagi.agents.commands import (
     Unpause,
     WhenInCall,
 )
-from fastagi.agents.devices import Device, device_key
+from fastagi.agents.devices import Device, Pattern, device_key
 from fastagi.agents.errors import StoreUnavailable as StoreUnavailable
 from fastagi.agents.events import Event
 from fastagi.agents.fence import AWAY, Fence
@@ -55,7 +56,7 @@ from fastagi.agents.limits import (
     locked,
     start_of_day,
 )
-from fastagi.agents.lockout import Lockout
+from fastagi.agents.lockout import USUAL_FOR, Keys, Lockout, Place, Verdict, judge
 from fastagi.agents.log import Log
 from fastagi.agents.model import (
     AgentState,
@@ -189,12 +190,24 @@ class Store(Protocol):
     async def shift_ends(self) -> list[str]:
         """The times of day (``18:30``) at which agents are logged off, each once."""
 
-    async def pin_attempt(self, keys: Sequence[str], now: datetime, lockout: Lockout) -> str | None:
-        """Counts an attempt against each key, as failed until ``pin_passed``; or, when one is
-        locked, counts nothing and returns that key. One transaction: racing attempts all count."""
+    async def pin_attempt(
+        self,
+        keys: Keys,
+        now: float,
+        memory: float,
+        rule: Callable[[Mapping[str, Sequence[float]], bool], Verdict],
+    ) -> Verdict:
+        """Counts an attempt against each key as failed, at the moment that ``rule`` says, until
+        ``pin_passed``; nothing where it says that a key is locked. ``rule`` is given the failures
+        of the last ``memory`` seconds by key, and whether the PIN was proved with ``keys.own``
+        before. One transaction: racing attempts all count. Seconds on ``AgentService.steady``."""
 
-    async def pin_passed(self, keys: Sequence[str]) -> None:
-        """The attempts of the first key are forgotten, and the latest of each other."""
+    async def pin_passed(self, keys: Keys, at: float, usual_until: float) -> None:
+        """The attempt counted at ``at`` was right: it is forgotten, and so is every one of
+        ``keys.own``, which is the agent's usual place until then."""
+
+    async def outside_numbers(self, number: str) -> tuple[str, ...]:
+        """Patterns of the outside numbers at which the agent may log in by phone."""
 
     async def note(self, key: str) -> str | None:
         """A remembered fact about the outside, such as Asterisk's start-up time."""
@@ -248,6 +261,13 @@ def ordered_id() -> str:
     return f"{time.time_ns():016x}{random.getrandbits(48):012x}"
 
 
+def steady_clock() -> Callable[[], float]:
+    """Seconds since 1970 as they were when it was made, and from then on without any step: the
+    machine's clock may be set meanwhile."""
+    began = time.time() - time.monotonic()
+    return lambda: began + time.monotonic()
+
+
 @contextmanager
 def _told_as_unavailable() -> Iterator[None]:
     """A store that is away is a refusal to whoever asked."""
@@ -279,6 +299,8 @@ class AgentService:
         log: Log,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        steady: Callable[[], float] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         new_id: Callable[[], str] = ordered_id,
         fence: Fence | None = None,
     ) -> None:
@@ -290,6 +312,8 @@ class AgentService:
         self._pins = pins
         self._log = log
         self._clock = clock
+        self.steady = steady or steady_clock()
+        self._sleep = sleep
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # Whether the store can be relied on, as far as it has been seen. Set by whoever watches it.
         self.store_usable: Callable[[], bool] = lambda: True
@@ -325,6 +349,16 @@ class AgentService:
             found = await self.store.agents_with_extension(extension, asterisk)
         return found[0] if len(found) == 1 else None
 
+    async def agent_on(self, key: str) -> AgentState | None:
+        """Who is logged in on the device with this ``Device.key``. Raises Unavailable."""
+        with _told_as_unavailable():
+            return await self.store.agent_at(key)
+
+    async def number_of_queue(self, name: str) -> str:
+        """What agents dial for the queue; "" when that is not known. Raises Unavailable."""
+        with _told_as_unavailable():
+            return (await self.store.queue_names()).get(name.lower(), ("", ""))[1]
+
     async def queue_numbered(self, number: str) -> str:
         """Raises NoSuchQueue, Unavailable."""
         with _told_as_unavailable():
@@ -347,21 +381,52 @@ class AgentService:
 
     # -- PINs
 
-    async def check_pin(self, agent: AgentState, pin: str, extension: str) -> None:
-        """Raises WrongPin, AgentLocked, ExtensionLocked, Unavailable.
+    async def check_pin(self, agent: AgentState, pin: str, place: Place) -> None:
+        """Raises WrongPin, AgentLocked, ExtensionLocked, Unavailable. May take up to LONGEST_WAIT
+        seconds, where others have typed wrong ones.
 
         Every attempt is counted before it is checked, so that attempts racing on many phones
         get no more guesses than one phone.
         """
         assert agent.pin_hash is not None
-        keys = (f"agent:{agent.number}", f"extension:{extension}")
+        keys, rule, now = place.keys(agent.number), self.policy.lockout, self.steady()
+        memory = rule.memory.total_seconds()
         with _told_as_unavailable():
-            locked = await self.store.pin_attempt(keys, self._clock(), self.policy.lockout)
-            if locked is not None:
-                raise errors.AgentLocked() if locked == keys[0] else errors.ExtensionLocked()
+            verdict = await self.store.pin_attempt(
+                keys,
+                now,
+                memory,
+                lambda failed_at, usual: judge(rule, keys, failed_at, usual, now),
+            )
+            if verdict.locked:
+                self._log.warning(
+                    "too many wrong PINs", agent=agent.number, place=place.name, key=verdict.locked
+                )
+                of_place = verdict.locked == keys.place
+                raise errors.ExtensionLocked() if of_place else errors.AgentLocked()
+            if verdict.at > now:
+                await self._sleep(verdict.at - now)
             if not await self._pins.verify(agent.pin_hash, pin):
                 raise errors.WrongPin()
-            await self.store.pin_passed(keys)
+            await self.store.pin_passed(keys, verdict.at, self.steady() + USUAL_FOR)
+
+    # -- outside numbers
+
+    async def may_log_in_at(self, agent: AgentState, device: Device) -> None:
+        """Raises NumberNotAllowed for an outside number that is none of this agent's, or where the
+        agent has no PIN, which has been proved by now; Unavailable."""
+        if device.type != "remote":
+            return
+        if agent.pin_hash is None:
+            raise errors.NumberNotAllowed(
+                f"an outside number needs a PIN: give agent {agent.number} one"
+            )
+        with _told_as_unavailable():
+            allowed = await self.store.outside_numbers(agent.number)
+        if not any(Pattern.parse(text).matches(device.extension) for text in allowed):
+            raise errors.NumberNotAllowed(
+                f"{device.extension} is not among agents[].outside of agent {agent.number}"
+            )
 
     # -- changing
 
@@ -687,7 +752,8 @@ class AgentService:
         for result in results:
             if result.answer.refused and result.answer is not Answer.NO_SUCH_QUEUE:
                 text = f"{in_words(result.operation)}: {result.message}"
-                return errors.QueueRefused(text, result.message)
+                queue = result.operation.queue  # "": every one
+                return errors.QueueRefused(text, result.message, (queue,) if queue else ())
         if not missing:
             return None
         command, after = change.command, change.after

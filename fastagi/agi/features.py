@@ -1,18 +1,23 @@
 """The codes: one coroutine per AGI script; the table FEATURES is the whole of the phone.
 
-Each call runs the same way: find out who and what, asking where it was not dialled; let the hall
-carry it out; speak the outcome; set the channel variables, AGENT_STATUS the last.
+Each call runs the same way: who calls, and may they; find out who and what, asking where it was not
+dialled; let the hall carry it out; speak the outcome; set the channel variables, AGENT_STATUS the
+last.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import parse_qsl
 
 import structlog
 
 from fastagi.agents import errors
+from fastagi.agents.callers import Access, Caller, Standing, access, who_calls
 from fastagi.agents.commands import (
     Actor,
     Command,
@@ -25,12 +30,13 @@ from fastagi.agents.commands import (
     Unpause,
     WhenInCall,
 )
-from fastagi.agents.devices import Device, DeviceRule, endpoint_of, is_extension, resolve
+from fastagi.agents.devices import Device, DeviceRule, device_key, resolve
+from fastagi.agents.lockout import Place
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.service import AgentService
 from fastagi.agi import prompts
 from fastagi.agi.prompts import Digits, Facts, Number, Phrase
-from fastagi.agi.protocol import printable
+from fastagi.agi.protocol import AGIError, printable
 from fastagi.agi.session import (
     CallerHungUp,
     CommandFailed,
@@ -50,17 +56,21 @@ AGENT_DIGITS = 20
 PIN_DIGITS = 12
 BUSY = "busy"  # among the handlers: for a call too many
 SHOWN = 80  # characters of what a caller sends that are written down
+LOOK_EVERY = 0.25  # seconds, for callers who wait for an answer
+PLEASE_WAIT_AFTER = 4  # looks at a caller who hears nothing: within a second
+AND_AGAIN_AFTER = 24  # looks since the last "please wait"
 
 _DIALLED = re.compile(r"(?P<number>[0-9]{0,20})(?:\*(?P<extension>[0-9]{1,40}))?")
 _PLAIN = re.compile(r"[A-Za-z0-9_ .+-]*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PhoneSettings:
     """The admin's choices for calls from phones."""
 
     rules: tuple[DeviceRule, ...]
     extension_from_endpoint: bool = True
+    codes_from: tuple[str, ...] = ()  # contexts and endpoints that may use the codes, too
     pin_tries: int = 3
     ask_to_move: bool = True  # when the agent is logged in elsewhere
     move: bool = False  # without asking
@@ -68,6 +78,10 @@ class PhoneSettings:
     when_in_call: WhenInCall = WhenInCall.AFTER_CALL  # a log-off
     pause_when_in_call: WhenInCall = WhenInCall.ALLOW
     prompts: Mapping[Outcome, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def access(self) -> Access:
+        return access(self.rules, self.extension_from_endpoint, self.codes_from)
 
 
 class Call:
@@ -84,23 +98,61 @@ class Call:
             caller_id=printable(request.callerid)[:SHOWN],
             unique_id=printable(request.uniqueid)[:SHOWN],
         )
-        own = endpoint_of(request.channel) if settings.extension_from_endpoint else request.callerid
-        self.own_extension = own if is_extension(own) else ""
         self.asterisk = asterisk_in(request.query, service.queues.names)
+        self.caller = Caller(Standing.STRANGER)  # until ``recognise``
+        self.device: Device | None = None  # the queue member that the caller's phone is
         # What the answer and the channel variables speak of.
         self.agent = ""
-        self.extension = self.own_extension
+        self.extension = ""
         self.queue = ""
         self.missing: tuple[str, ...] = ()  # numbers of the agent's queues that Asterisk lacks
+        self.occupant_there = ""  # the number of the agent who is logged in on the extension
         self.reason: PauseReason | None = None
         self.wanted_reason: PauseReason | None = None  # of a pause that was asked for
         self.status_of: AgentState | None = None
+        self.identified: AgentState | None = None
         self._answered = False
         self._language = self._wanted = request.language
+        # A "#" that ends what was dialled or typed may come when that is over: it answers nothing.
+        self._hash_may_follow = True
+        # Of Patience: how many commands it has seen at its last look, how many looks in a row found
+        # nothing new, and at how many it says "please wait".
+        self.commands_seen = self.looks = 0
+        self.patient_for = PLEASE_WAIT_AFTER
+        self._reminder: asyncio.Task[None] | None = None  # says it
 
     # -- speaking and asking
 
+    async def free(self) -> None:
+        """Waits until a command can be given: only one at a time can be on its way."""
+        if self._reminder is not None:
+            await self._reminder
+            self._reminder = None
+
+    @property
+    def reminding(self) -> bool:
+        return self._reminder is not None and not self._reminder.done()
+
+    def remind(self) -> None:
+        """Says "please wait", while the call waits for something else than the caller."""
+        self._reminder = asyncio.create_task(self._please_wait(), name="please wait")
+
+    async def _please_wait(self) -> None:
+        try:
+            await self._pick_up()
+            try:
+                await self.session.stream_file(prompts.PLEASE_WAIT)
+            except SoundMissing as missing:
+                await self._beep(missing.file, "")
+        except AGIError as error:  # the call finds out as well
+            log.debug("a caller could not be told to wait", error=type(error).__name__)
+        self.commands_seen = self.session.commands  # these were no answer
+
     async def _answer(self) -> None:
+        await self.free()
+        await self._pick_up()
+
+    async def _pick_up(self) -> None:
         if self._wanted != self._language:
             self._language = self._wanted
             await self.session.set_variable("CHANNEL(language)", self._language)
@@ -142,21 +194,35 @@ class Call:
     async def ask_number(self, sound: str, digits: int) -> str:
         """Digits ended with ``#`` or by a silence; "" when none came."""
         await self._answer()
-        try:
-            return (await self.session.get_data(sound, int(ANSWER_WITHIN * 1000), digits)).text
-        except SoundMissing:
-            return await self._collect(await self._beep(sound, "0123456789*"), digits)
+        while True:
+            may_follow, self._hash_may_follow = self._hash_may_follow, False
+            try:
+                typed = await self.session.get_data(sound, int(ANSWER_WITHIN * 1000), digits)
+            except SoundMissing:
+                self._hash_may_follow = may_follow
+                return await self._collect(await self._beep(sound, "0123456789*#"), digits)
+            if typed.text or typed.timed_out or not may_follow:
+                self._hash_may_follow = len(typed.text) >= digits
+                return typed.text
 
     async def ask_choice(self, phrase: Phrase, digits: int) -> str:
         """Like ask_number for a phrase of several sounds."""
-        return await self._collect(await self.say(phrase, "0123456789*#"), digits)
+        pressed = await self.say(phrase, "0123456789*#")
+        if pressed == "#" and self._hash_may_follow:  # it cut the question short
+            self._hash_may_follow = False
+            pressed = await self.say(phrase, "0123456789*#")
+        return await self._collect(pressed, digits)
 
     async def _collect(self, first: str, digits: int) -> str:
         pressed = first or await self.session.wait_for_digit(int(ANSWER_WITHIN * 1000))
+        if pressed == "#" and self._hash_may_follow:
+            pressed = await self.session.wait_for_digit(int(ANSWER_WITHIN * 1000))
+        self._hash_may_follow = False
         text = ""
         while pressed and pressed != "#":
             text += pressed
             if len(text) >= digits:
+                self._hash_may_follow = True
                 break
             pressed = await self.session.wait_for_digit(int(NEXT_DIGIT_WITHIN * 1000))
         return text
@@ -170,27 +236,98 @@ class Call:
 
     # -- who
 
-    @property
-    def device(self) -> Device | None:
-        """The queue member that this phone is; None where no rule makes it one."""
-        return resolve(self.settings.rules, self.own_extension, self.asterisk)
+    async def recognise(self) -> None:
+        """Finds out who calls. Raises NotFromHere where that is nobody who may, Unavailable."""
+        request = self.session.request
+        steps = who_calls(request.channel, request.context, request.callerid, self.settings.access)
+        try:
+            question = next(steps)
+            while True:  # never for a phone of ours
+                question = steps.send(await self._told(question))
+        except StopIteration as found:
+            self.caller = found.value
+        self.extension = self.caller.extension
+        self.device = resolve(self.settings.rules, self.extension, self.asterisk)
+        if self.caller.standing is Standing.STRANGER:
+            if await self._without_a_rule() is None:
+                raise errors.NotFromHere(self._cure())
+            self.caller = Caller(
+                Standing.PHONE, self.caller.endpoint, self.caller.number, self.caller.interface
+            )
+            self.extension = self.caller.extension
+
+    async def _told(self, question: str) -> str:
+        """What Asterisk makes of an expression; "" where it knows no such function."""
+        await self.free()
+        try:
+            return await self.session.get_full_variable(question) or ""
+        except CommandFailed:
+            return ""
+
+    def _cure(self) -> str:
+        caller = self.caller
+        listed = " or ".join(filter(None, (caller.interface, caller.context)))
+        rather = (
+            ", login.extension_from: caller_id where callers' numbers are the extensions"
+            if self.settings.extension_from_endpoint
+            else ""
+        )
+        return (
+            f"{caller.why}; if the codes may be dialled from there: a device rule that matches"
+            f"{rather}, or {listed or 'its context'} in login.from"
+        )
+
+    async def _without_a_rule(self) -> AgentState | None:
+        """Who is logged in on the caller's phone, as the login was stored: the device rule that
+        made it a queue member is gone, or makes another one of it by now."""
+        caller = self.caller
+        if not caller.interface:
+            return None
+        key = device_key(self.asterisk, caller.interface)
+        return await self.service.agent_on(key) or await self.service.agent_with_extension(
+            caller.endpoint, self.asterisk
+        )
 
     async def occupant(self) -> AgentState | None:
-        """The agent who is logged in on this phone, if any; also where the device rule that made
-        it a queue member is gone, or makes another one of it by now."""
-        device = self.device
-        state = None if device is None else await self.service.agent_at(device)
-        if state is None and self.own_extension:
-            state = await self.service.agent_with_extension(self.own_extension, self.asterisk)
+        """The agent who is logged in where the caller sits, if any."""
+        state = None if self.device is None else await self.service.agent_at(self.device)
+        if state is None and self.caller.standing is Standing.PHONE:
+            state = await self._without_a_rule()
+            if state is None and self.extension:
+                state = await self.service.agent_with_extension(self.extension, self.asterisk)
         return state
 
     async def agent_here(self) -> AgentState:
-        """The same; raises NotLoggedIn where there is none."""
+        """The same. Who calls from elsewhere than a phone is asked for the number, and proves it
+        with the PIN. Raises NotLoggedIn where there is nobody."""
         state = await self.occupant()
+        if state is None and not self.elsewhere:
+            raise errors.NotLoggedIn(self.extension)
         if state is None:
-            raise errors.NotLoggedIn(self.own_extension)
+            state = await self.identify("")
+            await self.prove(state)
+            if state.session is None:
+                raise errors.NotLoggedIn(self.extension)
         self.met(state)
         return state
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the caller sits at no phone of ours at which an agent could be logged in."""
+        return self.device is None or self.caller.standing is Standing.OUTSIDE
+
+    @property
+    def place(self) -> Place:
+        """For what wrong PINs count."""
+        caller = self.caller
+        by_name = caller.ruled or self.settings.extension_from_endpoint
+        if caller.standing is Standing.PHONE and caller.interface and by_name:
+            return Place(f"phone:{self.asterisk}:{caller.interface.lower()}", outside=False)
+        if caller.number:
+            return Place(f"number:{caller.number}", outside=True)
+        if self.asked_extension:
+            return Place(f"extension:{self.asked_extension}", outside=True)
+        return Place("", outside=True)
 
     def met(self, state: AgentState) -> None:
         self.agent = state.number
@@ -200,41 +337,55 @@ class Call:
         self.use_language(state.language)
 
     async def identify(self, number: str) -> AgentState:
-        """The agent with this number, asked for when empty or unknown."""
+        """The agent with this number, asked for when empty or unknown; the same when called
+        again."""
+        if self.identified is not None:
+            return self.identified
         refusal: errors.Refused = errors.NoInput()
-        for attempt in range(TRIES):
+        wrong = False  # what was typed, or dialled, last
+        for _ in range(TRIES):
             if not number:
-                sound = prompts.ASK_AGENT_AGAIN if attempt and self.agent else prompts.ASK_AGENT
+                sound = prompts.ASK_AGENT_AGAIN if wrong else prompts.ASK_AGENT
                 typed = await self.ask_number(sound, AGENT_DIGITS)
                 number, self.asked_extension = parse(typed, self.asked_extension)
+                wrong = bool(typed)
                 if not number:
                     continue
             try:
                 state = await self.service.agent(number)
             except errors.NoSuchAgent as error:
-                refusal, self.agent, number = error, number, ""
+                refusal, self.agent, number, wrong = error, number, "", True
                 continue
             self.met(state)
+            self.identified = state
             return state
         raise refusal
 
     asked_extension: str = ""  # the extension dialled or typed after a star
 
     async def prove(self, state: AgentState) -> None:
-        """Asks for the PIN when the agent has one. Raises NoInput, WrongPin, the lock-outs."""
-        if state.pin_hash is None:
-            return None
+        """Asks for the PIN, once a call, when the agent has one. Raises NoInput, WrongPin, the
+        lock-outs."""
+        if state.pin_hash is None or self._proved == state.number:
+            return
         refusal: errors.Refused = errors.NoInput()
-        for attempt in range(self.settings.pin_tries):
-            sound = prompts.ASK_PIN_AGAIN if attempt else prompts.ASK_PIN
+        wrong = False  # what was typed last; nothing is not wrong
+        for _ in range(self.settings.pin_tries):
+            sound = prompts.ASK_PIN_AGAIN if wrong else prompts.ASK_PIN
             pin = await self.ask_number(sound, PIN_DIGITS)
+            wrong = bool(pin)
             if not pin:
                 continue
             try:
-                return await self.service.check_pin(state, pin, self.own_extension)
+                await self.service.check_pin(state, pin, self.place)
             except errors.WrongPin as error:
                 refusal = error
+            else:
+                self._proved = state.number
+                return
         raise refusal
+
+    _proved: str = ""  # the agent whose PIN was typed
 
     # -- what
 
@@ -266,14 +417,16 @@ class Call:
 
 
 async def login(call: Call) -> Outcome:
-    number, call.asked_extension = parse(call.dialled, "")
+    number, call.asked_extension = parse(call.dialled, call.asked_extension)
+    sits_at = call.caller.extension
     try:
         state = await call.identify(number)
         await call.prove(state)
-        call.extension = call.asked_extension or call.own_extension
+        call.extension = call.asked_extension or sits_at
         device = resolve(call.settings.rules, call.extension, call.asterisk)
         if device is None:
-            raise errors.NoSuchExtension(call.extension)
+            raise errors.NoSuchExtension(_no_rule(call))
+        await call.service.may_log_in_at(state, device)
     except errors.Refused as refusal:
         await _note_refused_login(call, refusal)
         raise
@@ -291,12 +444,21 @@ async def login(call: Call) -> Outcome:
     return await call.carry_out(again, call.settings.take_over)
 
 
+def _no_rule(call: Call) -> str:
+    """For the log: why there is no such extension, and what can be done."""
+    why = f"no device rule matches {call.extension or 'the caller, who has no extension'!r}"
+    if call.asked_extension:
+        return f"{why}, which was dialled"
+    if call.settings.extension_from_endpoint:
+        return f"{why}, the name of the endpoint; login.extension_from: caller_id?"
+    return f"{why}, the caller ID; login.extension_from: endpoint?"
+
+
 async def _note_refused_login(call: Call, refusal: errors.Refused) -> None:
-    device = call.device
     await call.service.record_refused_login(
         call.agent,
-        call.asked_extension or call.own_extension,
-        device.context if device else "",
+        call.asked_extension or call.caller.extension,
+        call.device.context if call.device else "",
         call.actor,
         Source.PHONE,
         refusal.outcome,
@@ -304,10 +466,10 @@ async def _note_refused_login(call: Call, refusal: errors.Refused) -> None:
 
 
 async def logoff(call: Call) -> Outcome:
-    number, _ = parse(call.dialled, "")
+    number, call.asked_extension = parse(call.dialled, call.asked_extension)
     here = await call.occupant()
-    if number == "" and here is None and call.device is not None:
-        raise errors.NotLoggedIn(call.own_extension)
+    if number == "" and here is None and not call.elsewhere:
+        raise errors.NotLoggedIn(call.extension)
     if here is not None and number in ("", here.number):
         state = here
         call.met(state)
@@ -351,10 +513,19 @@ async def unpause(call: Call) -> Outcome:
 
 
 async def toggle_login(call: Call) -> Outcome:
-    number, _ = parse(call.dialled, "")
+    number, call.asked_extension = parse(call.dialled, "")
     here = await call.occupant()
     if here is not None and number in ("", here.number):
         return await logoff(call)
+    if call.elsewhere and not call.asked_extension:
+        # Whether it is a login or a log-off depends on the agent, not on a phone.
+        try:
+            state = await call.identify(number)
+        except errors.Refused as refusal:
+            await _note_refused_login(call, refusal)
+            raise
+        if state.session is not None and not call.asked_extension:
+            return await logoff(call)
     return await login(call)
 
 
@@ -401,6 +572,42 @@ async def busy(call: Call) -> Outcome:
     raise errors.Busy
 
 
+class Patience:
+    """Tells callers to wait who hear nothing, as the store or Asterisk is slow: never silence.
+
+    One timer looks at all calls, so that a call which is answered at once pays nothing for it.
+    """
+
+    def __init__(self) -> None:
+        self._calls: set[Call] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begins(self, call: Call) -> None:
+        self._calls.add(call)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
+
+    def ends(self, call: Call) -> None:
+        self._calls.discard(call)
+
+    def _look(self) -> None:
+        self._timer = None
+        for call in self._calls:
+            session = call.session
+            if call.reminding:
+                continue
+            if not session.idle or session.commands != call.commands_seen:
+                call.commands_seen = session.commands
+                call.looks, call.patient_for = 0, PLEASE_WAIT_AFTER
+                continue
+            call.looks += 1
+            if call.looks >= call.patient_for:
+                call.remind()
+                call.looks, call.patient_for = 0, AND_AGAIN_AFTER
+        if self._calls:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
+
+
 Feature = Callable[[Call], Awaitable[Outcome]]
 Called = Callable[[str, str, float], None]  # script, outcome or "", seconds
 
@@ -426,10 +633,16 @@ def handlers(
     ``settings`` is asked at each call, so that a reload holds from the next call on.
     """
     features: Iterable[tuple[str, Feature]] = (*FEATURES.items(), (BUSY, busy))
+    patience = Patience()
 
     def handler(script: str, feature: Feature) -> Callable[[Session], Awaitable[None]]:
         async def handle(session: Session) -> None:
-            await _run(script, feature, Call(session, service, settings()), called)
+            call = Call(session, service, settings())
+            patience.begins(call)
+            try:
+                await _run(script, feature, call, called)
+            finally:
+                patience.ends(call)
 
         return handle
 
@@ -456,17 +669,22 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
     ended = "answered"
     try:
         try:
+            if feature is not busy:
+                await call.recognise()
             outcome = await feature(call)
         except errors.Refused as refusal:
             outcome = refusal.outcome
-            if isinstance(refusal, errors.Unavailable | errors.QueueRefused):
-                log.warning("refused", script=script, outcome=outcome.value, why=str(refusal))
-            if isinstance(refusal, errors.QueueMissing):
-                call.queue = refusal.numbers[0]
-            if isinstance(refusal, errors.LoggedInElsewhere):
-                call.extension = refusal.device.extension
-            if isinstance(refusal, errors.ExtensionLocked):
-                call.extension = call.own_extension  # not where the agent is
+            if isinstance(refusal, EXPLAINED):
+                log.warning(
+                    "refused",
+                    script=script,
+                    outcome=outcome.value,
+                    agent=call.agent,
+                    extension=call.extension,
+                    channel=call.actor.channel,
+                    why=str(refusal),
+                )
+            await _of(call, refusal)
         except (CallerHungUp, ConnectionLost, SessionTimeout):
             raise
         except CommandFailed as error:
@@ -480,6 +698,7 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
         try:
             await call.say(_last_words(call, outcome))
         finally:
+            await call.free()
             await _set_variables(call, outcome)
     except CallerHungUp:
         ended = "hung up"
@@ -494,10 +713,34 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
         script=script,
         outcome=outcome.value if outcome else "",
         agent=call.agent,
+        extension=call.extension,
         channel=call.actor.channel,
         ended=ended,
         ms=round(seconds * 1000, 1),
     )
+
+
+# Refusals that an admin may have to do something about.
+EXPLAINED = (
+    errors.Unavailable,
+    errors.QueueRefused,
+    errors.NotFromHere,
+    errors.NoSuchExtension,
+    errors.NumberNotAllowed,
+)
+
+
+async def _of(call: Call, refusal: errors.Refused) -> None:
+    """What the answer to this refusal speaks of."""
+    if isinstance(refusal, errors.LoggedInElsewhere):
+        call.extension = refusal.device.extension
+    elif isinstance(refusal, errors.ExtensionLocked):
+        call.extension = call.caller.extension  # not where the agent is
+    elif isinstance(refusal, errors.ExtensionInUse):
+        call.occupant_there = refusal.occupant
+    elif isinstance(refusal, errors.QueueRefused) and refusal.queues and not call.queue:
+        with suppress(errors.Unavailable):  # the answer does without
+            call.queue = await call.service.number_of_queue(refusal.queues[0])
 
 
 def _last_words(call: Call, outcome: Outcome) -> Phrase:
@@ -512,6 +755,7 @@ def _last_words(call: Call, outcome: Outcome) -> Phrase:
         extension=call.extension,
         queue=call.queue,
         reason=reason.code if reason else "",
+        occupant=call.occupant_there,
     )
     return (*prompts.answer(outcome, facts, chosen), *prompts.missing_queues(call.missing))
 

@@ -40,9 +40,11 @@ class Facts:
     extension: str = ""
     queue: str = ""
     reason: str = ""  # the pause reason's code
+    occupant: str = ""  # the number of the agent who is logged in on the extension
 
 
-# In a template "{agent}", "{extension}", "{queue}" and "{reason}" stand for spoken digits.
+# In a template "{agent}", "{extension}", "{queue}", "{reason}" and "{occupant}" stand for spoken
+# digits.
 ANSWERS: dict[Outcome, tuple[str, ...]] = {
     Outcome.LOGGED_IN: ("agent-loginok",),
     Outcome.ALREADY_LOGGED_IN: (
@@ -79,11 +81,16 @@ ANSWERS: dict[Outcome, tuple[str, ...]] = {
     Outcome.NO_SUCH_EXTENSION: ("pbx-invalid",),
     Outcome.EXTENSION_IN_USE: (
         "beeperr",
-        "vm-theperson",
+        "vm-extension",
         "{extension}",
-        "vm-isonphone",
+        "vm-isunavail",
+        "spy-agent",
+        "{occupant}",
+        "agent-loginok",
         "vm-goodbye",
     ),
+    Outcome.NUMBER_NOT_ALLOWED: ("beeperr", "{extension}", "ss-noservice"),
+    Outcome.NOT_FROM_HERE: ("privacy-unident", "vm-goodbye"),
     Outcome.LOGGED_IN_ELSEWHERE: ("spy-agent", "{agent}", "vm-extension", "{extension}"),
     Outcome.NOT_LOGGED_IN: ("beeperr", "vm-no", "spy-agent", "vm-goodbye"),
     Outcome.IN_CALL: ("spy-agent", "{agent}", "vm-isonphone", "please-try-again"),
@@ -93,7 +100,14 @@ ANSWERS: dict[Outcome, tuple[str, ...]] = {
     Outcome.NO_SUCH_QUEUE: ("privacy-incorrect",),
     Outcome.NOT_A_MEMBER: ("privacy-incorrect", "spy-agent", "{agent}"),
     Outcome.LAST_IN_QUEUE: ("beeperr", "vm-last", "spy-agent", "{queue}"),
-    Outcome.QUEUE_REFUSED: ("tt-somethingwrong", "ss-noservice"),
+    # The only words for a queue that all languages share.
+    Outcome.QUEUE_REFUSED: (
+        "beeperr",
+        "queue-callswaiting",
+        "{queue}",
+        "vm-isunavail",
+        "vm-goodbye",
+    ),
     Outcome.UNAVAILABLE: ("tt-somethingwrong", "please-try-again"),
     Outcome.BUSY: ("beeperr", "please-try-again"),
 }
@@ -105,6 +119,7 @@ ASK_PIN_AGAIN = "auth-incorrect"
 WRONG_CHOICE = "conf-errormenu"
 ASK_TO_MOVE = ("vm-extension", "{extension}", "vm-press", "digits/1", "pbx-transfer")
 ASK_TO_LEAVE = ("vm-last", "spy-agent", "{queue}", "vm-press", "digits/1", "agent-loggedoff")
+PLEASE_WAIT = "queue-thankyou"  # while the answer takes longer than a caller waits in silence
 LAST_RESORT = "beeperr"  # a sound file is missing: anything is better than silence
 
 # Everything that may be played by name; `fastagi check` looks for each in each language.
@@ -119,7 +134,9 @@ SOUNDS: frozenset[str] = frozenset(
     ASK_PIN,
     ASK_PIN_AGAIN,
     WRONG_CHOICE,
+    PLEASE_WAIT,
     LAST_RESORT,
+    "vm-and",
     "vm-youhave",
     "queue-minute",
     "queue-minutes",
@@ -134,6 +151,7 @@ def fill(template: tuple[str, ...], facts: Facts) -> Phrase:
         "{extension}": facts.extension,
         "{queue}": facts.queue,
         "{reason}": facts.reason,
+        "{occupant}": facts.occupant,
     }
     phrase: list[str | Digits | Number] = []
     for item in template:
@@ -149,15 +167,23 @@ def answer(outcome: Outcome, facts: Facts, chosen: Mapping[Outcome, tuple[str, .
     return tuple(chosen[outcome]) if outcome in chosen else fill(ANSWERS[outcome], facts)
 
 
+QUEUES_NAMED = 4  # so many are told one by one; more are counted
+
+
 def status(state: "AgentState", now: datetime) -> Phrase:
-    """Extension, number of queues, then "no pause", or paused with the reason's code (where it has
-    one) and for how many minutes; then what comes after this call, if anything was planned."""
+    """Where, in which queues, paused or not; then what comes after this call, if anything.
+
+    "extension 1001, agent logged in, 701 and 702 paused and 703, no pause": a queue in which the
+    agent is paused, or is not, other than in general is told with it. Of many queues only these are
+    named, after their count. A pause is told with its reason's code, where it has one, and its
+    minutes.
+    """
     assert state.session is not None
     phrase: tuple[str | Digits | Number, ...] = (
         "vm-extension",
         Digits(state.session.device.extension),
-        "vm-youhave",
-        Number(len(state.joined)),
+        "agent-loginok",
+        *_queues(state),
     )
     if state.pause is None:
         phrase += ("vm-no", "dictate/pause")
@@ -167,6 +193,28 @@ def status(state: "AgentState", now: datetime) -> Phrase:
         phrase += ("dictate/paused", *((Digits(code),) if code else ()), Number(minutes))
         phrase += ("queue-minute" if minutes == 1 else "queue-minutes",)
     return (*phrase, *_planned(state))
+
+
+def _queues(state: "AgentState") -> Phrase:
+    joined = state.joined
+    many = len(joined) > QUEUES_NAMED
+    named: list[Phrase] = []
+    for membership in joined:
+        paused, _ = state.pause_in(membership)
+        differs: Phrase = ()
+        if paused and state.pause is None:
+            differs = ("dictate/paused",)
+        elif not paused and state.pause is not None:
+            differs = ("vm-no", "dictate/pause")
+        if differs or not many:
+            named.append((Digits(membership.number), *differs))
+    phrase: list[str | Digits | Number] = []
+    if many or not joined:
+        phrase += ["vm-youhave", Number(len(joined))]
+    # "and" parts the numbers: 701 702 would be heard as one.
+    for one in named[:QUEUES_NAMED]:
+        phrase += ["vm-and", *one] if phrase else one
+    return tuple(phrase)
 
 
 def _planned(state: "AgentState") -> Phrase:
@@ -187,13 +235,13 @@ def missing_queues(numbers: tuple[str, ...]) -> Phrase:
 
 def menu(codes: tuple[str, ...]) -> Phrase:
     """The pause reasons to choose from, by code."""
-    phrase: list[str | Digits | Number] = ["dictate/pause", "vm-press"]
-    phrase += [Digits(code) for code in codes]
-    return tuple(phrase)
+    return ("dictate/pause", "vm-press", *_choices(codes))
 
 
 def queue_menu(numbers: tuple[str, ...]) -> Phrase:
     """The agent's queues to choose from, by number."""
-    phrase: list[str | Digits | Number] = ["spy-agent", "vm-press"]
-    phrase += [Digits(number) for number in numbers]
-    return tuple(phrase)
+    return ("spy-agent", "vm-press", *_choices(numbers))
+
+
+def _choices(numbers: tuple[str, ...]) -> Phrase:
+    return tuple([Digits(number) for number in numbers])

@@ -85,7 +85,7 @@ class Session:
     getting variables and executing applications goes on.
     """
 
-    __slots__ = ("_ended", "_loop", "_waiter", "hung_up", "request", "write")
+    __slots__ = ("_ended", "_loop", "_waiter", "commands", "hung_up", "request", "write")
 
     def __init__(
         self,
@@ -96,6 +96,7 @@ class Session:
         self.request = request
         self.write = write  # takes whole command lines; use the commands instead
         self.hung_up = False
+        self.commands = 0  # given so far
         self._loop = loop or asyncio.get_running_loop()
         self._waiter: asyncio.Future[Reply] | None = None  # set while a command is in flight
         self._ended: SessionError | None = None
@@ -198,6 +199,11 @@ class Session:
         as it does after a hang-up with AGIEXITONHANGUP=yes."""
         return self.hung_up or self._ended is not None
 
+    @property
+    def idle(self) -> bool:
+        """No command is on its way, and one could be given to a caller who listens."""
+        return self._waiter is None and not self.gone
+
     # --- what the connection tells --------------------------------------------------------------
 
     def reply_received(self, reply: Reply) -> None:
@@ -233,6 +239,7 @@ class Session:
             raise RuntimeError("a command of this call is still in flight")
         # Not a coroutine: what is awaited is the bare future, one object for each reply.
         waiter = self._waiter = self._loop.create_future()
+        self.commands += 1
         self.write(line)
         return waiter
 

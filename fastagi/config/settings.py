@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from fastagi.agents.callers import entry
 from fastagi.agents.commands import WhenInCall
 from fastagi.agents.devices import DeviceRule, DeviceType, Pattern
 from fastagi.agents.limits import WhenExceeded
@@ -266,7 +267,27 @@ class MissingQueue(StrEnum):
     REFUSE = "refuse"
 
 
+def _pattern(text: str) -> str:
+    Pattern.parse(text)
+    return text
+
+
+def _outside(text: str) -> str:
+    if any(char.isspace() for char in text):
+        raise ValueError("blanks cannot stand in a number: write 0712345678")
+    return _pattern(text)
+
+
+def _caller(text: str) -> str:
+    entry(text)
+    return text
+
+
 class LoginSettings(Section):
+    """``from``: who may use the codes beside the phones: contexts, and endpoints such as
+    ``PJSIP/trunk`` or ``PJSIP/_2XX``."""
+
+    from_: tuple[Annotated[str, AfterValidator(_caller)], ...] = Field(default=(), alias="from")
     extension_from: ExtensionFrom = ExtensionFrom.ENDPOINT
     pin_tries: Annotated[int, Field(ge=1, le=20)] = 3
     lockout: LockoutSettings = Field(default_factory=LockoutSettings)
@@ -274,11 +295,6 @@ class LoginSettings(Section):
     in_use_by_another: InUseByAnother = InUseByAnother.REFUSE
     logoff_in_call: WhenInCall = WhenInCall.AFTER_CALL
     missing_queue: MissingQueue = MissingQueue.SKIP
-
-
-def _pattern(text: str) -> str:
-    Pattern.parse(text)
-    return text
 
 
 def _template(text: str) -> str:
@@ -415,6 +431,8 @@ class AgentSettings(Section):
     logoff_at: TimeOrNever | None = None  # ``HH:MM``, "never", or None: as everybody
     login: LoginName | None = None  # the name other programs know the agent by; None: the number
     enabled: bool = True  # False: as if archived, and shown as not enabled
+    # Outside numbers, or patterns of them, at which the agent may log in by phone; needs a PIN.
+    outside: tuple[Annotated[str, AfterValidator(_outside)], ...] = ()
 
 
 class Settings(Section):

@@ -196,6 +196,7 @@ def bring_in(
                     "logoff_at": agent.logoff_at,
                     "login": agent.login,
                     "enabled": agent.enabled,
+                    "outside": " ".join(agent.outside),
                 }
                 for agent in agents
             ],
@@ -453,6 +454,8 @@ def _told(column: str, old: object, new: object) -> str:
         if old is None:
             return "has a PIN"
         return "has no PIN any more" if new is None else "another PIN"
+    if column == "outside":
+        return f"outside numbers {old or 'none'} -> {new or 'none'}"
     return f"{column} {old!r} -> {new!r}"
 
 

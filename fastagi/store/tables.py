@@ -34,6 +34,7 @@ class Agent(Table):
     login = TextField(null=True)  # unique; null: the number
     password_hash = TextField(null=True)
     enabled = BooleanField(default=True)  # one who is not is archived, too
+    outside = TextField(default="")  # patterns of outside numbers, a blank between them
 
     class Meta:
         table_name = "agents"
@@ -258,12 +259,24 @@ class Intent(Table):
 
 
 class PinFailure(Table):
+    """Moments here are those of ``AgentService.steady``, which never steps."""
+
     id = AutoField()
     key = TextField()
     at = DoubleField()
 
     class Meta:
         table_name = "pin_failures"
+
+
+class UsualPlace(Table):
+    """An agent has proved the PIN there; ``key`` is the ``own`` one of ``lockout.Keys``."""
+
+    key = TextField(primary_key=True)
+    until = DoubleField()  # likewise
+
+    class Meta:
+        table_name = "usual_places"
 
 
 class Note(Table):
@@ -290,5 +303,6 @@ TABLES: tuple[type[Table], ...] = (
     HookAttempt,
     Intent,
     PinFailure,
+    UsualPlace,
     Note,
 )

@@ -35,7 +35,7 @@ from fastagi.agents.limits import (
     WhenExceeded,
     exceeded_event,
 )
-from fastagi.agents.lockout import Lockout
+from fastagi.agents.lockout import USUAL_FOR, Keys, Verdict
 from fastagi.agents.model import AgentState, Change, decide
 from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
@@ -65,6 +65,7 @@ STALE = 60.0
 BRING_IN_ATTEMPTS = 5
 RELEASE = 2.0  # seconds
 WARM_AT_ONCE = 200
+AHEAD = 60.0  # seconds; an attempt waits for its turn for less
 NEVER = "never"  # agents.logoff_at of those who stay after the end of the shift
 
 
@@ -618,42 +619,74 @@ class PeeweeStore:
 
     # -- PINs
 
-    async def pin_attempt(self, keys: Sequence[str], now: datetime, lockout: Lockout) -> str | None:
-        def job(connection: Connection) -> str | None:
-            at = now.timestamp()
-            since = at - lockout.memory.total_seconds()
+    async def pin_attempt(
+        self,
+        keys: Keys,
+        now: float,
+        memory: float,
+        rule: Callable[[Mapping[str, Sequence[float]], bool], Verdict],
+    ) -> Verdict:
+        def job(connection: Connection) -> Verdict:
+            counted = keys.counted
             if not connection.sqlite:
-                for key in sorted(keys):  # sorted: two calls never wait for each other
+                for key in sorted(counted):  # sorted: two calls never wait for each other
                     connection.execute(
                         "SELECT pg_advisory_xact_lock(hashtextextended(?, 0))", (key,)
                     )
-            for key in keys:
-                rows = connection.execute(
-                    "SELECT at FROM pin_failures WHERE key = ? AND at >= ?", (key, since)
-                ).fetchall()
-                if lockout.locked([moment(row[0]) for row in rows], now):
-                    return key
-            for key in keys:
-                connection.execute(
-                    "DELETE FROM pin_failures WHERE key = ? AND at < ?", (key, since)
+            connection.execute("DELETE FROM pin_failures WHERE at < ?", (now - memory,))
+            # The machine's clock was set back while no service ran: as if they were of now.
+            connection.execute("UPDATE pin_failures SET at = ? WHERE at > ?", (now, now + AHEAD))
+            failed_at: dict[str, list[float]] = {key: [] for key in counted}
+            for key in counted:
+                rows = connection.execute("SELECT at FROM pin_failures WHERE key = ?", (key,))
+                failed_at[key] = [row[0] for row in rows.fetchall()]
+            usual = (
+                keys.own
+                and connection.execute(
+                    "SELECT 1 FROM usual_places WHERE key = ? AND until > ?", (keys.own, now)
+                ).fetchone()
+            )
+            verdict = rule(failed_at, bool(usual))
+            if not verdict.locked:
+                connection.executemany(
+                    "INSERT INTO pin_failures (key, at) VALUES (?, ?)",
+                    [(key, verdict.at) for key in counted],
                 )
-                connection.execute("INSERT INTO pin_failures (key, at) VALUES (?, ?)", (key, at))
-            return None
+            return verdict
 
         return await self.run(job)
 
-    async def pin_passed(self, keys: Sequence[str]) -> None:
+    async def pin_passed(self, keys: Keys, at: float, usual_until: float) -> None:
         def job(connection: Connection) -> None:
-            first, *others = keys
-            connection.execute("DELETE FROM pin_failures WHERE key = ?", (first,))
-            for key in others:
+            for key in keys.counted:
+                if key == keys.own:
+                    connection.execute("DELETE FROM pin_failures WHERE key = ?", (key,))
+                    continue
                 connection.execute(
                     "DELETE FROM pin_failures WHERE id = (SELECT id FROM pin_failures"
-                    " WHERE key = ? ORDER BY at DESC, id DESC LIMIT 1)",
-                    (key,),
+                    " WHERE key = ? AND at = ? LIMIT 1)",
+                    (key, at),
+                )
+            if keys.own:
+                connection.execute(
+                    "DELETE FROM usual_places WHERE until < ?", (usual_until - USUAL_FOR,)
+                )
+                connection.execute(
+                    "INSERT INTO usual_places (key, until) VALUES (?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET until = excluded.until",
+                    (keys.own, usual_until),
                 )
 
         await self.run(job)
+
+    async def outside_numbers(self, number: str) -> tuple[str, ...]:
+        def job(connection: Connection) -> tuple[str, ...]:
+            row = connection.execute(
+                "SELECT outside FROM agents WHERE number = ? AND archived_at IS NULL", (number,)
+            ).fetchone()
+            return () if row is None else tuple(row[0].split())
+
+        return await self.run(job, writes=False)
 
     # -- notes
 

@@ -35,7 +35,7 @@ from fastagi.agents.commands import (
 from fastagi.agents.devices import Device, DeviceRule, Pattern
 from fastagi.agents.events import Event
 from fastagi.agents.limits import OpenPause, PauseLimit, QueuePause
-from fastagi.agents.lockout import Lockout
+from fastagi.agents.lockout import Keys, Lockout, Verdict
 from fastagi.agents.model import AgentState, Change, Membership, decide
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
@@ -123,7 +123,9 @@ class MemoryStore:
         self.devices: dict[str, str] = {}  # interface in small letters -> agent
         self.events: dict[str, Event] = {}
         self.remembered: dict[str, str] = {}
-        self.pin_failures: dict[str, list[datetime]] = {}
+        self.failed_at: dict[str, list[float]] = {}  # PINs, by key
+        self.usual: dict[str, float] = {}  # until when, by key
+        self.outside: dict[str, tuple[str, ...]] = {}  # patterns, by agent
         self.known_queues = dict(QUEUES)
         self.known_reasons = (LUNCH, BREAK)
         self.known_limits: dict[str, PauseLimit] = {}
@@ -366,22 +368,35 @@ class MemoryStore:
 
     # -- PINs and notes
 
-    async def pin_attempt(self, keys: Sequence[str], now: datetime, lockout: Lockout) -> str | None:
+    async def pin_attempt(
+        self,
+        keys: Keys,
+        now: float,
+        memory: float,
+        rule: Callable[[Mapping[str, Sequence[float]], bool], Verdict],
+    ) -> Verdict:
         await self._transaction("pin_attempt")
-        for key in keys:
-            if lockout.locked(self.pin_failures.get(key, ()), now):
-                return key
-        for key in keys:
-            self.pin_failures.setdefault(key, []).append(now)
-        return None
+        kept = {
+            key: [at for at in self.failed_at.get(key, ()) if now - at < memory]
+            for key in keys.counted
+        }
+        verdict = rule(kept, self.usual.get(keys.own, 0.0) > now)
+        if not verdict.locked:
+            for key in keys.counted:
+                self.failed_at.setdefault(key, []).append(verdict.at)
+        return verdict
 
-    async def pin_passed(self, keys: Sequence[str]) -> None:
+    async def pin_passed(self, keys: Keys, at: float, usual_until: float) -> None:
         await self._transaction("pin_passed")
-        first, *others = keys
-        self.pin_failures.pop(first, None)
-        for key in others:
-            if self.pin_failures.get(key):
-                self.pin_failures[key].pop()
+        for key in keys.counted:
+            self.failed_at[key].remove(at)
+        if keys.own:
+            del self.failed_at[keys.own]
+            self.usual[keys.own] = usual_until
+
+    async def outside_numbers(self, number: str) -> tuple[str, ...]:
+        await self._transaction("outside_numbers")
+        return self.outside.get(number, ())
 
     async def note(self, key: str) -> str | None:
         await self._transaction("note")
@@ -760,6 +775,8 @@ class Hall:
         self.asterisks = {name: MemoryAsterisk(self.faults, name=name) for name in asterisks}
         self.asterisk = next(iter(self.asterisks.values()))
         self.clock = Clock()
+        self.stepped = timedelta()  # how far the machine's clock was set on, or back
+        self.slept: list[float] = []  # seconds that callers were made to wait
         self.every: timedelta | None = None
         self.counted: Counter[tuple[str, str]] = Counter()
         self.lamps_set: list[tuple[str, list[str]]] = []
@@ -775,6 +792,8 @@ class Hall:
             Policy(LOCKOUT),
             structlog.get_logger(),
             clock=self.clock,
+            steady=lambda: self.clock.now.timestamp() - self.stepped.total_seconds(),
+            sleep=self.sleep,
             new_id=self.new_id,
         )
         self.reconciler = Reconciler(
@@ -800,6 +819,15 @@ class Hall:
         for name, asterisk in self.asterisks.items():
             if asterisk.linked:
                 self.reconciler.reconnected(name)
+
+    def step(self, by: timedelta) -> None:
+        """Somebody sets the machine's clock."""
+        self.clock.now += by
+        self.stepped += by
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock.pass_(seconds=seconds)
 
     async def settle(self) -> None:
         """What is open is looked after, once."""

@@ -5,12 +5,15 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
 
 from fastagi.agents import errors
 from fastagi.agents.commands import Command, LogIn, WhenInCall
+from fastagi.agents.lockout import Place
+from fastagi.agents.model import AgentState
 from fastagi.agents.operations import AddMember, PauseMember, QueuesUnavailable, RemoveMember
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Outcome, Source
@@ -101,7 +104,7 @@ async def test_reading_says_when_the_store_is_away(hall: Hall) -> None:
         hall.service.agent_at(device("1001")),
         hall.service.queue_numbered("701"),
         hall.service.reasons(),
-        hall.service.check_pin(an_agent("1001", pin="1234"), "1234", "1001"),
+        hall.service.check_pin(an_agent("1001", pin="1234"), "1234", phone("1001")),
     ):
         await refused(errors.Unavailable, reading)
 
@@ -1031,25 +1034,127 @@ async def test_a_login_while_others_are_put_back(two: Hall, point: str) -> None:
 # -- PINs
 
 
-async def test_a_pin_is_checked_and_wrong_ones_lock(hall: Hall) -> None:
+def phone(extension: str) -> Place:
+    return Place(f"phone::pjsip/{extension}", outside=False)
+
+
+def mobile(number: str) -> Place:
+    return Place(f"number:{number}" if number else "", outside=True)
+
+
+async def guess(hall: Hall, agent: AgentState, place: Place, times: int) -> list[type]:
+    """What became of so many wrong PINs."""
+    said: list[type] = []
+    for _ in range(times):
+        try:
+            await hall.service.check_pin(agent, "0", place)
+        except errors.Refused as refusal:
+            said.append(type(refusal))
+    return said
+
+
+async def test_a_pin_is_checked_and_wrong_ones_lock_where_they_were_typed(hall: Hall) -> None:
     agent = an_agent("1001", pin="1234")
     check = hall.service.check_pin
-    await check(agent, "1234", "1001")
-    await refused(errors.WrongPin, check(agent, "1", "1001"))
-    await refused(errors.WrongPin, check(agent, "2", "1001"))
-    await check(agent, "1234", "1001")  # forgives the agent's failures
-    for pin in ("1", "2", "3"):
-        await refused(errors.WrongPin, check(agent, pin, "1002"))
-    await refused(errors.AgentLocked, check(agent, "1234", "1003"))
-    await refused(errors.ExtensionLocked, check(an_agent("1002", pin="1"), "1", "1002"))
+    await check(agent, "1234", phone("1001"))
+    assert await guess(hall, agent, phone("1001"), 2) == [errors.WrongPin] * 2
+    await check(agent, "1234", phone("1001"))  # forgives the agent's failures there
+    assert await guess(hall, agent, phone("1002"), 4) == [errors.WrongPin] * 3 + [
+        errors.AgentLocked
+    ]
+    await refused(errors.AgentLocked, check(agent, "1234", phone("1002")))
+    # Elsewhere the agent is as before, and so is somebody else at that phone, who has to wait.
+    await check(agent, "1234", phone("1003"))
+    assert hall.slept == []
+    await check(an_agent("1002", pin="1"), "1", phone("1002"))
+    assert hall.slept == [2.0]
     hall.clock.pass_(minutes=15)
-    await check(agent, "1234", "1002")
+    await check(agent, "1234", phone("1002"))
+
+
+async def test_wrong_pins_from_outside_keep_nobody_from_the_own_desk(hall: Hall) -> None:
+    agent = an_agent("1001", pin="1234")
+    for n in range(40):  # every call with another number
+        await guess(hall, agent, mobile(f"07{n:08}"), 1)
+        await guess(hall, agent, mobile(""), 1)
+    hall.slept.clear()
+    await hall.service.check_pin(agent, "1234", phone("1001"))
+    assert hall.slept == []
+    await refused(errors.AgentLocked, hall.service.check_pin(agent, "1234", mobile("0799999999")))
+
+
+async def test_who_has_called_from_a_number_before_does_not_wait_for_others(hall: Hall) -> None:
+    agent = an_agent("1001", pin="1234")
+    own = mobile("0712345678")
+    await hall.service.check_pin(agent, "1234", own)
+    for n in range(40):
+        await guess(hall, agent, mobile(f"06{n:08}"), 1)
+    hall.slept.clear()
+    await hall.service.check_pin(agent, "1234", own)
+    assert hall.slept == []
+    # What is typed there itself counts there.
+    assert await guess(hall, agent, own, 4) == [errors.WrongPin] * 3 + [errors.AgentLocked]
+    hall.clock.pass_(days=31)  # for ever is too long: numbers change hands
+    for n in range(40):
+        await guess(hall, agent, mobile(f"05{n:08}"), 1)
+    await refused(errors.AgentLocked, hall.service.check_pin(agent, "1234", own))
+
+
+@pytest.mark.parametrize("outside", [True, False])
+async def test_guessing_one_pin_from_everywhere_gets_slow(hall: Hall, outside: bool) -> None:
+    """Not more guesses a day than some hundreds, from however many numbers or phones, and however
+    many calls at once."""
+    agent = an_agent("1001", pin="1234")
+    end = hall.clock.now + timedelta(days=1)
+    tried = calls = 0
+    while hall.clock.now < end:
+        places = [Place(f"somewhere:{calls}-{n}", outside) for n in range(4)]
+        said = await asyncio.gather(
+            *(hall.service.check_pin(agent, "0", place) for place in places),
+            return_exceptions=True,
+        )
+        tried += sum(isinstance(answer, errors.WrongPin) for answer in said)
+        calls += 1
+        hall.clock.pass_(seconds=60)
+    assert tried < 1_500
+    assert calls > 1_000
+
+
+async def test_guessing_everybodys_pin_at_one_phone_gets_slow(hall: Hall) -> None:
+    said = [
+        kind
+        for n in range(200)
+        for kind in await guess(hall, an_agent(str(2000 + n), pin="1"), phone("1001"), 1)
+    ]
+    assert said.count(errors.WrongPin) < 12
+    assert said.count(errors.ExtensionLocked) > 180
+    # Another phone is not concerned, and who sat here before does not wait either.
+    await hall.service.check_pin(an_agent("1002", pin="1"), "1", phone("1002"))
+
+
+async def test_callers_without_a_number_share_no_lock(hall: Hall) -> None:
+    await guess(hall, an_agent("1001", pin="1"), mobile(""), 10)
+    hall.slept.clear()
+    await hall.service.check_pin(an_agent("1002", pin="1"), "1", mobile(""))
+    assert hall.slept == []
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_the_machines_clock_is_set_and_a_lock_stays_a_lock(hall: Hall, days: int) -> None:
+    agent = an_agent("1001", pin="1234")
+    await guess(hall, agent, phone("1001"), 3)
+    hall.step(timedelta(days=days))
+    await refused(errors.AgentLocked, hall.service.check_pin(agent, "1234", phone("1001")))
+    # Nobody is locked by it, and the lock ends in its time.
+    await hall.service.check_pin(agent, "1234", phone("1002"))
+    hall.clock.pass_(minutes=15)
+    await hall.service.check_pin(agent, "1234", phone("1001"))
 
 
 async def test_racing_guesses_get_no_more_than_one_phone(hall: Hall) -> None:
     agent = an_agent("1001", pin="0019")
     said = await asyncio.gather(
-        *(hall.service.check_pin(agent, f"{n:04}", str(2000 + n)) for n in range(20)),
+        *(hall.service.check_pin(agent, f"{n:04}", phone("1001")) for n in range(20)),
         return_exceptions=True,
     )
     kinds = [type(answer) for answer in said]
@@ -1061,8 +1166,26 @@ async def test_a_pin_check_that_was_cut_off_counts(hall: Hall) -> None:
     agent = an_agent("1001", pin="1234")
     hall.store.down = {"pin_passed"}
     for _ in range(3):
-        await refused(errors.Unavailable, hall.service.check_pin(agent, "1234", "1001"))
-    await refused(errors.AgentLocked, hall.service.check_pin(agent, "1234", "1001"))
+        await refused(errors.Unavailable, hall.service.check_pin(agent, "1234", phone("1001")))
+    await refused(errors.AgentLocked, hall.service.check_pin(agent, "1234", phone("1001")))
+
+
+# -- outside numbers
+
+
+async def test_an_outside_number_needs_a_pin_and_must_be_the_agents_own(hall: Hall) -> None:
+    may = hall.service.may_log_in_at
+    outside = replace(device("1001"), extension="0712345678", type="remote")
+    with_pin = an_agent("1001", pin="1234")
+    await may(an_agent("1001"), device("1001"))  # in the house
+    await refused(errors.NumberNotAllowed, may(an_agent("1001"), outside))
+    await refused(errors.NumberNotAllowed, may(with_pin, outside))
+    hall.store.outside["1001"] = ("06XXXXXXXX", "0712345678")
+    await may(with_pin, outside)
+    await may(with_pin, replace(outside, extension="0612345678"))
+    await refused(errors.NumberNotAllowed, may(an_agent("1001"), outside))
+    for other in ("0900123456", "07123456789", "071234567", "06123456789"):
+        await refused(errors.NumberNotAllowed, may(with_pin, replace(outside, extension=other)))
 
 
 # -- run()

@@ -108,6 +108,7 @@ async def dial(
     keys: Mapping[str, str] | None = None,
     answers: Mapping[str, Answer] | None = None,
     missing: Iterable[str] = (),
+    told: Mapping[str, str] | None = None,
     hang_up_at: int | None = None,
     hang_up_after: int | None = None,
     drop_at: int | None = None,
@@ -121,6 +122,7 @@ async def dial(
     keys           sound -> the key pressed during it, where it ends the sound
     answers        start of a command -> what is answered instead (a text, or made from its words)
     missing        sounds that do not exist
+    told           expression of the dialplan -> its value; all others are empty
     hang_up_at     the caller hangs up during this command (0 is the first)
     hang_up_after  … or just after this one was answered
     drop_at        the connection is reset at this command
@@ -152,7 +154,9 @@ async def dial(
                 if len(replies) < 1 or not replies[0].startswith("200"):
                     if wait and text.startswith("STREAM FILE"):
                         await asyncio.sleep(wait)
-                    replies.append(_answer(call, text, entered, keys, answers or {}, missing))
+                    replies.append(
+                        _answer(call, text, entered, keys, answers or {}, missing, told or {})
+                    )
                 if number == hang_up_after and not call.hung_up:
                     call.hung_up = True
                     replies += ["HANGUP"] * notices
@@ -171,6 +175,7 @@ def _answer(
     keys: Mapping[str, str],
     answers: Mapping[str, Answer],
     missing: frozenset[str],
+    told: Mapping[str, str],
 ) -> str:
     command = words(line)
     for start, answer in answers.items():
@@ -210,7 +215,7 @@ def _answer(
             stored = call.variables.get(name)
             return "200 result=0" if stored is None else f"200 result=1 ({stored})"
         case ["GET", "FULL", "VARIABLE", text]:
-            return f"200 result=1 ({text})"
+            return f"200 result=1 ({told.get(text, '')})"
         case ["EXEC", application, *rest]:
             call.executed.append((application, rest[0] if rest else ""))
             return "200 result=0"

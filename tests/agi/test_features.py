@@ -225,12 +225,33 @@ async def store_down(desk: Desk) -> None:
     desk.hall.store.down = {"*"}
 
 
+def failed(desk: Desk, key: str, times: int) -> None:
+    desk.hall.store.failed_at[key] = [desk.hall.clock.now.timestamp()] * times
+
+
 async def agent_locked(desk: Desk) -> None:
-    desk.hall.store.pin_failures["agent:1002"] = [desk.hall.clock.now] * 3
+    failed(desk, "agent:1002@phone::pjsip/1001", 3)
 
 
 async def extension_locked(desk: Desk) -> None:
-    desk.hall.store.pin_failures["extension:1001"] = [desk.hall.clock.now] * 3
+    failed(desk, "place:phone::pjsip/1001", 6)
+
+
+def listed(desk: Desk, *codes_from: str) -> None:
+    desk.settings = replace(desk.settings, codes_from=codes_from)
+
+
+async def trunk_listed(desk: Desk) -> None:
+    listed(desk, "PJSIP/trunk")
+
+
+async def logged_in_and_trunk_listed(desk: Desk) -> None:
+    await logged_in(desk)
+    await trunk_listed(desk)
+
+
+async def with_a_number(desk: Desk) -> None:
+    desk.hall.store.outside["1002"] = ("0401234567", "07XXXXXXXX")
 
 
 async def other_queue(desk: Desk) -> None:
@@ -270,10 +291,16 @@ class Case:
     heard: tuple[str, ...] = ()  # at least, in this order
     extension: str = "1001"
     keys: dict[str, str] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
 
     @property
     def how(self) -> dict[str, Any]:
-        return {"digits": self.digits, "extension": self.extension, "keys": self.keys}
+        return {
+            "digits": self.digits,
+            "extension": self.extension,
+            "keys": self.keys,
+            "told": self.told,
+        }
 
     def __str__(self) -> str:
         dialled = "".join(self.args) or "alone"
@@ -297,11 +324,19 @@ CASES = [
     ),
     Case(O.LOGGED_IN, S.LOGIN, ("1001*1005",), heard=("agent-loginok",)),
     Case(O.LOGGED_IN, S.LOGIN, digits=("1001*1005",), heard=("agent-user", "agent-loginok")),
-    Case(O.LOGGED_IN, S.LOGIN, ("1001*0401234567",), heard=("agent-loginok",)),
+    Case(
+        O.LOGGED_IN, S.LOGIN, ("1002*0401234567",), with_a_number, ("4321",),
+        ("agent-pass", "agent-loginok"),
+    ),
+    Case(
+        O.NUMBER_NOT_ALLOWED, S.LOGIN, ("1002*0900123456",), with_a_number, ("4321",),
+        ("agent-pass", "digits:0900123456", "ss-noservice"),
+    ),
+    Case(O.NUMBER_NOT_ALLOWED, S.LOGIN, ("1001*0401234567",), heard=("ss-noservice",)),
     Case(O.LOGGED_IN, S.LOGIN, ("1002",), digits=("4321",), heard=("agent-pass", "agent-loginok")),
     Case(
         O.LOGGED_IN, S.LOGIN, ("1002",), digits=("1", "", "4321"),
-        heard=("agent-pass", "auth-incorrect", "auth-incorrect", "agent-loginok"),
+        heard=("agent-pass", "auth-incorrect", "agent-pass", "agent-loginok"),
     ),
     Case(O.LOGGED_IN, S.LOGIN, ("1001",), taken_over, heard=("agent-loginok",)),
     Case(O.ALREADY_LOGGED_IN, S.LOGIN, ("1001",), logged_in, heard=("spy-agent", "digits:1001")),
@@ -314,9 +349,12 @@ CASES = [
     Case(O.LOGGED_IN_ELSEWHERE, S.LOGIN, ("1001",), elsewhere, ("2",), heard=("digits:1009",)),
     Case(O.LOGGED_IN_ELSEWHERE, S.LOGIN, ("1001",), elsewhere, heard=("digits:1009",)),
     Case(O.LOGGED_IN_ELSEWHERE, S.LOGIN, ("1001",), never_asked, heard=("digits:1009",)),
-    Case(O.EXTENSION_IN_USE, S.LOGIN, ("1001",), occupied, heard=("vm-theperson", "digits:1001")),
+    Case(
+        O.EXTENSION_IN_USE, S.LOGIN, ("1001",), occupied,
+        heard=("vm-extension", "digits:1001", "spy-agent", "digits:1003", "agent-loginok"),
+    ),
     Case(O.NO_INPUT, S.LOGIN, heard=("agent-user",) * 3 + ("vm-sorry",)),
-    Case(O.NO_INPUT, S.LOGIN, ("1002",), heard=("agent-pass", "auth-incorrect", "vm-sorry")),
+    Case(O.NO_INPUT, S.LOGIN, ("1002",), heard=("agent-pass",) * 3 + ("vm-sorry",)),
     Case(O.NO_SUCH_AGENT, S.LOGIN, digits=("8", "9", "10"), heard=("vm-incorrect", "vm-goodbye")),
     Case(
         O.WRONG_PIN, S.LOGIN, ("1002",), digits=("1", "2", "3"),
@@ -328,8 +366,16 @@ CASES = [
         ("vm-extension", "digits:1001"),
     ),
     Case(O.NO_SUCH_EXTENSION, S.LOGIN, ("1001*2000",), heard=("pbx-invalid",)),
-    Case(O.NO_SUCH_EXTENSION, S.LOGIN, ("1001",), extension="trunk", heard=("pbx-invalid",)),
-    Case(O.QUEUE_REFUSED, S.LOGIN, ("1001",), asterisk_refuses, heard=("ss-noservice",)),
+    Case(
+        O.NO_SUCH_EXTENSION, S.LOGIN, ("1001",), extension="lobby", heard=("pbx-invalid",),
+        told={"${PJSIP_ENDPOINT(lobby,context)}": "phones"},
+    ),
+    Case(O.NO_SUCH_EXTENSION, S.LOGIN, ("1001",), trunk_listed, extension="trunk"),
+    Case(O.NOT_FROM_HERE, S.LOGIN, ("1001",), extension="trunk", heard=("privacy-unident",)),
+    Case(
+        O.QUEUE_REFUSED, S.LOGIN, ("1001",), asterisk_refuses,
+        heard=("queue-callswaiting", "digits:703", "vm-isunavail"),
+    ),
     Case(O.UNAVAILABLE, S.LOGIN, ("1001",), link_down, heard=("please-try-again",)),
     Case(O.UNAVAILABLE, S.LOGIN, ("1001",), store_down, heard=("please-try-again",)),
     # *32
@@ -339,8 +385,8 @@ CASES = [
         O.LOGGED_OFF, S.LOGOFF, ("1001",), logged_in, extension="1007", heard=("agent-loggedoff",)
     ),
     Case(
-        O.LOGGED_OFF, S.LOGOFF, before=logged_in, digits=("1001",), extension="trunk",
-        heard=("agent-user", "agent-loggedoff"),
+        O.LOGGED_OFF, S.LOGOFF, before=logged_in_and_trunk_listed, digits=("1001",),
+        extension="trunk", heard=("agent-user", "agent-loggedoff"),
     ),
     Case(O.LOGOFF_AFTER_CALL, S.LOGOFF, before=in_call, heard=("vm-isonphone", "auth-thankyou")),
     Case(O.IN_CALL, S.LOGOFF, before=may_not_leave, heard=("vm-isonphone", "please-try-again")),
@@ -382,7 +428,10 @@ CASES = [
     Case(O.NOT_PAUSED, S.UNPAUSE, before=pause_planned, heard=("vm-no", "dictate/pause")),
     Case(O.NOT_LOGGED_IN, S.UNPAUSE, heard=("beeperr", "vm-no", "spy-agent")),
     # *35
-    Case(O.STATUS_TOLD, S.STATUS, before=logged_in, heard=("digits:1001", "number:3", "vm-no")),
+    Case(
+        O.STATUS_TOLD, S.STATUS, before=logged_in,
+        heard=("digits:1001", "agent-loginok", "digits:701", "vm-and", "digits:703", "vm-no"),
+    ),
     Case(O.STATUS_TOLD, S.STATUS, before=paused, heard=("dictate/paused", "digits:1", "number:0")),
     Case(O.STATUS_TOLD, S.STATUS, before=pause_planned, heard=("vm-isonphone", "digits:2")),
     Case(O.STATUS_TOLD, S.STATUS, before=phone_away, heard=("dictate/paused", "number:0")),
@@ -405,7 +454,7 @@ CASES = [
     Case(O.LOGGED_IN, S.TOGGLE_LOGIN, digits=("1001",), heard=("agent-user", "agent-loginok")),
     Case(O.LOGGED_OFF, S.TOGGLE_LOGIN, before=logged_in, heard=("agent-loggedoff",)),
     Case(O.LOGGED_OFF, S.TOGGLE_LOGIN, ("1001",), logged_in, heard=("agent-loggedoff",)),
-    Case(O.EXTENSION_IN_USE, S.TOGGLE_LOGIN, ("1003",), logged_in, heard=("vm-theperson",)),
+    Case(O.EXTENSION_IN_USE, S.TOGGLE_LOGIN, ("1003",), logged_in, heard=("digits:1001",)),
     Case(O.PAUSED, S.TOGGLE_PAUSE, ("2",), logged_in, heard=("dictate/paused", "digits:2")),
     Case(O.UNPAUSED, S.TOGGLE_PAUSE, before=paused, heard=("auth-thankyou",)),
     Case(O.NOT_PAUSED, S.TOGGLE_PAUSE, before=pause_planned, heard=("vm-no", "dictate/pause")),
@@ -527,7 +576,9 @@ async def test_the_caller_s_own_name_is_written_down_harmlessly(desk: Desk) -> N
 
 async def test_the_extension_from_the_caller_id(desk: Desk) -> None:
     desk.settings = replace(desk.settings, extension_from_endpoint=False)
-    await desk.good(S.LOGIN, "1001", channel="PJSIP/trunk-00000001", extension="1005")
+    told = {"${PJSIP_ENDPOINT(alice,context)}": "phones"}
+    channel = "PJSIP/alice-00000001"
+    await desk.good(S.LOGIN, "1001", channel=channel, extension="1005", told=told)
     assert desk.hall.state.session
     assert desk.hall.state.session.device.extension == "1005"
 
@@ -685,7 +736,7 @@ async def test_digits_that_cannot_be_spoken_end_no_call(desk: Desk) -> None:
     await logged_in(desk)
     answered = await desk.good(S.STATUS, answers={"SAY DIGITS": "200 result=-1"})
     assert answered.outcome == "STATUS_TOLD"
-    assert "vm-youhave" in answered.heard
+    assert "agent-loginok" in answered.heard
 
 
 @pytest.mark.parametrize("reply", ["510 Invalid or unknown command", "200 result=-1"])
@@ -764,7 +815,13 @@ JOURNEYS = [
     Case(O.LOGGED_IN_ELSEWHERE, S.LOGIN, ("1001",), elsewhere, ("2",)),
     Case(O.WRONG_PIN, S.LOGIN, ("1002",), digits=("1", "2", "3")),
     Case(O.LOGGED_OFF, S.LOGOFF, before=logged_in),
-    Case(O.LOGGED_OFF, S.LOGOFF, before=logged_in, digits=("1001",), extension="trunk"),
+    Case(
+        O.LOGGED_OFF,
+        S.LOGOFF,
+        before=logged_in_and_trunk_listed,
+        digits=("1001",),
+        extension="trunk",
+    ),
     Case(O.PAUSED, S.PAUSE, before=logged_in, digits=("7", "1")),
     Case(O.UNPAUSED, S.UNPAUSE, before=paused),
     Case(O.STATUS_TOLD, S.STATUS, before=paused),
@@ -909,8 +966,15 @@ async def test_who_sits_at_a_phone_can_do_everything_without_its_rule(
 
 async def test_two_with_the_same_extension_are_nobody_for_certain(desk: Desk) -> None:
     hall = desk.hall
-    await hall.do(hall.log_in())
-    elsewhere = replace(hall.log_in(agent="1003", at="1003").device, extension="1001")
-    await hall.do(replace(hall.log_in(agent="1003", at="1003"), device=elsewhere))
+    for agent, interface in (("1001", "Local/1001@desks"), ("1003", "Local/1001@floor")):
+        login = hall.log_in(agent=agent, at=agent)
+        at = replace(login.device, extension="1001", interface=interface)
+        await hall.do(replace(login, device=at))
+    desk.settings = replace(desk.settings, rules=(OTHER_RULE,))
+    assert (await desk.good(Script.UNPAUSE)).outcome == Outcome.NOT_PAUSED  # at the desk
     desk.settings = replace(desk.settings, rules=())
-    assert (await desk.good(Script.UNPAUSE)).outcome == Outcome.NOT_LOGGED_IN
+    assert (await desk.good(Script.UNPAUSE)).outcome == Outcome.NOT_FROM_HERE
+    # The interface of the channel itself is certain.
+    login = hall.log_in(agent="1002", at="1001")
+    await hall.do(login)
+    assert (await desk.good(Script.UNPAUSE)).variables[Variable.NUMBER] == "1002"

@@ -6,7 +6,7 @@ import pytest
 
 from agents.memory import LUNCH, NOON, an_agent, device
 from fastagi.agents.commands import LogOff, Pause, PauseReason
-from fastagi.agents.model import AgentState, LoginSession, PauseSegment
+from fastagi.agents.model import AgentState, LoginSession, Membership, OwnPause, PauseSegment
 from fastagi.agi import prompts
 from fastagi.agi.prompts import ANSWERS, SOUNDS, Digits, Facts, Number
 from fastagi.contract import DEVICE_LOST, Outcome, Source
@@ -15,7 +15,7 @@ from fastagi.contract import DEVICE_LOST, Outcome, Source
 COMMON = set(
     (Path(__file__).parent.parent / "core-sounds-common.txt").read_text(encoding="utf-8").split()
 )
-FACTS = Facts(agent="1001", extension="2002", queue="701", reason="4")
+FACTS = Facts(agent="1001", extension="2002", queue="701", reason="4", occupant="1002")
 
 
 def test_every_outcome_has_an_answer_of_its_own() -> None:
@@ -94,11 +94,46 @@ def test_the_status_of_an_available_agent() -> None:
     assert prompts.status(AVAILABLE, NOON) == (
         "vm-extension",
         Digits("2002"),
-        "vm-youhave",
-        Number(2),
+        "agent-loginok",
+        Digits("701"),
+        "vm-and",
+        Digits("702"),
         "vm-no",
         "dictate/pause",
     )
+
+
+def test_a_pause_in_one_queue_is_told_with_it() -> None:
+    """A missed call has paused the member there, or somebody at the console."""
+    first, *others = AVAILABLE.memberships
+    alone = (replace(first, own_pause=OwnPause(True, "missed")), *others)
+    said = prompts.status(replace(AVAILABLE, memberships=alone), NOON)
+    assert said[3:] == (
+        Digits("701"), "dictate/paused", "vm-and", Digits("702"), "vm-no", "dictate/pause",
+    )  # fmt: skip
+    alone = (replace(first, own_pause=OwnPause(False)), *others)
+    said = prompts.status(replace(PAUSED, memberships=alone), NOON)
+    assert said[3:-4] == (Digits("701"), "vm-no", "dictate/pause", "vm-and", Digits("702"))
+
+
+@pytest.mark.parametrize("count", [0, 4, 5, 30])
+def test_of_many_queues_their_number_is_told(count: int) -> None:
+    memberships = tuple(
+        Membership(f"q{n}", str(700 + n), joined=n < count) for n in range(max(count, 3))
+    )
+    said = prompts.status(replace(AVAILABLE, memberships=memberships), NOON)
+    named = [item.text for item in said[3:] if isinstance(item, Digits)]
+    if count in (0, 5, 30):
+        assert said[3:] == ("vm-youhave", Number(count), "vm-no", "dictate/pause")
+    else:
+        assert named == ["700", "701", "702", "703"]
+    if count == 30:  # those with a pause of their own are named all the same, but not too many
+        own = tuple(replace(m, own_pause=OwnPause(True, "x")) for m in memberships[10:17])
+        memberships = (*memberships[:10], *own, *memberships[17:])
+        said = prompts.status(replace(AVAILABLE, memberships=memberships), NOON)
+        named = [item.text for item in said[3:] if isinstance(item, Digits)]
+        assert named == ["710", "711", "712", "713"]
+        assert said.count("dictate/paused") == 4
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,10 @@ async def test_every_form_of_every_code_reaches_its_script(
             "*304001": ("agent/toggle-login", "4001"),
             "*39": ("agent/toggle-pause", ""),
         }.items():
-            await originate(asterisk, dialled)
-            await eventually(lambda called=called: stub.calls[-1:] == [called])
+            for typed in (dialled, f"{dialled}#"):  # some phones send the "#" that ends a number
+                stub.calls.clear()
+                await originate(asterisk, typed)
+                await eventually(lambda called=called: stub.calls == [called])
         await eventually(lambda: idle(asterisk))
     assert asterisk.played(since=asterisk.mark()) == []
 
@@ -259,6 +261,11 @@ async def test_lamps_for_agents_nobody_listed(
         "pause-4001": "Custom:pause-4001",
         "*304001": "Custom:agent-4001",
         "*317": "Custom:agent-7",
+        "*304001*1001": "Custom:agent-4001",
+        "*314001*0712345678": "Custom:agent-4001",
+        "*304001#": "Custom:agent-4001",
+        "agent4001": "Custom:agent-4001",  # a "-" in a pattern is nothing to Asterisk
+        "pause4001": "Custom:pause-4001",
     }.items():
         for state, seen in (("INUSE", "INUSE"), ("NOT_INUSE", "NOT_INUSE")):
             asterisk.cli(f"devstate change {device} {state}")
@@ -266,6 +273,20 @@ async def test_lamps_for_agents_nobody_listed(
             said = asterisk.cli("dialplan eval function EXTENSION_STATE(" + extension + "@phones)")
             assert seen in said.replace("NOT_INUSE" if seen == "INUSE" else "#", "#"), said
     assert "Custom:agent-4001" in asterisk.cli("core show hints")
+
+
+@pytest.mark.parametrize("code", ["30", "**30", "3*0", "#30", "30*", "*3*0*"])
+async def test_the_lamp_of_a_starred_key_whatever_the_code(
+    asterisk: Asterisk, include: Callable[..., None], code: str
+) -> None:
+    include(render_dialplan(settings(1, feature_codes={"toggle_login": code})))
+    asterisk.cli("devstate change Custom:agent-4001 INUSE")
+    try:
+        for key in (f"{code}4001", f"{code}4001*1001"):
+            said = asterisk.cli(f"dialplan eval function EXTENSION_STATE({key}@phones)")
+            assert "Result: INUSE" in said, (key, said)
+    finally:
+        asterisk.cli("devstate change Custom:agent-4001 NOT_INUSE")
 
 
 async def test_an_ipv6_server_can_be_called(
