@@ -285,6 +285,18 @@ def dial(
         str | None,
         typer.Option(metavar="CODE", help="The phone's language.", show_default=False),
     ] = None,
+    caller_id: Annotated[
+        str,
+        typer.Option(metavar="NUMBER", help="Where it is not the extension.", show_default=False),
+    ] = "",
+    context: Annotated[
+        str,
+        typer.Option(
+            metavar="CONTEXT",
+            help="The one it is dialled in; without it that of the phones.",
+            show_default=False,
+        ),
+    ] = "",
     asterisk: Annotated[str, _named("The one the phone is on, where there are several.")] = "",
     config: Config = None,
     as_json: Json = False,
@@ -298,15 +310,18 @@ def dial(
     settings = _load(config, agents=False)
     spoken = language or settings.language
     host, port = settings.fastagi.advertised
-    channel = room.Channel(spoken, hang_up_at)
+    rules = settings.device_rules()
+    of_phones = next((rule.context for rule in rules if rule.context), "")
+    channel = room.Channel(spoken, context or of_phones, hang_up_at)
     try:
         call = room.dialled(number, settings.feature_codes.by_script())
         opening = room.headers(
             call,
             phone,
-            settings.device_rules(),
+            rules,
             host=host,
             language=spoken,
+            caller_id=caller_id,
             asterisk=_one_asterisk(settings, asterisk).name,
         )
         asked = keys is None and sys.stdin.isatty() and not as_json

@@ -18,8 +18,9 @@ from typing import Final, Protocol, Self
 from urllib.parse import quote
 
 from fastagi.agents import errors
+from fastagi.agents.callers import CAME_FROM
 from fastagi.agents.devices import DeviceRule, resolve
-from fastagi.contract import FEATURES_CONTEXT, WITHOUT_DIGITS, Outcome, Script, Variable
+from fastagi.contract import CALL_CONTEXT, WITHOUT_DIGITS, Outcome, Script, Variable
 
 LINE_BYTES: Final = 8_192  # res_agi.c, AGI_BUF_LEN
 CONNECT_WITHIN: Final = 2.0  # seconds; Asterisk's own limit
@@ -142,18 +143,24 @@ def headers(
     host: str = "127.0.0.1",
     language: str = "en",
     asterisk: str = "",
+    caller_id: str = "",
 ) -> bytes:
     """The block Asterisk opens a FastAGI call with.
 
-    phone: an extension (``1001``), or a technology with it (``SIP/1001``). asterisk: the name of
-    the Asterisk that calls, where there are several. Raises ValueError.
+    phone: an extension (``1001``), or a technology and an endpoint (``SIP/1001``,
+    ``PJSIP/trunk``). asterisk: the name of the Asterisk that calls, where there are several.
+    caller_id: where it is not the extension. Raises ValueError.
     """
     if not _PHONE.fullmatch(phone):
         raise ValueError(f"{phone!r} is no phone: write its extension, such as 1001")
+    if caller_id and not _PHONE.fullmatch(caller_id):
+        raise ValueError(f"{caller_id!r} is no caller ID")
     technology, slash, extension = phone.rpartition("/")
     device = resolve(rules, extension)
     if not slash:
         technology = device.interface.partition("/")[0] if device else "PJSIP"
+        if technology == "Local":  # a way to the phone; the phone itself calls in its own channel
+            technology = "PJSIP"
     script = f"{call.script}?asterisk={quote(asterisk, safe='')}" if asterisk else str(call.script)
     now = time.time()
     serial = int(now * 1000) & 0xFFFFFFFF
@@ -171,7 +178,7 @@ def headers(
         ("type", technology),
         ("uniqueid", f"{now:.3f}"),
         ("version", "fastagi dial"),
-        ("callerid", extension),
+        ("callerid", caller_id or extension),
         ("calleridname", extension),
         ("callingpres", "0"),
         ("callingani2", "0"),
@@ -179,7 +186,7 @@ def headers(
         ("callingtns", "0"),
         ("dnid", _CONTROL.sub("", call.number)),
         ("rdnis", "unknown"),
-        ("context", f"{FEATURES_CONTEXT}-call"),
+        ("context", CALL_CONTEXT),
         ("extension", "s"),
         ("priority", "3"),
         ("enhanced", "0.0"),
@@ -239,6 +246,7 @@ class Channel:
     """Asterisk's side of one call."""
 
     language: str = "en"
+    context: str = ""  # that the code was dialled in, and that the endpoint's calls begin in
     hang_up_at: int = 0  # the caller hangs up during this command, counted from 1; 0: never
     variables: dict[str, str] = field(default_factory=dict)
     answered: bool = False
@@ -332,6 +340,9 @@ class Channel:
             if value is None:
                 return b"200 result=0\n"
             return f"200 result=1 ({value})\n".encode()
+        if name == "GET FULL" and len(words) == 4:
+            from_context = words[3] == CAME_FROM or words[3].startswith("${PJSIP_ENDPOINT(")
+            return f"200 result=1 ({self.context if from_context else ''})\n".encode()
         if name == "CHANNEL STATUS":
             return b"200 result=6\n" if self.answered else b"200 result=4\n"
         if name.partition(" ")[0] in ("NOOP", "VERBOSE", "EXEC", "DATABASE", "SET", "GET"):

@@ -221,6 +221,7 @@ def render_fallback_facts(settings: Settings, asterisk: str = "") -> str:
         _asterisk(settings, asterisk)
     facts = {
         "extension_from": settings.login.extension_from.value,
+        "codes_from": list(settings.login.from_),
         "devices": [
             {
                 "match": rule.pattern.text,

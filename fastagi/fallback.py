@@ -33,7 +33,8 @@ from asterisk.agi import (
     AGIUsageError,
 )
 
-from fastagi.agents.devices import Device, DeviceRule, Pattern, endpoint_of, is_extension, resolve
+from fastagi.agents.callers import Access, Caller, Standing, access, who_calls
+from fastagi.agents.devices import Device, DeviceRule, Pattern, resolve
 from fastagi.agents.notes import Note
 from fastagi.agi import prompts
 from fastagi.agi.prompts import Digits, Facts, Number, Phrase
@@ -172,6 +173,14 @@ class Phone(AGI):  # type: ignore[misc]
         reply = self.execute("SAY NUMBER", value, self._quote(escape))
         return _digit(reply["result"][0])
 
+    def expression(self, text: str) -> str:
+        """What Asterisk makes of it; "" where it knows no such function."""
+        try:
+            value: str = self.get_full_variable(text)
+        except AGIInvalidCommand:
+            return ""
+        return value
+
     def application(self, name: str, *arguments: str) -> None:
         """Only the last may have anything in it: what stands before is parted at commas, and loses
         quotes and backslashes. The settings let no queue and no interface have any of these."""
@@ -201,10 +210,9 @@ def _digit(result: str) -> str:
 class Known:
     """The facts file: what the configuration says, as far as it is needed here."""
 
-    rules: tuple[DeviceRule, ...]
+    access: Access
     queues: tuple[str, ...]
     reasons: Mapping[str, str]  # code -> name
-    extension_from_endpoint: bool
     prompts: Mapping[Outcome, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -213,20 +221,22 @@ class Known:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
         try:
+            rules = [
+                DeviceRule(
+                    pattern=Pattern.parse(rule["match"]),
+                    context=rule["context"],
+                    interface=rule["interface"],
+                    state_interface=rule["state_interface"],
+                    type=rule["type"],
+                )
+                for rule in data["devices"]
+            ]
             return cls(
-                rules=tuple(
-                    DeviceRule(
-                        pattern=Pattern.parse(rule["match"]),
-                        context=rule["context"],
-                        interface=rule["interface"],
-                        state_interface=rule["state_interface"],
-                        type=rule["type"],
-                    )
-                    for rule in data["devices"]
+                access=access(
+                    rules, data["extension_from"] == "endpoint", data.get("codes_from", ())
                 ),
                 queues=tuple(data["queues"]),
                 reasons={reason["code"]: reason["name"] for reason in data["pause_reasons"]},
-                extension_from_endpoint=data["extension_from"] == "endpoint",
                 prompts={Outcome(key): tuple(value) for key, value in data["prompts"].items()},
             )
         except (LookupError, TypeError, AttributeError) as error:
@@ -254,12 +264,28 @@ class Call:
         self.channel = _printable(env.get("agi_channel", ""))
         self.caller_id = _printable(env.get("agi_callerid", ""))
         self.unique_id = _NOT_IN_ID.sub("", env.get("agi_uniqueid", ""))[:_SHOWN] or "unknown"
-        own = env.get("agi_callerid", "")
-        if known.extension_from_endpoint:
-            own = endpoint_of(env.get("agi_channel", ""))
-        self.extension = own if is_extension(own) else ""
+        self.caller = self._recognised()
+        self.extension = self.caller.extension
         self.reason = ""  # its code
         self._answered = False
+        # A "#" that ends what was dialled or typed may come when that is over: it answers nothing.
+        self._hash_may_follow = True
+
+    def _recognised(self) -> Caller:
+        env = self.phone.env
+        steps = who_calls(
+            env.get("agi_channel", ""),
+            env.get("agi_context", ""),
+            env.get("agi_callerid", ""),
+            self.known.access,
+        )
+        try:
+            question = next(steps)
+            while True:
+                question = steps.send(self.phone.expression(question))
+        except StopIteration as found:
+            caller: Caller = found.value
+        return caller
 
     # -- speaking and asking
 
@@ -292,11 +318,18 @@ class Call:
     def ask(self, phrase: Phrase, digits: int) -> str:
         """Digits ended with ``#`` or by a silence; "" when none came."""
         pressed = self.say(phrase, "0123456789*#")
+        if pressed == "#" and self._hash_may_follow:  # it cut the question short
+            self._hash_may_follow = False
+            pressed = self.say(phrase, "0123456789*#")
         pressed = pressed or self.phone.wait_for_digit(ANSWER_WITHIN)
+        if pressed == "#" and self._hash_may_follow:
+            pressed = self.phone.wait_for_digit(ANSWER_WITHIN)
+        self._hash_may_follow = False
         text = ""
         while pressed and pressed != "#":
             text += pressed
             if len(text) >= digits:
+                self._hash_may_follow = True
                 break
             pressed = self.phone.wait_for_digit(NEXT_DIGIT_WITHIN)
         return text
@@ -321,9 +354,19 @@ class Call:
     # -- the member
 
     def device(self) -> Device:
-        device = resolve(self.known.rules, self.extension)
+        """The queue member that the caller's phone is. Raises Refused for who may not use the
+        codes, and TryAgain where the caller has to be asked who it is."""
+        caller = self.caller
+        device = resolve(self.known.access.rules, self.extension)
+        if caller.standing is Standing.STRANGER:
+            # Not so the phone whose device rule is gone, as long as it is in a queue.
+            device = Device(caller.endpoint, "", caller.interface, caller.interface)
+            try:
+                self.here(device)
+            except Refused:
+                raise Refused(Outcome.NOT_FROM_HERE) from None
         if device is None:
-            raise Refused(Outcome.NOT_LOGGED_IN)
+            raise TryAgain("no phone: only the service can ask for the agent's number and PIN")
         return device
 
     def here(self, device: Device) -> "Here":

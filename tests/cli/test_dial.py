@@ -42,6 +42,9 @@ RULES = (DeviceRule(Pattern.parse("10XX"), "phones", "SIP/{extension}"),)
         ("*33", Script.PAUSE, ""),
         ("*339", Script.PAUSE, "9"),
         ("*35", Script.STATUS, ""),
+        ("*35#", Script.STATUS, ""),
+        ("*31#", Script.LOGIN, ""),
+        ("*314001#", Script.LOGIN, "4001"),
         ("*31" + "1" * 90, Script.LOGIN, "1" * 64),
     ],
 )
@@ -52,7 +55,7 @@ def test_code_and_digits_as_the_dialplan_takes_them(
     assert (call.script, call.digits) == (script, digits)
 
 
-@pytest.mark.parametrize("number", ["", "*", "31", "*4", "**31", "*31*4001", "*31#"])
+@pytest.mark.parametrize("number", ["", "*", "31", "*4", "**31", "*31*4001", "*35#1"])
 def test_what_is_no_code(number: str) -> None:
     with pytest.raises(dial.NotACode, match=r"\*31 login"):
         dial.dialled(number, CODES)

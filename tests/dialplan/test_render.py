@@ -94,8 +94,8 @@ def test_codes_of_any_length_are_cut_off_right() -> None:
 def test_a_switched_off_login_leaves_no_lamp_of_its_own() -> None:
     text = render_dialplan(settings(feature_codes={"login": None, "toggle_login": None}))
     assert [line for line in text.splitlines() if ",hint," in line] == [
-        "exten => _age[n]t-X!,hint,Custom:agent-${FILTER(0-9,${EXTEN:6:20})}",
-        "exten => _pause-X!,hint,Custom:pause-${FILTER(0-9,${EXTEN:6:20})}",
+        "exten => _age[n]t-X!,hint,Custom:agent-${FILTER(0-9,${EXTEN})}",
+        "exten => _pause-X!,hint,Custom:pause-${FILTER(0-9,${EXTEN})}",
     ]
 
 
@@ -232,6 +232,7 @@ def test_the_facts_hold_what_the_fallback_needs_and_no_agent() -> None:
     text = render_fallback_facts(sample)
     assert set(json.loads(text)) == {
         "extension_from",
+        "codes_from",
         "devices",
         "queues",
         "pause_reasons",

@@ -133,9 +133,56 @@ def test_one_key_cannot_log_in(classic: Classic) -> None:
 @pytest.mark.parametrize("script", ["agent/pause", "agent/unpause", "agent/logoff"])
 def test_nobody_here(classic: Classic, extension: str, script: str) -> None:
     heard = classic.dial(script, extension=extension)
-    assert heard.outcome == "NOT_LOGGED_IN"
-    assert heard.sounds == list(ANSWERS[Outcome.NOT_LOGGED_IN])
+    outcome = Outcome.NOT_LOGGED_IN if extension == "1002" else Outcome.NOT_FROM_HERE
+    assert heard.outcome == outcome
+    assert heard.sounds == list(ANSWERS[outcome])
     assert untouched(classic)
+
+
+def test_a_phone_whose_rule_is_gone_is_known_by_the_queues(classic: Classic) -> None:
+    classic.join("PJSIP/7777", "sales")
+    assert classic.dial("agent/pause", "1", extension="7777").outcome == "PAUSED"
+    assert classic.queues["sales"]["PJSIP/7777"].paused
+
+
+def test_callers_from_outside_may_only_where_they_are_listed(classic: Classic) -> None:
+    """By caller ID, and that of an outside number alone; who else it is the service has to ask."""
+    classic.join("Local/0712345678@out/n", "sales")
+    more = {"agi_callerid": "0712345678"}
+    heard = classic.dial("agent/pause", "1", extension="trunk", more=more)
+    assert heard.outcome == "NOT_FROM_HERE"
+    rules = [
+        {"match": "XXXX", "context": "phones", "interface": "PJSIP/{extension}"},
+        {"match": "0X.", "type": "remote", "interface": "Local/{extension}@out/n"},
+    ]
+    for listed in ("PJSIP/trunk", "from-trunk"):
+        chosen = settings(login={"from": [listed]}, devices=rules)
+        classic.facts.write_text(render_fallback_facts(chosen), encoding="utf-8")
+        more["agi_context"] = "agent-features-call"
+        told = {"GET FULL VARIABLE": "200 result=1 (from-trunk)"}
+        heard = classic.dial("agent/pause", "1", extension="trunk", more=more, answers=told)
+        assert (listed, heard.outcome) == (listed, "PAUSED")
+        forged = more | {"agi_callerid": "1001"}
+        heard = classic.dial("agent/pause", "1", extension="trunk", more=forged, answers=told)
+        assert (listed, heard.outcome) == (listed, "UNAVAILABLE")
+
+
+def test_behind_a_local_channel_is_the_phone_that_dialled(classic: Classic) -> None:
+    heard = classic.dial(
+        "agent/pause",
+        "1",
+        more={"agi_channel": "Local/*331@phones-00000001;2"},
+        answers={
+            'GET FULL VARIABLE "${TRANSFERERNAME}': "200 result=1 ()",
+            'GET FULL VARIABLE "${MASTER_CHANNEL': "200 result=1 (PJSIP/1001-00000005)",
+        },
+    )
+    assert (heard.outcome, heard.variables["AGENT_EXTENSION"]) == ("PAUSED", "1001")
+
+
+def test_a_hash_right_after_what_was_asked_answers_nothing(classic: Classic) -> None:
+    heard = classic.dial("agent/pause", keys=["#", "9", "9", "#", "2", "2"])
+    assert (heard.outcome, heard.variables["AGENT_PAUSE_REASON"]) == ("PAUSED", "a meeting")
 
 
 def test_the_extension_is_the_caller_id_where_it_is_so_configured(classic: Classic) -> None:

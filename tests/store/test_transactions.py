@@ -8,9 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import psycopg
 import pytest
@@ -36,7 +36,7 @@ from fastagi.agents.commands import (
     to_dict,
 )
 from fastagi.agents.events import SINKS, Event
-from fastagi.agents.lockout import Lockout
+from fastagi.agents.lockout import USUAL_FOR, Place, Verdict
 from fastagi.agents.model import TABLE, Change, Status
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Outcome, Sink, Source
@@ -337,42 +337,109 @@ async def test_two_changes_of_one_agent_race(url: str, opened: Opened) -> None:
     assert await first.run(count("devices_in_use")) == 1
 
 
+AT = NOW.timestamp()
+MEMORY = 1800.0
+DESK = Place("phone::pjsip/2001", outside=False)
+
+
+def only(most: int) -> Callable[[Mapping[str, Sequence[float]], bool], Verdict]:
+    """So many failures of the agent at the place; then it is locked."""
+
+    def rule(failed_at: Mapping[str, Sequence[float]], usual: bool) -> Verdict:
+        own = next(key for key in failed_at if "phone" in key)
+        return Verdict(AT, own if len(failed_at[own]) >= most else "")
+
+    return rule
+
+
 async def test_racing_attempts_all_count(url: str, opened: Opened) -> None:
-    lockout = Lockout(5, timedelta(minutes=15), timedelta(minutes=15))
     first = opened(url)
     second = first if url.startswith("sqlite") else opened(url)
-    keys = ("agent:1001", "extension:2001")
+    keys = DESK.keys("1001")
     answers = await asyncio.gather(
-        *((first, second)[n % 2].pin_attempt(keys, NOW, lockout) for n in range(30))
+        *((first, second)[n % 2].pin_attempt(keys, AT, MEMORY, only(5)) for n in range(30))
     )
-    assert answers.count(None) == 5
-    assert answers.count("agent:1001") == 25
-    # The extension is locked for others too; a right PIN forgives one of its failures only.
-    assert await first.pin_attempt(("agent:1002", keys[1]), NOW, lockout) == "extension:2001"
-    await first.pin_passed(keys)
-    assert await first.pin_attempt(keys, NOW, lockout) is None
-    assert await first.pin_attempt(keys, NOW, lockout) == "extension:2001"
+    assert [answer.locked for answer in answers].count("") == 5
+    assert await first.run(count("pin_failures")) == 3 * 5
+    # A right one forgives all of the agent's at the place, and its own among the others'.
+    await first.pin_passed(keys, AT, AT + 60)
+    assert await first.run(count("pin_failures")) == 2 * 4
     # In the end everything is forgotten, and not kept for ever either.
-    much_later = NOW + timedelta(hours=1)
-    assert await first.pin_attempt(keys, much_later, lockout) is None
-    assert await first.run(count("pin_failures")) == 2
+    await first.pin_attempt(keys, AT + MEMORY + 1, MEMORY, only(5))
+    assert await first.run(count("pin_failures")) == 3
 
 
-async def test_a_right_pin_forgives_the_latest_failure_of_the_extension(
-    store: PeeweeStore,
-) -> None:
-    lockout = Lockout(9, timedelta(minutes=15), timedelta(minutes=15))
-    for minute in (0, 2, 1):
-        await store.pin_attempt(
-            ("agent:1001", "extension:1"), NOW + timedelta(minutes=minute), lockout
-        )
-    await store.pin_passed(("agent:1001", "extension:1"))
+async def test_a_right_pin_forgives_its_own_failure_and_no_other(store: PeeweeStore) -> None:
+    keys = Place("number:0712345678", outside=True).keys("1001")
+    for seconds in (0.0, 50.0, 20.0):
+        await store.pin_attempt(keys, AT, MEMORY, lambda _, __, at=AT + seconds: Verdict(at))
+    await store.pin_passed(keys, AT + 50.0, AT + 500)
 
     def left(connection: Connection) -> list[tuple[str, float]]:
-        rows = connection.execute("SELECT key, at FROM pin_failures ORDER BY at").fetchall()
-        return [(key, at - NOW.timestamp()) for key, at in rows]
+        rows = connection.execute("SELECT key, at FROM pin_failures ORDER BY at, key").fetchall()
+        return [(key, at - AT) for key, at in rows]
 
-    assert await store.run(left) == [("extension:1", 0.0), ("extension:1", 60.0)]
+    assert await store.run(left) == [
+        ("agent:1001@outside", 0.0),
+        ("place:number:0712345678", 0.0),
+        ("agent:1001@outside", 20.0),
+        ("place:number:0712345678", 20.0),
+    ]
+
+
+async def test_a_place_where_the_pin_was_proved_is_the_agents_usual_one(
+    store: PeeweeStore,
+) -> None:
+    keys = DESK.keys("1001")
+    told: list[bool] = []
+
+    def rule(_: Mapping[str, Sequence[float]], usual: bool) -> Verdict:
+        told.append(usual)
+        return Verdict(AT)
+
+    await store.pin_attempt(keys, AT, MEMORY, rule)
+    await store.pin_passed(keys, AT, AT + USUAL_FOR)
+    await store.pin_attempt(keys, AT, MEMORY, rule)
+    await store.pin_attempt(DESK.keys("1002"), AT, MEMORY, rule)
+    await store.pin_attempt(keys, AT + USUAL_FOR, MEMORY, rule)
+    assert told == [False, True, False, False]
+    nowhere = Place("", outside=True).keys("1001")
+    await store.pin_passed(nowhere, AT, AT + 2 * USUAL_FOR)
+    assert await store.run(count("usual_places")) == 1
+    await store.pin_passed(DESK.keys("1003"), AT, AT + 3 * USUAL_FOR)
+    assert await store.run(count("usual_places")) == 1, "what is over is not kept"
+
+
+async def test_failures_survive_a_restart_with_the_clock_set_back(url: str, opened: Opened) -> None:
+    """As if they were of now: a lock ends in its time, and neither at once nor a day later."""
+    first = opened(url)
+    keys = DESK.keys("1001")
+    await first.pin_attempt(keys, AT, MEMORY, only(9))
+    await first.close()
+    second = opened(url)
+    earlier = AT - 86_400
+    seen: list[Sequence[float]] = []
+
+    def rule(failed_at: Mapping[str, Sequence[float]], usual: bool) -> Verdict:
+        seen.append(failed_at[keys.own])
+        return Verdict(earlier, keys.own)
+
+    await second.pin_attempt(keys, earlier, MEMORY, rule)
+    assert seen == [[earlier]]
+
+
+async def test_the_outside_numbers_of_an_agent(store: PeeweeStore) -> None:
+    assert await store.outside_numbers("1001") == ()
+    assert await store.outside_numbers("9999") == ()
+    agents = [
+        {"number": "1001", "name": "Agent 0", "outside": ["0712345678", "06XXXXXXXX"]},
+        {"number": "1002", "name": "Bob"},
+    ]
+    difference = store.bring_in(settings(agents=agents))
+    assert "agent 1001" in str(difference.lines())
+    assert "outside numbers none -> 0712345678 06XXXXXXXX" in str(difference.lines())
+    assert await store.outside_numbers("1001") == ("0712345678", "06XXXXXXXX")
+    assert await store.outside_numbers("1002") == ()
 
 
 # -- many calls, one commit
