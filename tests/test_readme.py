@@ -15,9 +15,9 @@ from fastagi.dial import TRANSCRIPTS
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- outcomes -->\n", "<!-- /outcomes -->"
 SPOKEN = {
-    Outcome.STATUS_TOLD: "extension, agent logged in, the queues' numbers (of more than four how many "
-    "they are), “paused” after one that is paused alone; “no pause”, or “paused”, the reason's code and "
-    "the minutes"
+    Outcome.STATUS_TOLD: "extension, agent logged in, the queues' numbers (of more than four how "
+    "many they are), “paused” after one that is paused alone; “no pause”, or “paused”, the "
+    "reason's code and the minutes"
 }
 
 

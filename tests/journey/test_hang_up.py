@@ -23,7 +23,7 @@ STEPS = {
     ),
     "in the menu of queues": (("*314001",), "*36", (), "spy-agent"),
     "asked whether to leave": (("*314001",), "*36701", (), "vm-last"),
-    "while the status is told": (("*314001",), "*35", (), "vm-youhave"),
+    "while the status is told": (("*314001",), "*35", (), "vm-and"),
     "while a refusal is told": ((), "*319999", (), "agent-incorrect"),
 }
 

@@ -27,14 +27,18 @@ ALICE = 136  # agent 4001's id, as in the document
 OTHERS = 4  # agents 4011, 4012 …, ids 11, 12 …
 
 
-def configured(make_service: MakeService, **webhooks: Any) -> Service:
+def configured(
+    make_service: MakeService, alice: dict[str, Any] | None = None, **webhooks: Any
+) -> Service:
+    """``alice``: what else stands of agent 4001."""
     return make_service(
         http={
             "tokens": {"crm": {"token": TOKEN, "rights": ["read", "control", "configure"]}},
         },
         webhooks={"allow": ["127.0.0.1/32"], "secret": SECRET, "timeout": "1s", **webhooks},
         agents=[
-            {"id": ALICE, "number": "4001", "name": "Alice Martin", "queues": ["sales"]},
+            {"id": ALICE, "number": "4001", "name": "Alice Martin", "queues": ["sales"]}
+            | (alice or {}),
             *(
                 {"id": 10 + n, "number": str(4010 + n), "name": f"Agent {n}", "queues": ["sales"]}
                 for n in range(1, OTHERS + 1)
@@ -162,7 +166,8 @@ async def test_a_remote_agent(make_service: MakeService, desk: Any, asterisk: An
     before = asterisk.more_dialplan
     asterisk.more_dialplan += "\n[outbound](+)\nexten => 0555123,1,Dial(PJSIP/1006,30)\n"
     try:
-        service = configured(make_service)  # which also has Asterisk read its dialplan
+        # which also has Asterisk read its dialplan
+        service = configured(make_service, {"pin": "4321", "outside": ["0555123"]})
         phone: Desk = await desk("1001")
         outside: Desk = await desk("1006")
         caller: Desk = await desk("1005")
@@ -170,7 +175,7 @@ async def test_a_remote_agent(make_service: MakeService, desk: Any, asterisk: An
             await hook(service, web.url("/in"), kind="remote")
             await hook(service, web.url("/out"), "agent-logout", kind="remote", method="POST")
             await hook(service, web.url("/never"))  # at phones in the house alone
-            heard = await phone.dial("*314001*0555123")
+            heard = await phone.dial("*314001*0555123", ("agent-pass", "4321#"))
             assert (heard.outcome, heard.extension) == ("LOGGED_IN", "0555123")
             assert service.members()["sales"] == {"Local/0555123@outbound/n"}
             await until(lambda: web.seen)

@@ -42,6 +42,7 @@ class Told:
     reason: str = ""
     code: str = ""  # of the pause reason
     queue: str = ""
+    occupant: str = ""
     answer: list[str] | None = None  # where it is not the fixed one
 
 
@@ -71,7 +72,11 @@ async def test_every_outcome_is_produced_and_spoken(outcome: Outcome, lab: Lab) 
     answer = told.answer
     if answer is None:
         facts = Facts(
-            agent=told.agent, extension=told.extension, queue=told.queue, reason=told.code
+            agent=told.agent,
+            extension=told.extension,
+            queue=told.queue,
+            reason=told.code,
+            occupant=told.occupant,
         )
         answer = spoken(prompts.answer(outcome, facts, {}))
     assert answer, "never silence"
@@ -89,7 +94,7 @@ def test_no_outcome_is_without_a_journey() -> None:
 
 
 def test_no_two_outcomes_sound_the_same() -> None:
-    facts = Facts(agent="4001", extension="1001", queue="701", reason="2")
+    facts = Facts(agent="4001", extension="1001", queue="701", reason="2", occupant="4002")
     answers = [tuple(spoken(prompts.answer(outcome, facts, {}))) for outcome in Outcome]
     assert len(set(answers)) == len(answers)
 
@@ -327,21 +332,25 @@ LOCKOUT = {"failures": 2, "within": "15m", "for": "15m"}
 @comes_to(Outcome.AGENT_LOCKED)
 async def agent_locked(lab: Lab) -> Told:
     service = lab.make_service(login={"lockout": LOCKOUT})
-    for extension in ("1001", "1003"):
-        conversation = await (await lab.desk(extension)).lift("*314003")
-        await (await conversation.hears("agent-pass")).press("1#")
-        await conversation.hears("auth-incorrect")
-        await conversation.hang_up()
-    heard = await (await lab.desk("1005")).dial("*314003", ("agent-pass", PIN))  # the right one
+    desk = await lab.desk("1001")
+    conversation = await desk.lift("*314003")
+    await (await conversation.hears("agent-pass")).press("1#")
+    await (await conversation.hears("auth-incorrect")).press("2#")
+    await conversation.hears("auth-incorrect")
+    await conversation.hang_up()
+    heard = await desk.dial("*314003", ("agent-pass", PIN))  # the right one
     assert service.members()["support"] == set()
-    return Told(heard, "4003", "1005")
+    return Told(heard, "4003", "1001")
 
 
 @comes_to(Outcome.EXTENSION_LOCKED)
 async def extension_locked(lab: Lab) -> Told:
-    service = lab.make_service(login={"lockout": LOCKOUT})
+    """Everybody's PIN is tried, which takes longer and longer, at last too long to wait for."""
+    agents = [agent | {"pin": "4321"} for agent in sample()["agents"]]
+    one = {"failures": 1, "within": "15m", "for": "15m"}
+    service = lab.make_service(agents=agents, login={"lockout": one})
     desk = await lab.desk("1001")
-    for agent in ("4003", "4006"):
+    for agent in ("4001", "4002", "4004", "4005"):
         conversation = await desk.lift(f"*31{agent}")
         await (await conversation.hears("agent-pass")).press("1#")
         await conversation.hears("auth-incorrect")
@@ -349,6 +358,36 @@ async def extension_locked(lab: Lab) -> Told:
     heard = await desk.dial("*314003", ("agent-pass", PIN))
     assert service.members()["support"] == set()
     return Told(heard, "4003")
+
+
+@comes_to(Outcome.NUMBER_NOT_ALLOWED)
+async def number_not_allowed(lab: Lab) -> Told:
+    service = lab.make_service()
+    desk = await lab.desk("1001")
+    heard = await desk.dial("*314003*0900123456", ("agent-pass", PIN))
+    assert service.members()["support"] == set()
+    assert [e["reason"] for e in service.events()] == ["NUMBER_NOT_ALLOWED"]
+    (line,) = service.logged("refused")
+    assert "0900123456 is not among agents[].outside of agent 4003" in line["why"]
+    return Told(heard, "4003", "0900123456")
+
+
+@comes_to(Outcome.NOT_FROM_HERE)
+async def not_from_here(lab: Lab) -> Told:
+    service = lab.make_service(
+        devices=[{"match": "1001", "context": "office", "interface": "PJSIP/{extension}"}]
+    )
+    heard = await (await lab.desk("1003")).dial("*314001*1001")
+    assert service.members()["sales"] == set()
+    (line,) = service.logged("refused")
+    assert line["extension"] == "1003"
+    for cure in (
+        "device rule",
+        "login.extension_from: caller_id",
+        "PJSIP/1003 or phones in login.",
+    ):
+        assert cure in line["why"]
+    return Told(heard, "", "1003")
 
 
 @comes_to(Outcome.NO_SUCH_EXTENSION)
@@ -363,7 +402,7 @@ async def extension_in_use(lab: Lab) -> Told:
     service = lab.make_service()
     desk = await lab.desk("1001")
     await desk.dial("*314001")
-    told = Told(await desk.dial("*314002"), "4002")
+    told = Told(await desk.dial("*314002"), "4002", occupant="4001")
     assert service.agents()["4002"]["status"] == "logged_off"
     assert "Agent/4001" in lab.asterisk.cli("queue show sales")
     return told
@@ -443,7 +482,7 @@ async def queue_refused(lab: Lab) -> Told:
     assert [(e["type"], e["reason"]) for e in service.events()] == [
         ("login-refused", "QUEUE_REFUSED")
     ]
-    return Told(heard, "4001")
+    return Told(heard, "4001", queue="704")
 
 
 @comes_to(Outcome.UNAVAILABLE)

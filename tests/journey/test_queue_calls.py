@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fastagi.demo.asterisk import Asterisk
-from tests.journey.parts import Desk, Peer, Service, until
+from tests.journey.parts import Desk, Peer, Service, sample, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pyst2's use of threading
 
@@ -119,9 +119,14 @@ async def test_a_moved_agent_is_rung_at_the_new_place(service: Service, desk: An
     assert not old.phone.answered
 
 
-async def test_a_remote_agent_gets_a_queue_call(service: Service, desk: Any, asterisk: Any) -> None:
+async def test_a_remote_agent_gets_a_queue_call(
+    make_service: Any, desk: Any, asterisk: Any
+) -> None:
+    agents = sample()["agents"]
+    agents[0] |= {"pin": "4321", "outside": ["0555123"]}
+    service = make_service(agents=agents)
     phone, caller = await desk("1001"), await desk("1003")
-    heard = await phone.dial("*314001*0555123")
+    heard = await phone.dial("*314001*0555123", ("agent-pass", "4321#"))
     assert (heard.outcome, heard.extension) == ("LOGGED_IN", "0555123")
     assert service.members()["sales"] == {"Local/0555123@outbound/n"}
     await caller.phone.dial("701")
@@ -131,7 +136,7 @@ async def test_a_remote_agent_gets_a_queue_call(service: Service, desk: Any, ast
     # The phone it was dialled at is free for somebody else.
     assert (await phone.dial("*34")).outcome == "NOT_LOGGED_IN"
     assert (await phone.dial("*314002")).outcome == "LOGGED_IN"
-    assert (await phone.dial("*324001")).outcome == "LOGGED_OFF"
+    assert (await phone.dial("*324001", ("agent-pass", "4321#"))).outcome == "LOGGED_OFF"
     assert service.members()["sales"] == {"PJSIP/1001"}
 
 
