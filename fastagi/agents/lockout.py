@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 FIRST_WAIT = 2.0  # seconds; twice as long for each further wrong PIN
-LONGEST_WAIT = 15.0  # seconds that a caller waits for an attempt; more, and it is refused
+LONGEST_WAIT = 10.0  # seconds that a caller waits for an attempt; more, and it is refused
 USUAL_FOR = 30 * 86_400.0  # seconds that a place stays the agent's own after a right PIN
 
 
