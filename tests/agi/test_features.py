@@ -374,7 +374,7 @@ CASES = [
     Case(O.NOT_FROM_HERE, S.LOGIN, ("1001",), extension="trunk", heard=("privacy-unident",)),
     Case(
         O.QUEUE_REFUSED, S.LOGIN, ("1001",), asterisk_refuses,
-        heard=("queue-callswaiting", "digits:703", "vm-isunavail"),
+        heard=("queue-callswaiting", "digits:701", "vm-isunavail"),
     ),
     Case(O.UNAVAILABLE, S.LOGIN, ("1001",), link_down, heard=("please-try-again",)),
     Case(O.UNAVAILABLE, S.LOGIN, ("1001",), store_down, heard=("please-try-again",)),
