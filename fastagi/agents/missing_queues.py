@@ -8,12 +8,13 @@ from contextlib import suppress
 
 from fastagi.agents import errors
 from fastagi.agents.commands import Actor, JoinQueue
+from fastagi.agents.fence import AWAY
 from fastagi.agents.log import Log
 from fastagi.agents.model import AgentState
-from fastagi.agents.operations import QueuesUnavailable
-from fastagi.agents.service import AgentService, StoreUnavailable, waiting_in
+from fastagi.agents.service import AgentService, waiting_in
 from fastagi.contract import Source
 
+TASK = "missing queues"  # for the log and the metrics
 EVERY = 15.0  # seconds: nobody tells when a queue was added to Asterisk
 ACTOR = Actor(name="missing queue")
 
@@ -46,7 +47,7 @@ class MissingQueues:
                     await self._wake.wait()
             self._wake.clear()
             # What is away comes back, and is said by others.
-            with suppress(StoreUnavailable, QueuesUnavailable):
+            with suppress(*AWAY):
                 await self.look()
 
     async def look(self) -> None:
@@ -60,8 +61,9 @@ class MissingQueues:
             # Of many agents who wait for a queue one is enough to see that it is not there.
             if place in missing or not self._connected(asterisk):
                 continue
-            if not await self._join(note, login, number, queue):
-                missing.add(place)
+            with self._service.fence.item(TASK, *AWAY, agent=number, queue=queue):
+                if not await self._join(note, login, number, queue):
+                    missing.add(place)
 
     def _connected(self, asterisk: str) -> bool:
         queues = self._service.queues

@@ -542,19 +542,22 @@ class _Side:
         rows = await self.service.static_members(self.asterisk)
         if not rows:
             return
+        # By name, as some may not be in the configuration any more.
+        queues = sorted({queue for queue, _ in rows})
         reported = {
             (m.queue.lower(), m.interface.lower()): m
-            for m in await self.queues.members(self.asterisk)
+            for m in await self.queues.members(self.asterisk, queues=queues)
         }
         paused = 0
         for queue, interface in rows:
-            member = reported.get((queue.lower(), interface.lower()))
-            if member is None or member.dynamic:
-                # The line is gone, not only the whole queue for a moment.
-                if member or not await self.queues.lacking(self.asterisk, [queue]):
-                    await self.service.forget_static(self.asterisk, queue, interface)
-            elif not member.paused:
-                paused += await self._pause_static(queue, interface)
+            with self.all.fence.item(TASK, *AWAY, queue=queue, interface=interface):
+                member = reported.get((queue.lower(), interface.lower()))
+                if member is None or member.dynamic:
+                    # The line is gone, not only the whole queue for a moment.
+                    if member or not await self.queues.lacking(self.asterisk, [queue]):
+                        await self.service.forget_static(self.asterisk, queue, interface)
+                elif not member.paused:
+                    paused += await self._pause_static(queue, interface)
         await self._tell(Counter({CORRECTED: paused} if paused else {}))
 
     async def _pause_static(self, queue: str, interface: str) -> bool:

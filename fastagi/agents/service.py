@@ -822,7 +822,11 @@ class AgentService:
         that could not be removed. Raises StoreUnavailable."""
         prefix = STATIC.format(asterisk)
         notes = await self.store.notes(prefix)
-        found = {note: _queue_and_interface(value) for note, value in notes.items()}
+        found: dict[str, tuple[str, str]] = {}
+        for note, value in notes.items():
+            with self.fence.item("static members", note=note):
+                queue, interface = json.loads(value)
+                found[note] = (queue, interface)
         others = {n: v for n, v in self._static.items() if not n.startswith(prefix)}
         self._static = others | found
         return list(found.values())
@@ -1193,11 +1197,6 @@ def _paused_instead(removal: Result, pause: Result) -> Result:
         return Result(removal.operation, Answer.UNKNOWN, pause.message)
     message = f"{removal.message}, and it cannot be paused: {pause.message}"
     return Result(removal.operation, Answer.REFUSED, message)
-
-
-def _queue_and_interface(value: str) -> tuple[str, str]:
-    queue, interface = json.loads(value)
-    return queue, interface
 
 
 def waiting_in(note: str) -> tuple[str, str, str]:

@@ -309,3 +309,45 @@ async def test_a_repair_that_is_refused_for_ever_is_said_once(hall: Hall) -> Non
     said = [line for line in logs if line["event"] == "not repaired"]
     assert [line["operation"] for line in said] == sorted({line["operation"] for line in said})
     assert "add PJSIP/1001 to queue sales" in {line["operation"] for line in said}
+
+
+async def test_one_agent_at_fault_keeps_nobody_else_from_joining(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await hall.do(hall.log_in(), hall.log_in("1002", "1002"))
+    hall.asterisk.queues["billing"] = {}
+    execute = hall.service.execute
+
+    async def faulty(command: Command, **how: object) -> object:
+        if command.agent == "1001":
+            raise RuntimeError("a fault")
+        return await execute(command, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hall.service, "execute", faulty)
+    await hall.reconciler.missing.look()
+    assert list(hall.asterisk.queues["billing"]) == ["pjsip/1002"]
+
+
+async def test_one_of_two_asterisks_lacks_a_queue() -> None:
+    hall = Hall(an_agent("1001"), asterisks=("paris", "rome"))
+    await hall.settle()
+    del hall.asterisks["rome"].queues["billing"]
+    await hall.do(hall.log_in(asterisk="rome"))
+    assert joined(hall) == ["sales", "support"]
+    hall.asterisks["rome"].queues["billing"] = {}
+    await hall.reconciler.missing.look()
+    assert list(hall.asterisks["rome"].queues["billing"]) == [KEY]
+    assert hall.asterisks["paris"].queues["billing"] == {}
+    hall.all_well()
+
+
+async def test_it_is_waited_for_where_the_agent_has_moved_to() -> None:
+    hall = Hall(an_agent("1001"), asterisks=("paris", "rome"))
+    await hall.settle()
+    del hall.asterisks["rome"].queues["billing"]
+    await hall.do(hall.log_in(asterisk="paris"), hall.log_in(asterisk="rome", move=True))
+    assert joined(hall) == ["sales", "support"]
+    hall.asterisks["rome"].queues["billing"] = {}
+    await hall.reconciler.missing.look()
+    assert list(hall.asterisks["rome"].queues["billing"]) == [KEY]
+    hall.all_well()

@@ -292,3 +292,26 @@ async def test_a_log_off_whose_answer_was_lost_is_finished(hall: Hall) -> None:
     assert row(hall, "support") == (1, True, LOGGED_OFF)
     assert hall.told[-2:] == [(LOGOUT, ""), (STATIC, "static member: paused, not removed")]
     hall.history_is_true()
+
+
+async def test_a_note_that_cannot_be_read_is_left_alone(hall: Hall) -> None:
+    await hall.do(hall.log_in(), hall.log_off())
+    hall.store.remembered["static::x"] = "nothing"
+    hall.asterisk.queues["support"][KEY].paused = False
+    await hall.reconciler.all_now()
+    assert row(hall, "support") == (1, True, LOGGED_OFF)
+
+
+async def test_one_of_two_asterisks_has_it() -> None:
+    hall = Hall(an_agent("1001"), asterisks=("paris", "rome"))
+    await hall.settle()
+    rome = hall.asterisks["rome"]
+    rome.queues["support"][KEY] = Member("Front desk", PHONE, PHONE, 5, False, "", dynamic=False)
+    await hall.do(hall.log_in(asterisk="rome"), hall.log_in(asterisk="paris", move=True))
+    assert (rome.queues["support"][KEY].paused, rome.queues["sales"]) == (True, {})
+    rome.restart("later")
+    rome.queues["support"][KEY].paused = False
+    hall.reconnected()
+    await hall.settle()
+    assert rome.queues["support"][KEY].paused
+    assert not hall.asterisks["paris"].queues["support"][KEY].paused

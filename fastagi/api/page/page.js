@@ -783,6 +783,10 @@ function happened(event) {
       return `left ${queues}`;
     case "queue-penalty":
       return `penalty in ${queues}: ${why}`;
+    case "queue-missing":
+      return `not in ${queues}: Asterisk has no such queue`;
+    case "queue-static":
+      return `${queues}: ${why}`;
     case "pause-exceeded":
       return why ? `pause lasts too long: ${why}` : "pause lasts too long";
     case "login-refused":
