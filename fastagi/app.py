@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,7 @@ from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.agents.protection import NotConfirmed, Removal, losses
 from fastagi.agents.reconciler import Reconciler
-from fastagi.agents.service import AgentService, Policy, StoreUnavailable
+from fastagi.agents.service import AgentService, Policy, StoreUnavailable, waiting_in
 from fastagi.agents.text import printable
 from fastagi.agents.timers import Timers
 from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
@@ -550,7 +550,21 @@ class App:
             await self._insist(command(JoinQueue, number, queue=queue))
         for number, queue, penalty in difference.to_set_penalty:
             await self._insist(command(ChangePenalty, number, queue=queue, penalty=penalty))
+        left = sorted({number for number, _ in to_leave})
+        await self._until_stored(partial(self._warn_of_idle, left))
         await self._until_stored(self._warn_of_stranded)
+
+    async def _warn_of_idle(self, numbers: Sequence[str]) -> None:
+        """Of these agents, who have lost a queue: those who are in none now, and wait for none."""
+        waiting = {waiting_in(note)[1] for note in await self.service.read_waiting()}
+        for state in (await self.store.states(numbers)).values():
+            if state.session is not None and not state.joined and state.number not in waiting:
+                log.warning(
+                    "agent is logged in, and in no queue any more",
+                    agent=state.number,
+                    extension=state.session.device.extension,
+                    cure="give the agent a queue, or log the agent off",
+                )
 
     async def _warn_of_stranded(self) -> None:
         """Agents who are logged in where no device rule leads to, once: they stay in their queues

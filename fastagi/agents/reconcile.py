@@ -16,7 +16,7 @@ from fastagi.agents.operations import (
     ReportedMember,
     SetPenalty,
 )
-from fastagi.contract import MEMBER_NAME
+from fastagi.contract import LOGGED_OFF, MEMBER_NAME
 
 # -- an intent that was not confirmed
 
@@ -68,6 +68,16 @@ class Difference:
     reported: str
     repair: Operation  # brings Asterisk to what is stored
     static: bool = False  # about a member of queues.conf or of realtime
+
+    @property
+    def ours(self) -> bool:
+        """Whether nobody outside makes such a difference, so that there is nothing to be adopted:
+        an agent left behind, or a static member paused by another service in the very moment in
+        which somebody logged in with it."""
+        left = _said(True, LOGGED_OFF)
+        return self.kind is Kind.ELSEWHERE or (
+            self.static and self.kind is Kind.PAUSE and self.reported == left
+        )
 
     @property
     def reread(self) -> bool:

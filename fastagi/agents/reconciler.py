@@ -842,7 +842,7 @@ class _Side:
             removed: set[str] = set()
             rejected: set[str] = set()
             for number, differs in by_agent.items():
-                if number in store_wins or all(d.kind is Kind.ELSEWHERE for d in differs):
+                if number in store_wins or all(d.ours for d in differs):
                     continue
                 here = its[number].here if number in its else ()
                 change = await self._adopt(states[number], here, queues, missing=missing)
@@ -854,7 +854,7 @@ class _Side:
                     removed.add(number)
             for number, differs in by_agent.items():
                 everything = number in store_wins or number in rejected
-                mended = [d for d in differs if everything or d.kind is Kind.ELSEWHERE]
+                mended = [d for d in differs if everything or d.ours]
                 if mended and removed and (number in removed or not states[number].session):
                     # Put in at another place, or at the place of somebody who is off now: seen as
                     # a login by the next look.

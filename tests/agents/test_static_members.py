@@ -315,3 +315,15 @@ async def test_one_of_two_asterisks_has_it() -> None:
     await hall.settle()
     assert rome.queues["support"][KEY].paused
     assert not hall.asterisks["paris"].queues["support"][KEY].paused
+
+
+async def test_paused_by_another_service_while_somebody_logs_in_it_is_no_pause_of_the_agent(
+    hall: Hall,
+) -> None:
+    await hall.do(hall.log_in())
+    await hall.settle()
+    hall.asterisk.console(PauseMember(PHONE, True, LOGGED_OFF, "support"))
+    await hall.settle()
+    assert row(hall, "support") == (1, False, "")
+    assert not [event for event in hall.events if event.source is Source.ASTERISK]
+    assert hall.state.memberships[1].own_pause is None

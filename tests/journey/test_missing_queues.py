@@ -130,3 +130,22 @@ async def test_asterisk_restarts_without_a_queue(
         lambda: service.agents()["4001"]["joined"] == ["sales", "support", "billing"], within=40
     )
     service.agrees()
+
+
+async def test_the_only_queue_of_an_agent_is_taken_away(make_service: Any, desk: Any) -> None:
+    settings = sample()
+    service = make_service(agents=settings["agents"])
+    phone = await desk("1003")
+    assert (await phone.dial("*314005")).outcome == "LOGGED_IN"
+    written = service.settings()
+    written["agents"] = [
+        {**agent, "queues": []} if agent["number"] == "4005" else agent
+        for agent in written["agents"]
+    ]
+    service.write(written)
+    await service.reload("--confirm")
+    said = "agent is logged in, and in no queue any more"
+    await until(lambda: service.logged(said))
+    (warning,) = service.logged(said)
+    assert (warning["agent"], warning["extension"]) == ("4005", "1003")
+    assert (await phone.dial("*32")).outcome == "LOGGED_OFF"
