@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import yaml
 from asterisk.manager import Manager
@@ -176,8 +177,9 @@ class Service:
     def fastagi(self, *words: str, status: int | None = 0) -> str:
         """What a command prints, with this configuration."""
         words = (*words, "--config", str(self.config))
-        # In a thread, as commands have an event loop of their own.
-        with ThreadPoolExecutor(1) as thread:
+        # In a thread, as commands have an event loop of their own; and this process keeps its log
+        # as it is, which later tests look into.
+        with ThreadPoolExecutor(1) as thread, patch("fastagi.cli.set_up_log"):
             result = thread.submit(CliRunner().invoke, app, words).result()
         if status is not None:
             assert result.exit_code == status, result.output
