@@ -1,5 +1,6 @@
 """Every code on a real FastAGI server, with a caller who types, waits, errs and hangs up."""
 
+import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -978,3 +979,152 @@ async def test_two_with_the_same_extension_are_nobody_for_certain(desk: Desk) ->
     login = hall.log_in(agent="1002", at="1001")
     await hall.do(login)
     assert (await desk.good(Script.UNPAUSE)).variables[Variable.NUMBER] == "1002"
+
+
+# -- who may, and what it costs
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "sounds"),
+    [
+        (S.LOGIN, ("1003",), ["agent-loginok"]),
+        (S.UNPAUSE, (), ["auth-thankyou", "vm-no", "dictate/pause"]),
+        (S.PAUSE, ("2",), ["dictate/paused", "vm-saved", "digits:2"]),
+        (S.LOGOFF, (), ["agent-loggedoff"]),
+    ],
+)
+async def test_a_code_from_a_phone_asks_asterisk_nothing(
+    desk: Desk, script: str, args: tuple[str, ...], sounds: list[str]
+) -> None:
+    """The wire has to carry the answer and its result, and nothing for who is calling."""
+    if script is not S.LOGIN:
+        await paused(desk)
+    answered = await desk.good(script, *args, more={"agi_language": "fr"}, extension="1001")
+    verbs = [" ".join(line.split()[:2]) for line in answered.call.commands]
+    said = ["SAY DIGITS" if ":" in sound else "STREAM FILE" for sound in sounds]
+    language = [] if script is not S.LOGIN else ["SET VARIABLE"]  # 1003 speaks English
+    assert verbs == [*language, "ANSWER", *said, "EXEC MSet"]
+
+
+async def test_a_stranger_is_logged_with_the_cure(desk: Desk) -> None:
+    answered = await desk.good(S.LOGIN, "1001", extension="trunk", more={"agi_context": "ivr"})
+    (line,) = [line for line in answered.logs if line["event"] == "refused"]
+    assert line["outcome"] == "NOT_FROM_HERE"
+    assert line["extension"] == "trunk"
+    assert "PJSIP/trunk or ivr in login.from" in line["why"]
+    assert desk.hall.events == []
+
+
+async def test_a_login_without_a_rule_is_logged_with_what_was_looked_for(desk: Desk) -> None:
+    told = {"${PJSIP_ENDPOINT(alice-desk,context)}": "phones"}
+    answered = await desk.good(S.LOGIN, "1001", extension="alice-desk", told=told)
+    assert answered.outcome == "NO_SUCH_EXTENSION"
+    (line,) = [line for line in answered.logs if line["event"] == "refused"]
+    assert line["extension"] == "alice-desk"
+    assert "no device rule matches 'alice-desk'" in line["why"]
+    assert "extension_from: caller_id?" in line["why"]
+    (line,) = [line for line in answered.logs if line["event"] == "call"]
+    assert line["extension"] == "alice-desk"
+
+
+async def test_busy_is_told_to_whoever_calls(desk: Desk) -> None:
+    assert (await desk.good(BUSY, extension="trunk")).outcome == "BUSY"
+
+
+# -- "#"
+
+
+async def test_a_hash_cuts_a_question_short_once(desk: Desk) -> None:
+    """It ended what was typed before; the question is asked anew, and a second one is an answer."""
+    await logged_in(desk)
+    answered = await desk.good(S.QUEUE, "701", digits=["1"], keys={"vm-last": "#"})
+    assert answered.outcome == "LAST_IN_QUEUE"  # pressed at both
+    first = True
+
+    def press(_: list[str]) -> str:
+        nonlocal first
+        key, first = (ord("#") if first else 0), False
+        return f"200 result={key} endpos=0"
+
+    answered = await desk.good(S.QUEUE, "701", digits=["1"], answers={"STREAM FILE vm-last": press})
+    assert answered.outcome == "QUEUE_LEFT"
+
+
+async def test_a_hash_after_the_last_digit_of_a_pin_is_no_try(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, pin_tries=2)
+    answered = await desk.good(S.LOGIN, "1002", digits=["123456789012", "", "4321"])
+    assert answered.outcome == "LOGGED_IN"
+    assert answered.heard == ["agent-pass", "auth-incorrect", "auth-incorrect", "agent-loginok"]
+
+
+async def test_nothing_typed_is_not_wrong(desk: Desk) -> None:
+    answered = await desk.good(S.LOGIN, digits=["9999", "", "", "1001"])
+    assert answered.heard[:3] == ["agent-user", "agent-incorrect", "agent-user"]
+
+
+# -- please wait
+
+
+@dataclass
+class Slow:
+    """A store that takes its time to find an agent."""
+
+    hall: Hall
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        find = self.hall.store.agent
+
+        async def agent(number: str) -> Any:
+            await self.open.wait()
+            return await find(number)
+
+        self.hall.store.agent = agent  # type: ignore[method-assign]
+
+
+async def test_who_waits_is_told_so_and_hears_the_answer_when_it_comes(desk: Desk) -> None:
+    slow = Slow(desk.hall)
+
+    def waited(words: list[str]) -> str:
+        slow.open.set()
+        return "200 result=0 endpos=8000"
+
+    answered = await desk.good(
+        S.LOGIN, "1001", answers={f"STREAM FILE {prompts.PLEASE_WAIT}": waited}
+    )
+    assert answered.outcome == "LOGGED_IN"
+    verbs = [line.split()[0] for line in answered.call.commands]
+    assert verbs == ["ANSWER", "STREAM", "SET", "STREAM", "EXEC"]
+    assert answered.heard == ["agent-loginok"]
+
+
+async def test_a_please_wait_that_is_still_spoken_is_waited_for(desk: Desk) -> None:
+    """One command at a time: the answer may not cut in."""
+    slow = Slow(desk.hall)
+    asyncio.get_running_loop().call_later(1.1, slow.open.set)
+    answered = await desk.good(S.LOGIN, "1001", wait=0.5)
+    assert answered.heard == [prompts.PLEASE_WAIT, "agent-loginok"]
+
+
+@pytest.mark.parametrize("when", ["hang_up_at", "hang_up_after", "drop_at"])
+@pytest.mark.parametrize("step", [0, 1])
+async def test_hanging_up_while_waiting(desk: Desk, when: str, step: int) -> None:
+    slow = Slow(desk.hall)
+    asyncio.get_running_loop().call_later(1.5, slow.open.set)
+    answered = await desk.dial(S.LOGIN, "1001", **{when: step})
+    answered.sound_of_mind()
+    desk.hall.all_well()
+    assert [e for e in desk.hall.events if e.type is EventType.LOGIN] == []
+
+
+async def test_a_missing_please_wait_is_a_beep(desk: Desk) -> None:
+    slow = Slow(desk.hall)
+    asyncio.get_running_loop().call_later(1.5, slow.open.set)
+    answered = await desk.good(S.LOGIN, "1001", missing=[prompts.PLEASE_WAIT])
+    assert answered.heard == [prompts.LAST_RESORT, "agent-loginok"]
+
+
+async def test_who_thinks_about_an_answer_is_not_told_to_wait(desk: Desk) -> None:
+    answered = await desk.good(S.LOGIN, digits=["1001"], wait=0.3)
+
+    assert prompts.PLEASE_WAIT not in answered.heard

@@ -1,0 +1,183 @@
+"""Who calls, as a table: the channel, what is asked of Asterisk, and who that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from fastagi.agents.callers import (
+    CAME_FROM,
+    CONFIGURED,
+    FIRST_CHANNEL,
+    TRANSFERER,
+    Access,
+    Caller,
+    Standing,
+    access,
+    entry,
+    who_calls,
+)
+from fastagi.agents.devices import DeviceRule, Pattern
+from fastagi.contract import CALL_CONTEXT
+
+RULES = (
+    DeviceRule(Pattern.parse("10XX"), "phones", "PJSIP/{extension}"),
+    DeviceRule(Pattern.parse("201"), "office", "PJSIP/alice-desk"),
+    DeviceRule(Pattern.parse("30XX"), "phones", "Local/{extension}@from-queue/n"),
+    DeviceRule(Pattern.parse("0X."), "", "Local/{extension}@outbound/n", type="remote"),
+)
+MOBILE = "0712345678"
+PHONE, OUTSIDE, STRANGER = Standing.PHONE, Standing.OUTSIDE, Standing.STRANGER
+
+
+@dataclass
+class Case:
+    standing: Standing
+    extension: str
+    channel: str
+    number: str = "1001"
+    told: dict[str, str] = field(default_factory=dict)
+    listed: Sequence[str] = ()
+    context: str = CALL_CONTEXT
+    by_endpoint: bool = True
+
+    def __str__(self) -> str:
+        how = "endpoint" if self.by_endpoint else "caller ID"
+        return f"{self.channel} {self.number} {self.told} {self.listed} {how}"
+
+
+def asked(case: Case, rules: Sequence[DeviceRule] = RULES) -> tuple[Caller, list[str]]:
+    """The caller, and the questions."""
+    chosen = access(rules, case.by_endpoint, case.listed)
+    steps = who_calls(case.channel, case.context, case.number, chosen)
+    questions: list[str] = []
+    try:
+        question = next(steps)
+        while True:
+            questions.append(question)
+            question = steps.send(case.told.get(question, ""))
+    except StopIteration as found:
+        caller: Caller = found.value
+        return caller, questions
+
+
+def at_home(endpoint: str, context: str, dialled_in: str = "phones") -> dict[str, str]:
+    return {CAME_FROM: dialled_in, CONFIGURED.format(endpoint): context}
+
+
+TRUNK = "PJSIP/trunk-00000001"
+ALICE = "PJSIP/alice-00000001"
+LOCAL = "Local/*331@phones-00000001;2"
+
+CASES = [
+    # a phone, by its endpoint
+    Case(PHONE, "1001", "PJSIP/1001-00000001"),
+    Case(PHONE, "1001", "PJSIP/1001-00000001", number="unknown"),
+    Case(PHONE, "1005", "PJSIP/1001-00000001", number="1005", by_endpoint=False),
+    Case(PHONE, "201", "PJSIP/alice-desk-00000001"),
+    Case(PHONE, "3001", "PJSIP/3001-00000001"),  # the interface is only a way to it
+    # a phone that no rule makes one, by the context that its calls begin in
+    Case(PHONE, "alice", ALICE, told=at_home("alice", "phones")),
+    Case(PHONE, "1001", ALICE, told=at_home("alice", "office"), by_endpoint=False),
+    # an IVR, and one that hands its callers on by Goto; whatever number they show
+    Case(STRANGER, "trunk", TRUNK, told=at_home("trunk", "from-trunk", "from-trunk")),
+    Case(STRANGER, "trunk", TRUNK, told=at_home("trunk", "from-trunk")),
+    Case(STRANGER, "1001", TRUNK, told=at_home("trunk", "from-trunk"), by_endpoint=False),
+    Case(STRANGER, "trunk", TRUNK, context="from-trunk"),
+    Case(STRANGER, "trunk", TRUNK, number=MOBILE, told=at_home("trunk", "from-trunk")),
+    Case(STRANGER, "lobby", "PJSIP/lobby-00000001"),  # Asterisk has no such function
+    # other technologies have no such function either
+    Case(STRANGER, "5551234", "DAHDI/i1/5551234-1", told={CAME_FROM: "phones"}, number="5551234"),
+    Case(PHONE, "1001", "DAHDI/12-1", told={CAME_FROM: "phones"}, by_endpoint=False),
+    # whom login.from lists: the outside number tells where they are, a number of the house not
+    Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["PJSIP/trunk"]),
+    Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["pjsip/_tru[n]k"]),
+    Case(OUTSIDE, MOBILE, TRUNK, MOBILE, {CAME_FROM: "from-trunk"}, ["from-trunk"]),
+    Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["from-trunk"], context="from-trunk"),
+    Case(OUTSIDE, "", TRUNK, "1001", listed=["PJSIP/trunk"]),
+    Case(OUTSIDE, "", TRUNK, "unknown", listed=["PJSIP/trunk"]),
+    Case(OUTSIDE, "1001", TRUNK, "1001", listed=["PJSIP/trunk"], by_endpoint=False),
+    Case(STRANGER, "trunk", TRUNK, MOBILE, listed=["PJSIP/trunk2", "SIP/trunk", "trunk"]),
+    # behind a Local channel
+    Case(PHONE, "1003", LOCAL, told={FIRST_CHANNEL: "PJSIP/1003-00000007"}),
+    Case(
+        PHONE, "1003", LOCAL,
+        told={TRANSFERER: "PJSIP/1003-00000007", FIRST_CHANNEL: TRUNK},
+    ),
+    Case(STRANGER, "trunk", LOCAL, told={FIRST_CHANNEL: TRUNK, CAME_FROM: "phones"}),
+    Case(
+        STRANGER, "trunk", LOCAL, listed=["from-trunk"],
+        told={FIRST_CHANNEL: TRUNK, CAME_FROM: "from-trunk"},
+    ),
+    Case(OUTSIDE, MOBILE, LOCAL, MOBILE, {FIRST_CHANNEL: TRUNK}, ["PJSIP/trunk"]),
+    # made by a program in Asterisk: the number is what that says
+    Case(
+        PHONE, "1001", LOCAL,
+        told={FIRST_CHANNEL: "Local/*331@phones-00000001;1", CAME_FROM: "phones"},
+    ),
+    Case(
+        PHONE, "", LOCAL, MOBILE,
+        told={FIRST_CHANNEL: "Local/*331@phones-00000001;1", CAME_FROM: "phones"},
+    ),
+    Case(
+        STRANGER, "", LOCAL,
+        told={FIRST_CHANNEL: "Local/*331@phones-00000001;1", CAME_FROM: "elsewhere"},
+    ),
+    # who began the call is gone, or cannot be told
+    Case(STRANGER, "", LOCAL, told={FIRST_CHANNEL: LOCAL, CAME_FROM: "phones"}),
+    Case(STRANGER, "", LOCAL, told={CAME_FROM: "phones"}),
+    # click-to-dial: spoken into by whoever was called
+    Case(PHONE, "1005", "Local/1005@phones-00000001;1", told={CAME_FROM: "phones"}),
+    Case(STRANGER, "", "Local/1005@phones-00000001;1", told={CAME_FROM: "from-trunk"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_who_calls(case: Case) -> None:
+    caller, _ = asked(case)
+    assert (caller.standing, caller.extension) == (case.standing, case.extension)
+    assert bool(caller.why) is (case.standing is STRANGER)
+
+
+def test_of_a_phone_nothing_is_asked() -> None:
+    for case in CASES[:5]:
+        assert asked(case)[1] == []
+
+
+def test_the_first_words_of_an_answer_are_no_question() -> None:
+    """Nothing that comes from outside is put into an expression."""
+    odd = Case(STRANGER, "", "PJSIP/x${SHELL(id)}-00000001", number="${SHELL(id)}")
+    behind = Case(STRANGER, "", LOCAL, told={FIRST_CHANNEL: odd.channel, CAME_FROM: "phones"})
+    for case in (odd, behind):
+        caller, questions = asked(case)
+        assert caller.standing is STRANGER
+        assert not [question for question in questions if "SHELL" in question]
+
+
+def test_without_any_rule_nobody_is_a_phone() -> None:
+    for case in CASES:
+        if not case.listed:
+            assert asked(case, rules=())[0].standing is STRANGER, case
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "neither a context nor an endpoint"),
+        ("from trunk", "neither a context nor an endpoint"),
+        ("PJSIP/", "no endpoint"),
+        ("/trunk", "no endpoint"),
+        ("PJSIP/tr unk", "no endpoint"),
+        ("Local/1001@phones", "no endpoint"),
+        ("PJSIP/_[", "'[' without ']'"),
+    ],
+)
+def test_what_cannot_be_listed(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why.replace("[", r"\[").replace("]", r"\]")):
+        entry(text)
+
+
+def test_a_listed_endpoint_is_a_name_and_no_pattern() -> None:
+    chosen = Access((), endpoints=access((), True, ["PJSIP/XZN"]).endpoints)
+    assert chosen.lists("PJSIP", "XZN")
+    assert not chosen.lists("PJSIP", "123")
