@@ -209,13 +209,11 @@ class PostgreSQL:
         return f"postgresql://fastagi@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        programs = _postgresql_programs()
+        """Makes it, and starts it."""
         account = _unprivileged()
         if account is not None:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
-        who: dict[str, Any] = {}
-        if account is not None:
-            who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        programs, who = _postgresql_programs(), _as(account)
         data = self.folder / "data"
         subprocess.run(
             [
@@ -237,6 +235,12 @@ class PostgreSQL:
             cwd=self.folder,
             **who,
         )
+        self.start_again()
+
+    def start_again(self) -> None:
+        """After ``stop``, with all that was in it."""
+        programs, who = _postgresql_programs(), _as(_unprivileged())
+        data = self.folder / "data"
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -299,6 +303,13 @@ def _postgresql_programs() -> Path:
     if found is None:
         pytest.fail("no PostgreSQL server here: apt-get install postgresql", pytrace=False)
     return Path(found).parent
+
+
+def _as(account: pwd.struct_passwd | None) -> dict[str, Any]:
+    """How ``subprocess`` runs a program as this user."""
+    if account is None:
+        return {}
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 def _unprivileged() -> pwd.struct_passwd | None:

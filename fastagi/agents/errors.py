@@ -28,14 +28,37 @@ Refused
 """
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import ClassVar
 
 from fastagi.agents.devices import Device
 from fastagi.contract import Outcome
 
 
+class StoreFault(StrEnum):
+    """Why the store cannot be used. A word that everybody may read: it names no file."""
+
+    STARTING = "starting"  # not opened yet since the service was started
+    AWAY = "away"  # no connection, no such server, wrong password
+    NO_ANSWER = "no answer"
+    LOCKED = "locked"  # by another program, for too long
+    FULL = "disk full"
+    READ_ONLY = "read-only"
+    DENIED = "permission denied"
+    MISSING = "missing"  # its file was deleted or moved away
+    REPLACED = "replaced"  # its file, or the whole database, is another one
+    DAMAGED = "damaged"
+
+
 class StoreUnavailable(Exception):
-    """The store cannot be read or written now: disk full, database away. Nothing was written."""
+    """The store cannot be read or written now: disk full, database away. Nothing was written.
+
+    ``fault`` says which, the text where and what to do.
+    """
+
+    def __init__(self, why: str = "", *, fault: StoreFault = StoreFault.AWAY) -> None:
+        super().__init__(why)
+        self.fault = fault
 
 
 class Refused(Exception):

@@ -82,6 +82,7 @@ from fastagi.agents.operations import (
 )
 from fastagi.agents.reasons import find
 from fastagi.agents.reconcile import settlement, to_be_finished
+from fastagi.agents.storage import wait_at_most
 from fastagi.contract import LOGGED_OFF, EventType, Outcome, Script, Source
 
 PATIENCE = 3.0  # seconds that a change of the same agent in another service is waited for
@@ -446,19 +447,20 @@ class AgentService:
         LoggedInElsewhere, after which the caller may still say "move".
         """
         attempts = TAKE_OVERS if take_over and isinstance(command, LogIn) else 0
-        try:
-            for attempt in range(attempts):
-                try:
-                    return await self._execute(command, hung_up, only_if)
-                except errors.ExtensionInUse as refusal:
-                    assert isinstance(command, LogIn)
-                    await self._vacate(command, refusal.occupant, attempt, hung_up)
-            return await self._execute(command, hung_up, only_if)
-        except errors.LoggedInElsewhere:
-            raise
-        except errors.Refused as refusal:
-            await self._record_refused(command, refusal, hung_up())
-            raise
+        with wait_at_most():
+            try:
+                for attempt in range(attempts):
+                    try:
+                        return await self._execute(command, hung_up, only_if)
+                    except errors.ExtensionInUse as refusal:
+                        assert isinstance(command, LogIn)
+                        await self._vacate(command, refusal.occupant, attempt, hung_up)
+                return await self._execute(command, hung_up, only_if)
+            except errors.LoggedInElsewhere:
+                raise
+            except errors.Refused as refusal:
+                await self._record_refused(command, refusal, hung_up())
+                raise
 
     async def execute_all(
         self,

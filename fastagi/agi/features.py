@@ -34,6 +34,7 @@ from fastagi.agents.devices import Device, DeviceRule, device_key, resolve
 from fastagi.agents.lockout import Place
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.service import AgentService
+from fastagi.agents.storage import wait_at_most
 from fastagi.agi import prompts
 from fastagi.agi.prompts import Digits, Facts, Number, Phrase
 from fastagi.agi.protocol import AGIError, printable
@@ -669,9 +670,10 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
     ended = "answered"
     try:
         try:
-            if feature is not busy:
-                await call.recognise()
-            outcome = await feature(call)
+            with wait_at_most():
+                if feature is not busy:
+                    await call.recognise()
+                outcome = await feature(call)
         except errors.Refused as refusal:
             outcome = refusal.outcome
             if isinstance(refusal, EXPLAINED):

@@ -5,7 +5,6 @@ runs at every call is therefore SQL text here; everything else uses Peewee's que
 """
 
 import sqlite3
-import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -39,9 +38,12 @@ from fastagi.agents.model import (
     PauseSegment,
 )
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import parsed_object
 from fastagi.contract import HOOK_TYPES, Outcome
-from fastagi.store.database import Place
+from fastagi.store.clock import Clock
+from fastagi.store.database import Place, explained
+from fastagi.store.file import DatabaseFile
 from fastagi.store.presence import Presence
 from fastagi.store.worker import Transactor
 
@@ -171,8 +173,17 @@ def planned_from(text: str) -> LogOff | Pause | None:
 class Connection(Transactor):
     """Reconnects by itself at the next ``begin`` after a failure."""
 
-    def __init__(self, database: Database, place: Place, presence: Presence) -> None:
+    def __init__(
+        self,
+        database: Database,
+        place: Place,
+        presence: Presence,
+        file: DatabaseFile | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self.presence = presence
+        self.clock = clock or Clock()
+        self._file = file
         self._database: Any = database
         self._sqlite = place.sqlite
         self._place = place
@@ -195,7 +206,10 @@ class Connection(Transactor):
     # -- transactions
 
     def begin(self, writes: bool, synced: bool) -> None:
-        if self._cursor is None:
+        fresh = self._cursor is None
+        if fresh:
+            if self._file is not None:
+                self._file.exists()
             self._database.connect(reuse_if_open=True)
             self._cursor = self._database.connection().cursor()
             self._synced = True  # as the database is opened
@@ -205,6 +219,11 @@ class Connection(Transactor):
             self._must_sync = False
             self._cursor.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             self._open = True
+            if self._file is not None:
+                if fresh:
+                    self._cursor.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+                    self._file.remember()
+                self._file.check(writing=writes)
             # Changes when another connection has committed; our own writes keep _states true.
             version = self._cursor.execute("PRAGMA data_version").fetchone()[0]
             self.outdated = version != self._version
@@ -248,14 +267,33 @@ class Connection(Transactor):
     def unavailable(self, error: BaseException) -> bool:
         if isinstance(error, sqlite3.IntegrityError | psycopg.IntegrityError):
             return False
+        if isinstance(error, _NOT_OURS):
+            return True
         if isinstance(error, sqlite3.ProgrammingError | psycopg.ProgrammingError):
             return False
         return isinstance(
             error, sqlite3.Error | psycopg.Error | PeeweeException | OSError | StoreUnavailable
         )
 
+    def worth_repeating(self, error: BaseException) -> bool:
+        """On a new connection: the old one was cut, or two have met in a deadlock. Not what would
+        only take as long once more, as a lock."""
+        state = getattr(error, "sqlstate", None)
+        return state is None or state[:2] in ("08", "40") or state[:3] == "57P"
+
+    def explained(self, error: BaseException) -> StoreUnavailable:
+        found = explained(self._place, error)
+        if self._file is not None and isinstance(error, sqlite3.Error):
+            if found.fault is StoreFault.DAMAGED:
+                self._file.break_off(str(error))
+            elif found.fault is StoreFault.LOCKED and (holder := self._file.writer()):
+                return StoreUnavailable(f"{found} (it is {holder})", fault=found.fault)
+        return found
+
     def close(self) -> None:
         self._cursor = None
+        if self._file is not None:
+            self._file.forget_log()
         try:
             if self._sqlite:
                 self._database.close()
@@ -366,7 +404,7 @@ class Connection(Transactor):
     def write_intent(self, found: Loaded, command: Command, now: datetime) -> None:
         state = found.state
         text, at = dumped(command), now.timestamp()
-        values = (state.id, command.id, text, at, self.presence.id, time.time())
+        values = (state.id, command.id, text, at, self.presence.id, self.clock.time())
         self.execute(_INTEND, values)
         self._states[state.number] = Loaded(
             state, found.archived, command.id, text, at, found.whole
@@ -611,6 +649,13 @@ def _pause_ended(change: Change) -> str:
     return outcome.value.lower()
 
 
+# A table or a right that was there at the start: the database's fault, not the statement's.
+_NOT_OURS = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedTable,
+)
 _BY_NUMBER = state_query("a.number = ?")
 _LOCK = "SELECT id FROM agents WHERE number = ? FOR NO KEY UPDATE SKIP LOCKED"
 # NO KEY: rows that refer to an agent can be written meanwhile, and are, by whoever holds it.

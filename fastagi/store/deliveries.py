@@ -22,6 +22,7 @@ LOOK_AGAIN = 0.5  # seconds, while another service is delivering
 LEASE = 60.0  # seconds; a service that died frees its deliveries at once, a stuck one after it
 
 _SINKS = tuple(Sink)
+HOOK = "hook"  # among the sinks: all hooks together
 
 EVENT_COLUMNS = (
     "e.id, e.type, e.agent, e.extension, e.queues, e.reason, e.source, e.actor, e.occurred_at,"
@@ -204,6 +205,50 @@ def release(connection: Connection) -> None:
         )
 
 
+# What was given up is kept for the admin, who may send it again: the latest of each sink and hook,
+# for a month. A receiver that is gone for good would otherwise fill the disk.
+PARKED = 5000  # of one sink
+PARKED_OF_HOOK = 1000
+PARKED_FOR = 30 * 86400.0  # seconds
+SPARE = 50  # more than that until the oldest are deleted
+
+HORIZON = 1800.0  # seconds; nothing is postponed, or leased, for so long
+
+
+def unstick(connection: Connection, now: float) -> None:
+    """What is due later than anything can be was postponed by a clock that was set back since: it
+    is due now. Likewise what is leased."""
+    latest = (now + HORIZON,)
+    for table in ("deliveries", "hook_deliveries"):
+        connection.execute(
+            f"UPDATE {table} SET due_at = 0 WHERE due_at > 0 AND due_at > ? AND parked_at IS NULL",
+            latest,
+        )
+        if not connection.sqlite:
+            connection.execute(
+                f"UPDATE {table} SET leased_until = 0 WHERE leased_until > 0 AND leased_until > ?",
+                latest,
+            )
+
+
+def drop_parked(connection: Connection, table: str, column: str, value: object, most: int) -> int:
+    """Deletes the oldest of what was given up, beyond ``most``; how many. ``table`` and ``column``
+    (``sink`` or ``hook``) are names of ours."""
+    where = f"{column} = ? AND parked_at IS NOT NULL"
+    (count,) = connection.execute(
+        f"SELECT count(*) FROM {table} WHERE {where}", (value,)
+    ).fetchone()
+    if count <= most + SPARE:
+        return 0
+    # Of one sink or hook an event stands there once.
+    done = connection.execute(
+        f"DELETE FROM {table} WHERE {where} AND event < (SELECT event FROM {table} WHERE {where}"
+        " ORDER BY event DESC LIMIT 1 OFFSET ?)",
+        (value, value, most - 1),
+    )
+    return int(done.rowcount)
+
+
 def events_numbered(
     connection: Connection, numbers: Sequence[int]
 ) -> Mapping[int, Event | UnreadableEvent]:
@@ -243,6 +288,9 @@ class Runs(Protocol):
     ) -> "asyncio.Future[T]": ...
 
     def wake(self) -> None: ...
+
+    def dropped(self, sink: str, count: int) -> None:
+        """So many parked deliveries were deleted: too many, or too old."""
 
 
 class Deliveries:
@@ -329,12 +377,41 @@ class Deliveries:
         )
 
     async def park(self, id: int, error: str, now: datetime, /) -> None:
-        """Given up: kept for the admin, never due again, holds nothing back."""
-        await self._update(
-            id,
-            "parked_at = ?, error = ?, attempts = attempts + 1, leased_until = 0",
-            (now.timestamp(), error),
-        )
+        """Given up: kept for the admin for a time, never due again, holds nothing back."""
+        sink, event = _key(id)
+
+        def job(connection: Connection) -> int:
+            connection.execute(
+                "UPDATE deliveries SET parked_at = ?, error = ?, attempts = attempts + 1,"
+                " leased_until = 0 WHERE sink = ? AND event = ?",
+                (now.timestamp(), error, sink, event),
+            )
+            return drop_parked(connection, "deliveries", "sink", sink, PARKED)
+
+        if count := await self._store.run(job):
+            self._store.dropped(sink, count)
+
+    async def drop_old(self, before: datetime) -> None:
+        """Deletes what was given up before then, of hooks too."""
+
+        def job(connection: Connection) -> list[tuple[str, int]]:
+            dropped: list[tuple[str, int]] = []
+            for sink in _SINKS:
+                done = connection.execute(
+                    "DELETE FROM deliveries WHERE parked_at IS NOT NULL AND parked_at < ?"
+                    " AND sink = ?",
+                    (before.timestamp(), sink.value),
+                )
+                dropped.append((sink.value, done.rowcount))
+            done = connection.execute(
+                "DELETE FROM hook_deliveries WHERE parked_at IS NOT NULL AND parked_at < ?",
+                (before.timestamp(),),
+            )
+            return [*dropped, (HOOK, done.rowcount)]
+
+        for sink, count in await self._store.run(job):
+            if count > 0:
+                self._store.dropped(sink, count)
 
     async def unpark(self, ids: Sequence[int]) -> None:
         """Due again at once, with all attempts ahead."""

@@ -38,7 +38,7 @@ class Holder:
             except Exception as error:
                 connection.rollback()
                 if connection.unavailable(error):
-                    raise StoreUnavailable(str(error)) from error
+                    raise connection.explained(error) from error
                 raise
 
         return asyncio.wrap_future(self._thread.submit(job))

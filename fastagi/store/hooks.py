@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -12,9 +13,18 @@ import structlog
 from fastagi.agents.devices import DeviceType
 from fastagi.agents.events import Event
 from fastagi.agents.hooks import Attempt, ContentType, Hook, HookDelivery, Method
+from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType
 from fastagi.store.connection import Connection, moment
-from fastagi.store.deliveries import LEASE, LOOK_AGAIN, Runs, events_numbered
+from fastagi.store.deliveries import (
+    HOOK,
+    LEASE,
+    LOOK_AGAIN,
+    PARKED_OF_HOOK,
+    Runs,
+    drop_parked,
+    events_numbered,
+)
 
 log = structlog.get_logger()
 
@@ -335,6 +345,15 @@ class Hooks:
     async def park(self, delivery: HookDelivery, now: datetime, attempt: Attempt, /) -> None:
         """Given up: kept for the admin, not due again, holds nothing back."""
         await self._mark(_PARK, (now.timestamp(), attempt.error), delivery, attempt)
+        hook = delivery.hook.id
+
+        def job(connection: Connection) -> int:
+            return drop_parked(connection, "hook_deliveries", "hook", hook, PARKED_OF_HOOK)
+
+        # Not with the mark: it need not wait for this, nor be tried again for it.
+        with suppress(StoreUnavailable):
+            if count := await self._store.run(job, synced=False):
+                self._store.dropped(HOOK, count)
 
     async def _mark(
         self, text: str, values: tuple[object, ...], delivery: HookDelivery, attempt: Attempt

@@ -17,8 +17,6 @@ from uuid import uuid4
 import structlog
 from peewee import Database
 
-from fastagi.agents.service import StoreUnavailable
-
 log = structlog.get_logger()
 
 # After PostgreSQL itself was away all services have lost their locks. Whoever is back first must
@@ -44,12 +42,15 @@ class Presence:
         """Those among ``owners``, ids of other services, who are not there any more."""
         return set(owners)
 
+    def start(self) -> None:
+        """From now on the others see this service. Blocks. Raises what the database says."""
+
     def close(self) -> None:
         """This service is not there any more."""
 
 
 class SharedPresence(Presence):
-    """Seen by the others from the start on: raises StoreUnavailable when that cannot be."""
+    """Seen by the others from ``start`` on."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
@@ -57,15 +58,21 @@ class SharedPresence(Presence):
         self._seen = False
         self._sure_from = 0.0
         self._closing = False
-        self._stirred, self._stir = os.pipe()
         self._first: BaseException | None = None
         self._started = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._stirred, self._stir = os.pipe()
+        self._first = None
+        self._started.clear()
         self._thread = threading.Thread(target=self._work, name="presence", daemon=True)
         self._thread.start()
         self._started.wait()
         if self._first is not None:
             self._thread.join()
-            raise StoreUnavailable(str(self._first)) from self._first
+            self._thread = None
+            raise self._first
 
     def dead(self, asks: Asks, owners: Collection[str]) -> set[str]:
         if not owners:
@@ -85,7 +92,7 @@ class SharedPresence(Presence):
         return gone if self.id in free else gone | free
 
     def close(self) -> None:
-        if not self._closing:
+        if not self._closing and self._thread is not None:
             self._closing = True
             os.write(self._stir, b"x")
             self._thread.join()

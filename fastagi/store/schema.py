@@ -7,8 +7,7 @@ from peewee import PeeweeException
 from playhouse.migrations import Runner
 from playhouse.pool import PooledDatabase
 
-from fastagi.agents.service import StoreUnavailable
-from fastagi.store.database import parse
+from fastagi.store.database import explained, parse
 from fastagi.store.migrations import FOLDER
 
 
@@ -27,18 +26,18 @@ def schema(url: str) -> Schema:
     """Raises BadDatabaseUrl, StoreUnavailable. Blocks."""
     place = parse(url)
     if place.path is not None and not place.path.exists():
-        return Schema(f"sqlite:///{place.path.absolute()}", False)
+        return Schema(place.name, False)
     database: Any = place.reading()
     try:
         with database.connection_context():
             steps = Runner(database, str(FOLDER)).status()
     except PeeweeException as error:
-        raise StoreUnavailable(f"{place.name}: {error}") from error
+        raise explained(place, error) from error
     finally:
         if isinstance(database, PooledDatabase):
             database.close_all()
     return Schema(
-        place.name if place.path is None else f"sqlite:///{place.path.absolute()}",
+        place.name,
         any(step.applied for step in steps),
         tuple(step.name for step in steps if step.applied and step.path),
         tuple(step.name for step in steps if not step.applied),

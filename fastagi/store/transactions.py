@@ -1,11 +1,12 @@
 """The hall's store on SQLite or PostgreSQL."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import psycopg
@@ -39,12 +40,16 @@ from fastagi.agents.lockout import USUAL_FOR, Keys, Verdict
 from fastagi.agents.model import AgentState, Change, decide
 from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import parsed_object
 from fastagi.store import directory
+from fastagi.store.clock import Clock
 from fastagi.store.connection import MAX_STATES, Connection, Loaded, moment, planned_from
-from fastagi.store.database import Place, claim, parse, prepare
-from fastagi.store.deliveries import Deliveries, release
+from fastagi.store.database import Claim, Place, explained, parse, prepare
+from fastagi.store.deliveries import PARKED_FOR, Deliveries, release, unstick
 from fastagi.store.directory import Declared, Difference
+from fastagi.store.file import DatabaseFile
+from fastagi.store.health import PREFIX, Health, clear_up, database_time
 from fastagi.store.holding import Holders
 from fastagi.store.hooks import Hooks
 from fastagi.store.pins import Pins
@@ -64,6 +69,8 @@ LONERS = 64
 STALE = 60.0
 BRING_IN_ATTEMPTS = 5
 RELEASE = 2.0  # seconds
+TIDY_EVERY, TIDY_AGAIN = 3600.0, 60.0  # seconds
+STEP = 5.0  # seconds that a clock is set by until something is done about it
 WARM_AT_ONCE = 200
 AHEAD = 60.0  # seconds; an attempt waits for its turn for less
 NEVER = "never"  # agents.logoff_at of those who stay after the end of the shift
@@ -72,7 +79,8 @@ NEVER = "never"  # agents.logoff_at of those who stay after the end of the shift
 class PeeweeStore:
     """Implements ``fastagi.agents.service.Store``; see there what each call promises.
 
-    Made by ``open_store``. Calls belong to one event loop.
+    Until ``open`` has succeeded and ``opened`` is called, every call raises StoreUnavailable.
+    Calls belong to one event loop.
     """
 
     def __init__(
@@ -80,12 +88,19 @@ class PeeweeStore:
         place: Place,
         *,
         deadline: float = DEADLINE,
-        unclaim: Callable[[], None] = lambda: None,
+        serve: bool = False,
         fence: Fence | None = None,
     ) -> None:
-        self.sqlite = place.sqlite
-        self._unclaim = unclaim
         self._fence = fence or Fence(log)
+        self.sqlite = place.sqlite
+        self.place = place
+        self.identity = ""  # of the database; "" until it is opened
+        self.file = None if place.path is None else DatabaseFile(place.path)
+        self.clock = Clock()
+        self.health = Health(self, place, self.file, self.clock)
+        self._serve = serve
+        self._claim: Claim | None = None
+        self._prepared = False
         self.pins = Pins()
         self.deliveries = Deliveries(self)
         self.hooks = Hooks(self)
@@ -100,12 +115,14 @@ class PeeweeStore:
         self._numbers: dict[int, str] = {}  # by id
         self._queues: dict[int, tuple[str, str]] | None = None  # by id
         self._woken: list[Callable[[], None]] = []
+        self._on_dropped: list[Callable[[str, int], None]] = []
+        self._dropping: set[str] = set()  # sinks of which it was said
         self._database = place.database()
         self._presence = Presence() if place.sqlite else SharedPresence(self._database)
         self._at: set[str] = set()
 
         def connect() -> Connection:
-            return Connection(self._database, place, self._presence)
+            return Connection(self._database, place, self._presence, self.file, self.clock)
 
         self._holders = Holders(connect, deadline, HOLDS)
         # Apart, as those who are alone at something hold agents for it.
@@ -118,9 +135,73 @@ class PeeweeStore:
             retry=not place.sqlite,
             on_commit=self.wake,
             on_outdated=self._outdated,
+            on_result=self._result,
             name="store",
             fence=self._fence,
         )
+        self.workers.refusal = StoreUnavailable(
+            f"{place.name}: not opened yet", fault=StoreFault.STARTING
+        )
+        self.health.on_fault.append(self._outdated)
+        self.health.on_back.append(self.wake)
+        self.health.on_step.append(self._stepped)
+
+    def _result(self, error: StoreUnavailable | None) -> None:
+        if error is None:
+            self.health.worked()
+        else:
+            self.health.failed(error)
+
+    def _stepped(self, seconds: float) -> None:
+        """The database's clock, which is that of all services here, was set."""
+        if abs(seconds) < STEP:
+            return
+        log.warning("the clock of the database was set", seconds=round(seconds, 1))
+        self.run(lambda connection: unstick(connection, self.clock.time())).add_done_callback(_seen)
+
+    # -- its beginning; these block: to be called before the loop runs, or in a thread
+
+    def open(self, *, new: bool = False) -> None:
+        """Makes the database if need be, and brings its tables up to date. Can be called again
+        after a failure.
+
+        A service on SQLite takes the database that it used last; with ``new`` also another one,
+        or none. Raises SchemaTooNew; StoreUnusable when waiting does not help; StoreUnavailable.
+        """
+        if self._prepared:
+            return
+        place = self.place
+        if self._serve and self._claim is None:
+            self._claim = Claim(place)
+        claim = self._claim
+        applied, identity = prepare(place, last=claim.last if claim else "", new=new)
+        try:
+            self._presence.start()
+            with self._database.connection_context():
+                asks = Connection(self._database, place, self._presence, None, self.clock)
+                asks.begin(True, True)
+                if not place.sqlite:
+                    self.clock.align(database_time(asks))
+                unstick(asks, self.clock.time())
+                clear_up(asks, time.time())
+                asks.commit()
+        except (OSError, PeeweeException, sqlite3.Error, psycopg.Error) as error:
+            raise explained(place, error, starting=True) from error
+        if claim is not None:
+            claim.note(identity)
+        self.identity = identity
+        self._prepared = True
+        if applied:
+            log.info("the database was brought up to date", database=place.name, migrations=applied)
+
+    def opened(self) -> None:
+        """From now on it answers. Called in any thread."""
+        self.workers.refusal = None
+
+    def not_opened(self, error: StoreUnavailable) -> None:
+        """It could not be opened; called in the loop."""
+        self.workers.refusal = error
+        self.health.failed(error)
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """``callback`` is called in the loop after each commit that wrote deliveries."""
@@ -132,6 +213,35 @@ class PeeweeStore:
             with self._fence.item("store"):
                 callback()
 
+    def on_dropped(self, callback: Callable[[str, int], None]) -> None:
+        """``callback`` learns of parked deliveries that were deleted: the sink, and how many."""
+        self._on_dropped.append(callback)
+
+    def dropped(self, sink: str, count: int) -> None:
+        """Says once for each sink that what was given up is deleted; the metric counts on."""
+        if sink not in self._dropping:
+            self._dropping.add(sink)
+            log.warning(
+                "parked deliveries are deleted, as there are too many or they are too old:"
+                " `fastagi events --parked` shows why they fail",
+                sink=sink,
+                count=count,
+            )
+        for callback in self._on_dropped:
+            callback(sink, count)
+
+    async def tidy_up(self) -> None:
+        """Once in a while: what was given up long ago is deleted. Never returns."""
+        while True:
+            try:
+                # The earlier of the two: a machine's clock that was set forward deletes nothing.
+                now = min(time.time(), self.clock.time())
+                await self.deliveries.drop_old(datetime.fromtimestamp(now - PARKED_FOR, UTC))
+            except StoreUnavailable:
+                await asyncio.sleep(TIDY_AGAIN)
+            else:
+                await asyncio.sleep(TIDY_EVERY)
+
     @property
     def id(self) -> str:
         """This service among those that share the database; another at each start."""
@@ -140,12 +250,16 @@ class PeeweeStore:
     async def close(self) -> None:
         """Works off what was begun, then closes."""
         self.hooks.close()
-        if not self.sqlite:
-            # A database that is away shall not hold up the stop.
-            with suppress(StoreUnavailable, TimeoutError):
-                async with asyncio.timeout(RELEASE):
-                    await self.run(release)
+        # A database that is away shall not hold up the stop.
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(RELEASE):
+                await self.run(self._release)
         await asyncio.to_thread(self._close)
+
+    def _release(self, connection: Connection) -> None:
+        if not self.sqlite:
+            release(connection)
+        connection.execute("DELETE FROM notes WHERE key = ?", (PREFIX + self.id,))
 
     def _close(self) -> None:
         self.workers.close()
@@ -153,10 +267,14 @@ class PeeweeStore:
         self._loners.close()
         self._presence.close()
         self.pins.close()
+        self.health.close()
         if isinstance(self._database, PooledDatabase):
             self._database.close_all()
-        self._unclaim()
-        self._unclaim = lambda: None
+        if self.file is not None:
+            self.file.close()
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
 
     def _outdated(self) -> None:
         self._known.clear()
@@ -166,7 +284,7 @@ class PeeweeStore:
         self._numbers.clear()
         self._queues = None
 
-    # -- the directory; these block: to be called before the loop runs, or in a thread
+    # -- the directory; these block, too
 
     def knows(self, material: bytes) -> bool:
         """Whether the settings with this fingerprint are the ones brought in last."""
@@ -194,11 +312,16 @@ class PeeweeStore:
 
     @contextmanager
     def _blocking(self) -> Iterator[Database]:
+        if not self._prepared:
+            raise StoreUnavailable(f"{self._name}: not opened yet", fault=StoreFault.STARTING)
         try:
+            if self.file is not None:
+                self.file.exists()
+                self.file.check()
             with self._database.connection_context():
                 yield self._database
         except PeeweeException as error:
-            raise StoreUnavailable(f"{self._name}: {error}") from error
+            raise explained(self.place, error) from error
 
     def run(
         self, job: Callable[[Connection], T], *, writes: bool = True, synced: bool = True
@@ -536,6 +659,8 @@ class PeeweeStore:
 
     @asynccontextmanager
     async def hold(self, numbers: Sequence[str]) -> AsyncIterator[dict[str, AgentState]]:
+        if self.workers.refusal is not None:
+            raise self.workers.refusal
         if not numbers:
             yield {}
         elif self.sqlite:
@@ -553,6 +678,8 @@ class PeeweeStore:
 
     @asynccontextmanager
     async def alone(self, what: str) -> AsyncIterator[bool]:
+        if self.workers.refusal is not None:
+            raise self.workers.refusal
         if what in self._at:  # this very service: a lock of PostgreSQL's could be taken again
             yield False
             return
@@ -872,12 +999,12 @@ def _is_ours(connection: Connection, agent: int) -> bool:
     if row is None or row[0] == connection.presence.id:
         return True
     dead = connection.presence.dead(connection, {row[0]})
-    return bool(dead) or row[1] < time.time() - STALE
+    return bool(dead) or row[1] < connection.clock.time() - STALE
 
 
 def _unsettled(connection: Connection) -> list[Change]:
     changes: list[Change] = []
-    me, now = connection.presence.id, time.time()
+    me, now = connection.presence.id, connection.clock.time()
     # Ours from now on: of two services that find it one settles it, and the other does not come
     # after, when the agent has gone on.
     rows = connection.execute("SELECT DISTINCT owner FROM intents").fetchall()
@@ -944,14 +1071,16 @@ def open_store(
     ``serve``: as a service, of which a SQLite file can have only one. Raises BadDatabaseUrl,
     SchemaTooNew, StoreUnavailable; each text is meant for the admin.
     """
-    place = parse(url)
-    unclaim = claim(place) if serve else lambda: None
+    store = PeeweeStore(parse(url), deadline=deadline, serve=serve, fence=fence)
     try:
-        applied = prepare(place)
-        store = PeeweeStore(place, deadline=deadline, unclaim=unclaim, fence=fence)
+        store.open()
     except BaseException:
-        unclaim()
+        store._close()
         raise
-    if applied:
-        log.info("the database was brought up to date", database=place.name, migrations=applied)
+    store.opened()
     return store
+
+
+def _seen(future: "asyncio.Future[None]") -> None:
+    if not future.cancelled():
+        future.exception()

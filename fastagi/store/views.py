@@ -21,17 +21,18 @@ from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState, Status
 from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.storage import StoreFault
 from fastagi.contract import EventType, Planned, Sink, Source
 from fastagi.store import tables
 from fastagi.store.connection import loaded, moment, state_query
-from fastagi.store.database import parse
-from fastagi.store.deliveries import EVENT_COLUMNS, UnreadableEvent, event_from
+from fastagi.store.database import Place, explained, parse
+from fastagi.store.deliveries import EVENT_COLUMNS, HOOK, UnreadableEvent, event_from
 from fastagi.store.directory import Declared, removal
+from fastagi.store.file import DatabaseFile
 
 log = logging.getLogger(__name__)  # not on standard output, where commands write
 
 CHUNK = 1000  # values per statement
-HOOK = "hook"  # among the sinks: all hooks together
 PATIENCE = 1.0  # seconds, with changes that are being committed
 ROUNDS = 5  # of reading, when gaps turn out to be settled
 
@@ -127,9 +128,11 @@ class Views:
     ``url`` as for ``open_store``; raises BadDatabaseUrl.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, file: DatabaseFile | None = None) -> None:
+        """``file``: the service's own, so that both notice when it is not what it was."""
         place = parse(url)
-        self._name = place.name
+        self._place = place
+        self._file = file
         self._path = place.path
         self._database = place.reading()
         self._gaps = None if place.sqlite else _Gaps()
@@ -141,13 +144,18 @@ class Views:
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
+        if self._file is not None:
+            self._file.check()
         if self._path is not None and not self._path.exists():
-            raise StoreUnavailable(f"{self._name}: there is no such file yet")
+            raise _no_file(self._place)
         try:
             with self._database.connection_context():
                 yield self._database
         except PeeweeException as error:
-            raise StoreUnavailable(f"{self._name}: {error}") from error
+            found = explained(self._place, error)
+            if self._file is not None and found.fault is StoreFault.DAMAGED:
+                self._file.break_off(str(error))
+            raise found from error
 
     def _rows(self, query: "ModelSelect[Any]") -> list[Sequence[Any]]:
         with self.connected() as database:
@@ -421,7 +429,7 @@ def retry_parked(url: str, event_id: str | None = None) -> int:
     """
     place = parse(url)
     if place.path is not None and not place.path.exists():
-        raise StoreUnavailable(f"{place.name}: there is no such file yet")
+        raise _no_file(place)
     database = place.database()
     queries = []
     for table in (tables.Delivery, tables.HookDelivery):
@@ -436,10 +444,14 @@ def retry_parked(url: str, event_id: str | None = None) -> int:
         with database.connection_context(), database.atomic():
             return sum(int(query.execute(database)) for query in queries)
     except PeeweeException as error:
-        raise StoreUnavailable(f"{place.name}: {error}") from error
+        raise explained(place, error) from error
     finally:
         if isinstance(database, PooledDatabase):
             database.close_all()
+
+
+def _no_file(place: Place) -> StoreUnavailable:
+    return StoreUnavailable(f"{place.path}: there is no such file yet", fault=StoreFault.MISSING)
 
 
 def _readable(rows: Iterable[Sequence[Any]]) -> list[StoredEvent]:

@@ -17,6 +17,7 @@ import structlog
 from fastagi.agents.errors import Refused
 from fastagi.agents.fence import Fence
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.storage import StoreFault, Waiting, waiting
 
 log = structlog.get_logger()
 
@@ -55,6 +56,14 @@ class Transactor:
         """Whether the database, not the job, is at fault."""
         raise NotImplementedError
 
+    def worth_repeating(self, error: BaseException) -> bool:
+        """Whether the same may well succeed at once on a new connection."""
+        raise NotImplementedError
+
+    def explained(self, error: BaseException) -> StoreUnavailable:
+        """The same in words that help the admin."""
+        raise NotImplementedError
+
     def close(self) -> None:
         raise NotImplementedError
 
@@ -63,7 +72,8 @@ C = TypeVar("C", bound=Transactor)
 
 
 class Job(Generic[C, T]):
-    """``function`` may run again after a rollback; it raises Refused before it writes anything.
+    """``function`` may run again after a rollback; it raises Refused, or StoreUnavailable, before
+    it writes anything.
 
     ``undo`` makes of the result the job that takes it back, for a caller who is gone by then.
     ``seen`` is called in the loop with the result, gone or not, in the order of the commits.
@@ -74,6 +84,7 @@ class Job(Generic[C, T]):
         "deadline",
         "function",
         "future",
+        "last",
         "number",
         "seen",
         "synced",
@@ -87,6 +98,7 @@ class Job(Generic[C, T]):
         function: Callable[[C], T],
         future: "asyncio.Future[T]",
         deadline: float,
+        last: float,
         writes: bool,
         number: str | None,
         undo: "Callable[[T], Callable[[C], object] | None] | None",
@@ -96,7 +108,9 @@ class Job(Generic[C, T]):
         self.synced = synced
         self.function = function
         self.future = future
-        self.deadline = deadline  # on the loop's clock
+        # On the loop's clock: when it is not run any more, and when nobody waits for it any more.
+        self.deadline = deadline
+        self.last = last
         self.writes = writes
         self.number = number  # the agent whose state the job will read
         self.undo = undo
@@ -112,7 +126,11 @@ class Workers(Generic[C]):
 
     A job that waits longer than ``deadline`` seconds fails with StoreUnavailable and is not run.
     One that is running is waited for, as only the database knows what becomes of it, but not
-    longer than another ``deadline``.
+    longer than another ``deadline``. Whoever has less time (``storage.wait_at_most``) waits no
+    longer than that, running or not: what comes of it then is taken back, or settled later.
+
+    ``on_result`` is called in the loop for each batch: with what failed, or with None when
+    something was written.
     """
 
     def __init__(
@@ -125,6 +143,7 @@ class Workers(Generic[C]):
         retry: bool,
         on_commit: Callable[[], None],
         on_outdated: Callable[[], None],
+        on_result: Callable[[StoreUnavailable | None], None] = lambda error: None,
         name: str,
         fence: Fence | None = None,
     ) -> None:
@@ -135,6 +154,8 @@ class Workers(Generic[C]):
         self._on_commit = on_commit
         self._on_outdated = on_outdated
         self._fence = fence or Fence(log)
+        self._on_result = on_result
+        self.refusal: StoreUnavailable | None = None  # instead of running anything
         self._jobs: SimpleQueue[Job[C, Any] | None] = SimpleQueue()
         self._waiting: deque[Job[C, Any]] = deque()
         self._fresh: list[Job[C, Any]] = []  # of this turn of the loop
@@ -164,8 +185,19 @@ class Workers(Generic[C]):
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
-        deadline = loop.time() + self._deadline
-        job = Job(function, future, deadline, writes, number, undo, seen, synced)
+        if self.refusal is not None:
+            future.set_exception(StoreUnavailable(str(self.refusal), fault=self.refusal.fault))
+            return future
+        now = loop.time()
+        deadline = now + self._deadline
+        last = deadline + self._deadline
+        if (limit := waiting()) is not None:
+            if limit.left <= 0:
+                future.set_exception(_late())
+                return future
+            deadline = last = min(deadline, now + limit.left)
+            future.add_done_callback(lambda done: _spend(limit, loop.time() - now))
+        job = Job(function, future, deadline, last, writes, number, undo, seen, synced)
         self._waiting.append(job)
         if not self._sweeping:
             self._sweeping = True
@@ -196,29 +228,41 @@ class Workers(Generic[C]):
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """One timer for all jobs: a timer for each would cost more than the job."""
         now = loop.time()
-        waiting = self._waiting
-        for _ in range(len(waiting)):
-            job = waiting.popleft()
+        still: deque[Job[C, Any]] = deque()
+        for job in self._waiting:
             if job.future.done():
                 continue
             if now < job.deadline:
-                waiting.appendleft(job)  # the ones behind it are younger
-                break
+                still.append(job)
+                continue
             try:
                 job.ticket.pop()
             except IndexError:  # running
-                if now < job.deadline + self._deadline:
-                    waiting.append(job)
+                if now < job.last:
+                    still.append(job)
                     continue
-            job.future.set_exception(StoreUnavailable("the database does not answer in time"))
-        self._sweeping = bool(waiting)
-        if waiting:
+            error = _late()
+            job.future.set_exception(error)
+            self._on_result(error)
+        self._waiting = still
+        self._sweeping = bool(still)
+        if still:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
-    def _answer(self, answers: list[Answer], wrote_deliveries: bool, outdated: bool) -> None:
+    def _answer(
+        self,
+        answers: list[Answer],
+        wrote_deliveries: bool,
+        outdated: bool,
+        failure: StoreUnavailable | None,
+        wrote: bool,
+    ) -> None:
         if outdated:
             with self._fence.item(TASK):
                 self._on_outdated()
+        if failure is not None or wrote:
+            with self._fence.item(TASK):
+                self._on_result(failure)
         for job, result, error in answers:
             future = job.future
             if error is None and job.seen is not None:
@@ -281,18 +325,24 @@ class Workers(Generic[C]):
 
     def _run(self, connection: C, batch: list[Job[C, Any]]) -> None:
         answers, failure = self._transaction(connection, batch)
-        if failure is not None and self._retry and connection.unavailable(failure):
+        if (
+            failure is not None
+            and self._retry
+            and connection.unavailable(failure)
+            and connection.worth_repeating(failure)
+        ):
             # A lost backend: the jobs are idempotent, so once more on a new connection.
             answers, failure = self._transaction(connection, batch)
         if failure is None:
-            self._post(answers, connection.wrote_deliveries, connection.outdated)
+            wrote = any(job.writes for job, _, error in answers if error is None)
+            self._post(answers, connection.wrote_deliveries, connection.outdated, None, wrote)
         elif connection.unavailable(failure):
-            log.warning("the database failed", error=str(failure), jobs=len(batch))
+            explained = connection.explained(failure)
             for job in batch:
-                error = StoreUnavailable(str(failure))
+                error = StoreUnavailable(str(explained), fault=explained.fault)
                 error.__cause__ = failure
                 answers.append((job, None, error))
-            self._post(answers, False, True)
+            self._post(answers, False, True, explained)
         elif len(batch) > 1:
             # One of them is at fault: each by itself harms nobody else.
             for job in batch:
@@ -314,7 +364,7 @@ class Workers(Generic[C]):
             for job in batch:
                 try:
                     answers.append((job, job.function(connection), None))
-                except Refused as refusal:
+                except (Refused, StoreUnavailable) as refusal:  # its own: the others go on
                     answers.append((job, None, refusal))
             connection.commit()
         except Exception as error:
@@ -323,12 +373,29 @@ class Workers(Generic[C]):
         self.commits += 1
         return answers, None
 
-    def _post(self, answers: list[Answer], wrote_deliveries: bool, outdated: bool) -> None:
+    def _post(
+        self,
+        answers: list[Answer],
+        wrote_deliveries: bool,
+        outdated: bool,
+        failure: StoreUnavailable | None = None,
+        wrote: bool = False,
+    ) -> None:
         loop = answers[0][0].future.get_loop()
         try:
-            loop.call_soon_threadsafe(self._answer, answers, wrote_deliveries, outdated)
+            loop.call_soon_threadsafe(
+                self._answer, answers, wrote_deliveries, outdated, failure, wrote
+            )
         except RuntimeError:  # the loop is closed: nobody waits
             log.debug("nobody waits for the store's answer any more")
+
+
+def _late() -> StoreUnavailable:
+    return StoreUnavailable("the database does not answer in time", fault=StoreFault.NO_ANSWER)
+
+
+def _spend(limit: Waiting, seconds: float) -> None:
+    limit.left -= seconds
 
 
 def _log_failure(future: "asyncio.Future[Any]") -> None:

@@ -1,0 +1,59 @@
+"""How the store is, and how long somebody waits for it. Nothing here asks a database."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from fastagi.agents.errors import StoreFault as StoreFault
+
+STORE_WAIT = 5.0  # seconds that one code or one command waits for the store, in all its calls of it
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """``fault`` is None while the store can be written and what was written is read back.
+
+    ``why`` is for the admin: it may name files and hosts, and says what to do.
+    """
+
+    fault: StoreFault | None = None
+    why: str = ""
+
+
+WELL = StoreHealth()
+
+
+class Waiting:
+    """What is left of a task's time, in seconds."""
+
+    __slots__ = ("left", "task")
+
+    def __init__(self, left: float) -> None:
+        self.left = left
+        self.task = asyncio.current_task()
+
+
+_waiting: ContextVar[Waiting | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def wait_at_most(seconds: float = STORE_WAIT) -> Iterator[None]:
+    """All calls of the store that this task makes inside wait for so long together. An outer limit
+    stays in force; tasks that are begun inside have none."""
+    if waiting() is not None:
+        yield
+        return
+    token = _waiting.set(Waiting(seconds))
+    try:
+        yield
+    finally:
+        _waiting.reset(token)
+
+
+def waiting() -> Waiting | None:
+    """The limit that is in force in this task; None: there is none."""
+    found = _waiting.get()
+    # A task inherits the variables of the one that has begun it, and may live for ever.
+    return found if found is not None and found.task is asyncio.current_task() else None
