@@ -201,6 +201,9 @@ METRIC_OUTBOX_AGE = "fastagi_outbox_oldest_seconds"  # by sink
 METRIC_PARKED = "fastagi_outbox_parked"  # by sink
 METRIC_HOOKS = "fastagi_hook_deliveries"  # by what became of them
 METRIC_LISTENERS = "fastagi_event_listeners"
+METRIC_STORE = "fastagi_store_up"  # 1 while it can be written, or 0
+METRIC_STORE_LOG = "fastagi_store_wal_bytes"  # SQLite's -wal file
+METRIC_DROPPED = "fastagi_outbox_dropped"  # parked deliveries deleted, by sink
 METRIC_FAULTS = "fastagi_faults"  # by task: what it met, skipped and went on
 
 QUEUE_LOG_LOGIN = "AGENTCALLBACKLOGIN"

@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -76,12 +77,18 @@ class Dispatcher:
         clock: Callable[[], datetime],
         pace: Pace | None = None,
         supervisor: Supervisor | None = None,
+        *,
+        due_clock: Callable[[], datetime] | None = None,
     ) -> None:
+        """``due_clock`` is the store's for what is due later: unlike ``clock``, the machine's own,
+        it never jumps."""
         pace = pace or Pace()
+        due_clock = due_clock or clock
         self._supervisor = supervisor or Supervisor(Fence(log))
         fence = self._supervisor.fence
         self._lanes = [
-            _Lane(name, sink, deliveries, clock, pace, fence) for name, sink in sinks.items()
+            _Lane(name, sink, deliveries, clock, due_clock, pace, fence)
+            for name, sink in sinks.items()
         ]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rung = False
@@ -125,6 +132,7 @@ class _Lane:
         sink: SinkProtocol,
         deliveries: Deliveries,
         clock: Callable[[], datetime],
+        due_clock: Callable[[], datetime],
         pace: Pace,
         fence: Fence,
     ) -> None:
@@ -134,6 +142,7 @@ class _Lane:
         self._sink = sink
         self._deliveries = deliveries
         self._clock = clock
+        self._due_clock = due_clock
         self._pace = pace
         self._retries: list[datetime] = []  # a heap: when what was postponed here is due again
         self._stopping = False
@@ -159,7 +168,9 @@ class _Lane:
                     log.warning("deliveries wait", sink=self.name.value, error=_brief(error))
                 failures += 1
                 # Without a connection there is nothing to wait out: go on as soon as it is back.
-                if self._sink.ready:
+                if isinstance(error, StoreUnavailable):
+                    await self._pause(self._pace.delay(failures))
+                elif self._sink.ready:
                     await asyncio.sleep(self._pace.delay(failures))
                 continue
             if failures:
@@ -172,11 +183,18 @@ class _Lane:
                     max(self._pace.gather, began + self._pace.interval - loop.time())
                 )
 
+    async def _pause(self, seconds: float) -> None:
+        """Or until the store is back: then it rings."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.bell.wait()
+        await asyncio.sleep(self._pace.ask_ready)
+
     async def _rest(self) -> bool:
         """Until the bell rings (True), or something is due, or it is time to look."""
         limit = self._pace.look
         if self._retries:
-            limit = min(limit, (self._retries[0] - self._clock()).total_seconds())
+            limit = min(limit, (self._retries[0] - self._due_clock()).total_seconds())
         try:
             async with asyncio.timeout(max(limit, 0.001)):
                 await self.bell.wait()
@@ -200,7 +218,7 @@ class _Lane:
 
     async def _turn(self) -> bool:
         """One batch. True when there is probably more."""
-        now = self._clock()
+        now = self._due_clock()
         while self._retries and self._retries[0] <= now:
             heapq.heappop(self._retries)
         # Those that wait come first in every answer, and must not fill it.
@@ -277,7 +295,6 @@ class _Lane:
         return rejection.final or delivery.attempts + 1 >= self._pace.attempts
 
     async def _refuse(self, delivery: Delivery, rejection: Rejected) -> None:
-        now = self._clock()
         told = {
             "sink": self.name.value,
             "event_id": delivery.event.id,
@@ -285,10 +302,10 @@ class _Lane:
             "error": rejection.error,
         }
         if self._gives_up(delivery, rejection):
-            await self._deliveries.park(delivery.id, rejection.error, now)
+            await self._deliveries.park(delivery.id, rejection.error, self._clock())
             log.error("delivery given up, parked", **told)
             return
-        until = now + timedelta(seconds=self._pace.delay(delivery.attempts + 1))
+        until = self._due_clock() + timedelta(seconds=self._pace.delay(delivery.attempts + 1))
         await self._deliveries.postpone(delivery.id, until, rejection.error)
         heapq.heappush(self._retries, until)
         log.warning("delivery refused, tried again later", **told)

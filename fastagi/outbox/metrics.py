@@ -33,6 +33,7 @@ from fastagi.contract import (
     METRIC_AMI_SECONDS,
     METRIC_CALL_SECONDS,
     METRIC_CALLS,
+    METRIC_DROPPED,
     METRIC_FAULTS,
     METRIC_HOOKS,
     METRIC_LISTENERS,
@@ -41,6 +42,8 @@ from fastagi.contract import (
     METRIC_PARKED,
     METRIC_REPAIRS,
     METRIC_REQUESTS,
+    METRIC_STORE,
+    METRIC_STORE_LOG,
     Outcome,
     Script,
     Sink,
@@ -150,6 +153,22 @@ class Metrics:
         self._listeners = Gauge(
             METRIC_LISTENERS, "Listeners of the event stream", registry=self.registry
         )
+        self._store = Gauge(
+            METRIC_STORE,
+            "Whether the database can be written (1) or not (0)",
+            registry=self.registry,
+        )
+        self._store_log = Gauge(
+            METRIC_STORE_LOG,
+            "Bytes of SQLite's -wal file; it grows while another program reads without end",
+            registry=self.registry,
+        )
+        self._dropped = Counter(
+            METRIC_DROPPED,
+            "Deliveries that were given up, kept, and deleted as they were too many or too old",
+            ["sink"],
+            registry=self.registry,
+        )
         self._faults = Counter(
             METRIC_FAULTS,
             "Items that a task of the service met, could not do and skipped",
@@ -213,6 +232,15 @@ class Metrics:
         if len(self._fault_tasks) < MAX_TASKS:
             self._fault_tasks.add(task)
         self._faults.labels(task if task in self._fault_tasks else OTHER).inc()
+
+    def stored(self, writable: bool, log_bytes: int) -> None:
+        """How the database is now."""
+        self._store.set(float(writable))
+        self._store_log.set(log_bytes)
+
+    def dropped(self, sink: str, count: int) -> None:
+        """So many parked deliveries to this sink were deleted."""
+        self._dropped.labels(sink if sink in SINKS else OTHER).inc(count)
 
     def listeners(self, count: int) -> None:
         """So many follow the event stream now."""

@@ -75,6 +75,7 @@ class Pace:
     first_delay: float = 1.0
     longest_delay: float = 600.0
     longest_wait: float = 600.0  # that a receiver can ask for
+    longest_pause: float = 10.0  # between two attempts at a store that is away
     grace: float = 2.0  # when stopped: for requests under way to end, and to be marked
 
     def delay(self, attempts: int) -> float:
@@ -101,11 +102,16 @@ class HookDispatcher:
         pace: Pace | None = None,
         fence: Fence | None = None,
         own: Sequence[Place] = (),
+        *,
+        due_clock: Callable[[], datetime] | None = None,
     ) -> None:
+        """``due_clock`` is the store's for what is due later: unlike ``clock``, the machine's own,
+        it never jumps."""
         self._fence = fence or Fence(log)
         self._own = tuple(own)
         self._hooks = hooks
         self._clock = clock
+        self._due_clock = due_clock or clock
         self._settings = settings
         self._counted = counted
         self._pace = pace or Pace()
@@ -130,7 +136,7 @@ class HookDispatcher:
         self._unanswered: set[asyncio.Task[None]] = set()
         self._retries: list[datetime] = []  # a heap: when what was postponed here is due again
         self._next: datetime | None = None  # when what was postponed elsewhere is due
-        self._taken = self._clock()  # when the store was last asked
+        self._taken = self._due_clock()  # when the store was last asked
 
     def wake(self) -> None:
         """Something was committed. May be called from any thread, at any time, and is cheap."""
@@ -197,7 +203,7 @@ class HookDispatcher:
                 else:  # ours; phones must not fall silent because hooks cannot be told
                     self._fence.skipped(TASK, error, hidden=True)
                 failures += 1
-                await asyncio.sleep(self._pace.delay(failures))
+                await self._pause(self._pace.delay(failures))
                 looking = True
                 continue
             failures = 0
@@ -206,9 +212,16 @@ class HookDispatcher:
             spent = time.monotonic() - began
             await asyncio.sleep(max(self._pace.gather, self._pace.interval - spent))
 
+    async def _pause(self, seconds: float) -> None:
+        """Or until the store is back: then it rings."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(seconds, self._pace.longest_pause)):
+                await self._bell.wait()
+        await asyncio.sleep(self._pace.interval)
+
     async def _rings(self) -> bool:
         """False: it was the time that came."""
-        now = self._clock()
+        now = self._due_clock()
         seconds = self._pace.look
         for due in (*self._retries[:1], *([self._next] if self._next is not None else [])):
             # What has become due since the store was asked is asked for at once.
@@ -224,7 +237,7 @@ class HookDispatcher:
     async def _take(self) -> None:
         """From the store, until it has no more or there is no place."""
         while self._running < self._pace.places and self._held < self._pace.held:
-            now = self._taken = self._clock()
+            now = self._taken = self._due_clock()
             while self._retries and self._retries[0] <= now:
                 heapq.heappop(self._retries)
             limit = min(2 * self._pace.places, self._pace.held - self._held)
@@ -380,10 +393,10 @@ class HookDispatcher:
             "error": attempt.error,
         }
         now = self._clock()
-        until = now
+        until = self._due_clock()
         if attempt.outcome == "failed":
             seconds = max(pace.delay(attempt.number), min(wait, pace.longest_wait))
-            until = now + timedelta(seconds=seconds)
+            until += timedelta(seconds=seconds)
         failures = 0
         while True:
             try:
@@ -401,7 +414,7 @@ class HookDispatcher:
                     log.warning("a hook was told, but that is not marked", **facts)
                     return
                 # Stopped meanwhile, it tries once more.
-                await self._unless_stopped(pace.delay(failures))
+                await self._unless_stopped(min(pace.delay(failures), pace.longest_pause))
         self._counted(attempt.outcome)
         if attempt.outcome == "failed":
             heapq.heappush(self._retries, until)
