@@ -36,7 +36,7 @@ from fastagi.ami.asterisks import Asterisks
 from fastagi.ami.client import Client, ManagerError, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
-from fastagi.config import HostPort, Settings
+from fastagi.config import ConfigError, HostPort, Settings
 from fastagi.config.settings import (
     AlreadyElsewhere,
     AsteriskSettings,
@@ -57,8 +57,9 @@ from fastagi.store import (
     Difference,
     PeeweeStore,
     Records,
+    StoreUnusable,
     Views,
-    open_store,
+    parse,
 )
 
 if TYPE_CHECKING:  # a service without HTTP does not load what it takes
@@ -73,6 +74,7 @@ T = TypeVar("T")
 PATIENCE = 2.0  # seconds at start that a manager login may take before calls are answered
 HTTP_PATIENCE = 10.0  # seconds at the end for requests; who sends half of one gets no more
 LINE = 1000  # characters of one line for `fastagi reload`
+OPEN_AGAIN = 1.0  # seconds between two attempts to open a database that is away
 LAMPS_AT_ONCE = 100  # manager actions that a phone code may have to wait for
 
 # Sections that are read once: sockets, links and the store live as long as the service.
@@ -136,8 +138,17 @@ class App:
     ``ready`` is called once the first call can be served.
     """
 
-    def __init__(self, path: Path, ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        ready: Callable[[], None] = lambda: None,
+        *,
+        new_database: bool = False,
+    ) -> None:
+        """``new_database``: start with another database than the last one, or an empty one."""
         self.path = path
+        self._new_database = new_database
+        self._opened = asyncio.Event()  # the store is
         self._ready = ready
         self._stop = asyncio.Event()
         self.reloader = Reloader(path, self._use)
@@ -160,7 +171,8 @@ class App:
         self.reloader.signal()
 
     async def run(self) -> None:
-        """Raises ConfigError, StoreUnavailable or OSError when it cannot start."""
+        """Raises ConfigError, StoreUnusable or OSError when it cannot start. A database that is
+        away is waited for: codes say "try again" until it is there."""
         with self._caught():
             await self._run()
 
@@ -192,13 +204,21 @@ class App:
 
     async def _run(self) -> None:
         self.reloader.began_with(await asyncio.to_thread(config.content_digest, self.path))
-        self.settings, store, difference = await asyncio.to_thread(
-            _open, self.path, self.reloader.warn
-        )
+        self.settings = await asyncio.to_thread(config.load, self.path, agents=False)
         settings = self._begun_with = self.settings
+        store = self.store = PeeweeStore(parse(settings.database), serve=True, fence=self.fence)
         try:
-            self.store = store
-            self.views = Views(settings.database)
+            difference: Difference | None = None
+            try:
+                difference = await asyncio.to_thread(self._open, settings)
+            except StoreUnusable:
+                raise
+            except StoreUnavailable as error:
+                await asyncio.to_thread(config.load, self.path)  # its mistakes are said at once
+                store.not_opened(error)
+            else:
+                self._store_opened()
+            self.views = Views(settings.database, store.file)
             self.metrics = Metrics(
                 agents_by_state=self.views.agents_by_state,
                 backlog=self.views.backlog,
@@ -240,6 +260,7 @@ class App:
                 },
                 self.service.now,
                 supervisor=self.supervisor,
+                due_clock=store.clock.now,
             )
             self.hooks = HookDispatcher(
                 store.hooks,
@@ -248,7 +269,11 @@ class App:
                 self.metrics.hooked,
                 fence=self.fence,
                 own=own_places(settings),
+                due_clock=store.clock.now,
             )
+            store.on_dropped(self.metrics.dropped)
+            store.health.on_figures.append(self.metrics.stored)
+            self.service.store_usable = lambda: store.health.now.fault is None
             store.on_commit(self.dispatcher.wake)
             store.on_commit(self.hooks.wake)
             features = handlers(self.service, lambda: self.phone, self.metrics.called)
@@ -303,6 +328,7 @@ class App:
             pause=lambda: self.settings.pause,
             version=own_version(),
             log=log,
+            storage=self.store.health,
             tasks_down=lambda: self.supervisor.down,
         )
         self._guard = application(doors, feed)
@@ -350,8 +376,12 @@ class App:
         self.timers.reconnected(asterisk)
 
     async def _serve(
-        self, server: Server, web: "tuple[HttpServer, Feed] | None", difference: Difference
+        self,
+        server: Server,
+        web: "tuple[HttpServer, Feed] | None",
+        difference: Difference | None,
     ) -> None:
+        """``difference`` is None while the store is not open."""
         async with asyncio.TaskGroup() as group:
 
             def kept(name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -363,15 +393,20 @@ class App:
                 return group.create_task(self._fenced(name, work), name=name)
 
             tasks = [
+                kept("look after the database", self.store.health.run),
+                kept("tidy up the database", self.store.tidy_up),
                 kept("reconcile", self.reconciler.run),
                 kept("timers", self.timers.run),
                 kept("deliver", self.dispatcher.run),
                 kept("deliver to hooks", self.hooks.run),
                 kept("watch the configuration", self.reloader.watch),
                 kept("reload", self.reloader.run),
-                once("bring along", self._bring_along(difference)),
-                once("warm up", self._warm_up()),
             ]
+            if difference is None:
+                # Not fenced: what only the admin can mend ends the service.
+                tasks.append(group.create_task(self._open_later(once), name="open the store"))
+            else:
+                self._begin_with(difference, once)
             if (metrics := self.settings.metrics.listen) is not None:
                 with listening_at("metrics.listen", metrics):
                     self.metrics.serve(metrics.host, metrics.port)
@@ -422,6 +457,66 @@ class App:
     async def _fenced(self, name: str, work: Awaitable[None]) -> None:
         with self.fence.item(name):
             await work
+
+    # -- the store
+
+    def _open(self, settings: Settings) -> Difference:
+        """The store in line with the settings; blocks. The agents are read only when the
+        configuration is not the one brought in last: ten thousand of them take a second."""
+        store = self.store
+        store.open(new=self._new_database)
+        if store.knows(settings.fingerprint_material):
+            self.reloader.warn(settings)
+            return Difference()
+        settings = config.load(self.path)
+        self.reloader.warn(settings)
+
+        def allow(removal: Removal) -> None:
+            # Which device rules there were nobody knows any more.
+            if found := losses(removal):
+                raise NotConfirmed(found)
+
+        try:
+            difference = store.bring_in(settings, allow)
+        except NotConfirmed as error:
+            # The phones are served, by the agents, queues and pause reasons there were.
+            refused(error.losses, meanwhile="agents, queues and pause reasons are those of before")
+            return Difference()
+        report(difference)
+        return difference
+
+    def _store_opened(self) -> None:
+        self.store.opened()
+        self._opened.set()
+
+    async def _open_later(self, once: Callable[[str, Awaitable[None]], object]) -> None:
+        """Until the store is there. Raises StoreUnusable, SchemaTooNew, DirectoryConflict."""
+        while True:
+            await asyncio.sleep(OPEN_AGAIN)
+            try:
+                settings = await asyncio.to_thread(config.load, self.path, agents=False)
+                difference = await asyncio.to_thread(self._open, settings)
+            except StoreUnusable:
+                raise
+            except StoreUnavailable as error:
+                self.store.not_opened(error)
+            except ConfigError as error:
+                problem = str(error.problems[0]) if error.problems else str(error)
+                self.store.not_opened(StoreUnavailable(f"the configuration has errors: {problem}"))
+            else:
+                break
+        self._store_opened()
+        await self.store.health.ask()
+        self.store.wake()
+        for name in self.clients:
+            self._look_again(name)
+        self._begin_with(difference, once)
+
+    def _begin_with(
+        self, difference: Difference, once: Callable[[str, Awaitable[None]], object]
+    ) -> None:
+        once("bring along", self._bring_along(difference))
+        once("warm up", self._warm_up())
 
     async def _first_attempts(self) -> None:
         """The first call finds the links there, unless an Asterisk is away or slow."""
@@ -648,35 +743,6 @@ def listening_at(setting: str, place: HostPort) -> Iterator[None]:
         raise OSError(error.errno, text) from error
 
 
-def _open(path: Path, warn: Callable[[Settings], None]) -> tuple[Settings, PeeweeStore, Difference]:
-    """The settings and the store, in line with each other.
-
-    The agents are read only when the configuration is not the one brought in last: ten thousand
-    of them take a second.
-    """
-    settings = config.load(path, agents=False)
-    store = open_store(settings.database, serve=True)
-    if store.knows(settings.fingerprint_material):
-        warn(settings)
-        return settings, store, Difference()
-    settings = config.load(path)
-    warn(settings)
-
-    def allow(removal: Removal) -> None:
-        # Which device rules there were nobody knows any more.
-        if found := losses(removal):
-            raise NotConfirmed(found)
-
-    try:
-        difference = store.bring_in(settings, allow)
-    except NotConfirmed as error:
-        # The phones are served, by the agents, queues and pause reasons there were.
-        refused(error.losses, meanwhile="agents, queues and pause reasons are those of before")
-        difference = Difference()
-    report(difference)
-    return without_agents(settings), store, difference
-
-
 def _fixed(settings: Settings, section: str) -> object:
     """What is read once; the tokens are not."""
     its = getattr(settings, section)
@@ -698,9 +764,11 @@ def report(difference: Difference) -> None:
         log.info("brought in", what=line)
 
 
-async def serve(path: Path, ready: Callable[[], None] = lambda: None) -> None:
+async def serve(
+    path: Path, ready: Callable[[], None] = lambda: None, *, new_database: bool = False
+) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP reloads."""
-    app = App(path, ready)
+    app = App(path, ready, new_database=new_database)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, app.stop)
     loop.add_signal_handler(signal.SIGINT, app.stop)

@@ -148,6 +148,14 @@ def serve(
         LogFormat.CONSOLE
     ),
     log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.INFO,
+    new_database: Annotated[
+        bool,
+        typer.Option(
+            "--new-database",
+            help="Start although the SQLite file is gone (with an empty one), or another one than "
+            "last time. For once, not for a systemd unit.",
+        ),
+    ] = False,
 ) -> None:
     """Answer the feature codes, until SIGTERM or Ctrl-C."""
     from fastagi import app as service
@@ -155,7 +163,7 @@ def serve(
     path = _find(config)
     set_up_log(log_format, log_level)
     with _explained():
-        service.run(lambda: service.serve(path))
+        service.run(lambda: service.serve(path, new_database=new_database))
 
 
 @app.command()

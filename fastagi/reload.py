@@ -75,6 +75,7 @@ class Reloader:
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._read = b""  # digest of the files as they were read last
         self._refused: tuple[bytes, float] | None = None  # to a SIGHUP: fingerprint, and when
+        self._waits = False  # for the store, and it was said
         self._warnings: frozenset[str] = frozenset()  # of the configuration read last
 
     def began_with(self, digest: bytes) -> None:
@@ -159,7 +160,9 @@ class Reloader:
             log.error("the configuration was not brought in", error=str(error))
             return Report(Outcome.ERRORS, (str(error),))
         except StoreUnavailable as error:
-            log.error("the configuration was not brought in yet", error=str(error))
+            if not self._waits:
+                self._waits = True
+                log.error("the configuration was not brought in yet", error=str(error))
             asyncio.get_running_loop().call_later(
                 STORE_AGAIN,
                 self._requests.put_nowait,
@@ -172,6 +175,7 @@ class Reloader:
             )
             return Report(Outcome.STORE_AWAY, (str(error),))
         self._refused = None
+        self._waits = False
         return Report(Outcome.RELOADED, tuple(lines))
 
     def _is_confirmed(self, request: _Request, fingerprint: bytes) -> bool:

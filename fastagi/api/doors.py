@@ -12,6 +12,7 @@ from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
 from fastagi.agents.limits import PauseLimit, QueuePauses
 from fastagi.agents.model import AgentState, Status
 from fastagi.agents.service import AgentService
+from fastagi.agents.storage import WELL, StoreHealth
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
 from fastagi.contract import EventType, Planned, Source
 
@@ -271,6 +272,28 @@ class Figures(Protocol):
         """All figures for Prometheus, and the content type."""
 
 
+class Storage(Protocol):
+    """How the database is. ``why`` is for clients that may read, ``fault`` for everybody."""
+
+    @property
+    def now(self) -> StoreHealth:
+        """What is known, at once."""
+
+    async def ask(self) -> StoreHealth:
+        """Something was written and read back within the last second, or cannot be. Answers within
+        two seconds, and costs little however often it is asked."""
+
+
+class _WellStored:
+    now = WELL
+
+    async def ask(self) -> StoreHealth:
+        return WELL
+
+
+WELL_STORED = _WellStored()
+
+
 @dataclass(frozen=True, slots=True)
 class Doors:
     """What ``app.py`` hands in. The callables give what holds now: settings are reloaded."""
@@ -288,6 +311,8 @@ class Doors:
     pause: Callable[[], PauseSettings]
     version: str
     log: Any  # structlog's
+    # How the database is.
+    storage: Storage = WELL_STORED
     # Tasks of the service that have failed and are not well again yet, by name.
     tasks_down: Callable[[], Sequence[str]] = tuple
 

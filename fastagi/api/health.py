@@ -1,18 +1,16 @@
 """Whether the service lives, whether it can do its work, and its figures."""
 
-import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.storage import StoreFault
 from fastagi.api.doors import Doors
 from fastagi.api.guard import needs
 from fastagi.config.settings import Right
 
-PATIENCE = 2.0  # seconds that an answer of the store is waited for
 UNNAMED = "default"  # the Asterisk, where there is only one
 NOT_KEPT = {"Cache-Control": "no-store"}  # an answer is of its moment
 
@@ -24,11 +22,17 @@ class Alive(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Ready: the store answers, at least one Asterisk is connected, and no task of the service
-    has failed."""
+    """Ready: the store can be written, at least one Asterisk is connected, and no task of the
+    service has failed."""
 
     status: Literal["ready", "not ready"]
-    store: Literal["ok", "unavailable", "no answer"]
+    store: Literal["ok", "unavailable", "no answer"] = Field(
+        description="Whether something was written and read back a moment ago."
+    )
+    store_fault: str = Field(
+        description=f"Why not: {', '.join(f'`{fault}`' for fault in StoreFault)}; empty when it"
+        " can. The log says where and what to do."
+    )
     asterisk: dict[str, Link] = Field(description=f"By name; `{UNNAMED}` where there is only one.")
     tasks_down: list[str] = Field(
         description="Parts of the service that have failed and are being started again; the log"
@@ -40,6 +44,7 @@ class Readiness(BaseModel):
             "example": {
                 "status": "ready",
                 "store": "ok",
+                "store_fault": "",
                 "asterisk": {UNNAMED: "connected"},
                 "tasks_down": [],
             }
@@ -68,7 +73,7 @@ def routes(doors: Doors) -> APIRouter:
         responses={503: {"model": Readiness, "description": "Not ready."}},
     )
     async def ready() -> Response:
-        store = await _store(doors)
+        store, fault = await _store(doors)
         queues = doors.service.queues
         links: dict[str, Link] = {
             name or UNNAMED: "connected" if queues.connected(name) else "away"
@@ -80,6 +85,7 @@ def routes(doors: Doors) -> APIRouter:
             {
                 "status": "ready" if is_ready else "not ready",
                 "store": store,
+                "store_fault": fault,
                 "asterisk": links,
                 "tasks_down": down,
             },
@@ -111,13 +117,9 @@ def routes(doors: Doors) -> APIRouter:
     return router
 
 
-async def _store(doors: Doors) -> str:
+async def _store(doors: Doors) -> tuple[str, str]:
     """What the store itself says of it may name files and addresses: not for everybody."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await doors.service.store.note("health")
-    except StoreUnavailable:
-        return "unavailable"
-    except TimeoutError:
-        return "no answer"
-    return "ok"
+    fault = (await doors.storage.ask()).fault
+    if fault is None:
+        return "ok", ""
+    return ("no answer" if fault is StoreFault.NO_ANSWER else "unavailable"), fault.value

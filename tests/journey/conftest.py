@@ -36,18 +36,22 @@ def make_service(
 ) -> Iterator[MakeService]:
     """``make_service(login={"already_elsewhere": "move"})``: configured and started.
 
-    ``wire=`` puts a Wire between it and Asterisk's manager port; ``name=`` makes another one.
+    ``wire=`` puts a Wire between it and Asterisk's manager port; ``name=`` makes another one;
+    ``start=False`` leaves the start to the test.
     """
     made: list[Service] = []
     request.node.stash[_SERVICES] = made
 
-    def make(*, name: str = "service", wire: Wire | None = None, **changes: Any) -> Service:
+    def make(
+        *, name: str = "service", wire: Wire | None = None, start: bool = True, **changes: Any
+    ) -> Service:
         folder = tmp_path / name
         folder.mkdir()
         service = Service(folder, asterisk, ami_port=wire.port if wire else asterisk.ami_port)
         made.append(service)
         service.configure(**changes)
-        service.start()
+        if start:
+            service.start()
         return service
 
     yield make

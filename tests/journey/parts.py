@@ -70,6 +70,7 @@ class Service:
         self.config = folder / "config"
         self.log = folder / "service.log"
         self.process: Forked | None = None
+        self.more_words: tuple[str, ...] = ()  # of the command line
 
     # -- its configuration
 
@@ -136,6 +137,7 @@ class Service:
     def spawn(self) -> int:
         """Returns where in its log this life begins."""
         words = ["serve", "--log-format", "json", "--config", str(self.config)]
+        words += self.more_words
         with self.log.open("ab") as log:
             began = log.tell()
             self.process = Forked(words, streams=(None, log.fileno(), log.fileno()))
