@@ -2,6 +2,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
@@ -446,3 +447,49 @@ async def test_waiting_is_told_once_in_the_log(memory: Memory) -> None:
             dispatcher.wake()
             await until(lambda: len(receiver.got) == 2)
     assert [log["event"] for log in logs] == ["some deliveries wait", "all deliveries go on"]
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_a_machine_whose_clock_is_set_delivers_when_it_would_have(
+    memory: Memory, days: int
+) -> None:
+    """A day back: what was postponed by a moment is not due in a day. A day forward: attempts are
+    not used up all at once. Only what people read is the machine's time."""
+    wrong = timedelta()
+    refusals = 2
+
+    def script(happened: Event) -> Receipt:
+        nonlocal refusals, wrong
+        if refusals:
+            refusals -= 1
+            wrong = timedelta(days=days)
+            return Rejected("busy")
+        return DELIVERED
+
+    receiver = Receiver(script)
+    dispatcher = Dispatcher(
+        memory, {Sink.LAMP: receiver}, lambda: now() + wrong, DEAF, due_clock=now
+    )
+    memory.on_change = dispatcher.wake
+    task = asyncio.create_task(dispatcher.run())
+    happened = event()
+    await memory.commit(happened)
+    await until(lambda: receiver.got)
+    task.cancel()
+    assert receiver.got == [happened]
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_it_goes_on_as_soon_as_the_store_is_back(memory: Memory) -> None:
+    """However long it was away: it rings then."""
+    slow = Pace(first_delay=3600.0, longest_delay=3600.0, ask_ready=0.005, look=3600.0)
+    receiver = Receiver()
+    memory.broken = True
+    async with running(memory, {Sink.LAMP: receiver}, slow) as dispatcher:
+        await until(lambda: memory.reads)
+        await memory.commit(event())
+        await until(lambda: memory.reads > 1)
+        memory.broken = False
+        dispatcher.wake()
+        await until(lambda: receiver.got)

@@ -894,3 +894,30 @@ async def test_any_answer_of_a_receiver_is_an_attempt(answers: list[bytes]) -> N
     assert {attempt.outcome for attempt in attempts} <= {"delivered", "failed"}
     assert all("internal error" not in attempt.error for attempt in attempts)
     assert [log for log in logs if log["log_level"] == "error"] == []
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_a_machine_whose_clock_is_set_tells_when_it_would_have(
+    memory: HookMemory, days: int
+) -> None:
+    """And what the receiver reads is the machine's time."""
+    wrong = timedelta()
+
+    def clock() -> datetime:
+        return now() + wrong
+
+    async with receiver(status(500), status(500), OK) as there:
+        dispatcher = HookDispatcher(memory, clock, settings, pace=DEAF, due_clock=now)
+        memory.on_change = dispatcher.wake
+        task = asyncio.create_task(dispatcher.run())
+        memory.owe(hook(there.url("/hook")), login())
+        await until(lambda: memory.log)
+        wrong = timedelta(days=days)
+        await until(lambda: len(memory.log) == 3)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert [attempt.outcome for _, attempt in memory.log] == ["failed", "failed", "delivered"]
+    assert abs(memory.log[-1][1].at - now() - wrong) < timedelta(hours=1)
+    said = datetime.fromtimestamp(int(there.seen[-1].headers["webhook-timestamp"]), UTC)
+    assert abs(said - now() - wrong) < timedelta(hours=1)

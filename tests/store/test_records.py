@@ -475,5 +475,25 @@ async def test_reasons_and_queues(store: PeeweeStore, make: Make) -> None:
     assert await store.queue_pauses() == {("sales", "1"): replace(said, disable_unpause=True)}
 
 
+async def test_many_creations_keep_nobody_else_waiting(
+    store: PeeweeStore, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hash takes a processor for a tenth of a second: those who read do it in other threads."""
+    free = threading.Event()
+
+    class Slow:
+        def hash(self, password: str) -> str:
+            free.wait(30)
+            return "hash"
+
+    monkeypatch.setattr("fastagi.store.records._hasher", Slow())
+    creating = [asyncio.create_task(created(records, f"9{n:03}", SALES)) for n in range(60)]
+    await asyncio.sleep(0)
+    assert len(await asyncio.to_thread(records.agents, 0, 10)) == 2
+    assert not any(task.done() for task in creating)
+    free.set()
+    assert len(set(await asyncio.gather(*creating))) == 60
+
+
 def replace_pause(queue: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return queue | {"pauses": [queue["pauses"][0] | changes]}
