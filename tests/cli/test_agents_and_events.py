@@ -311,7 +311,8 @@ def test_what_does_not_go_together(setting: Setting, arguments: tuple[str, ...])
 
 PARK = """
 INSERT INTO deliveries (sink, event, agent, due_at, attempts, error, parked_at, leased_until)
-SELECT 'user_event', seq, agent, 0, 12, 'Asterisk said \x1b[2J no', strftime('%s', 'now'), 0 FROM events
+SELECT 'user_event', seq, agent, 0, 12, 'Asterisk said \x1b[2J no', strftime('%s', 'now'), 0
+FROM events
 """
 
 
