@@ -101,6 +101,7 @@ class Document:
     mended: set[tuple[int, int]] = field(default_factory=set)  # places that hold no real value
     # Places whose value, or a part of it, came from the environment: it is never shown.
     hidden: set[tuple[int, int]] = field(default_factory=set)
+    hidden_values: set[str] = field(default_factory=set)
     # Keys without anything behind the colon, and where that would stand.
     empty: list[tuple[Path, int, int]] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -410,7 +411,9 @@ class Builder:
     def _with_environment(self, node: ScalarNode, value: str) -> str:
         if "${" in value:
             self._document.hidden.add((node.start_mark.line, node.start_mark.column))
-            return self._substitute(node, value)
+            value = self._substitute(node, value)
+            self._document.hidden_values.add(value)
+            return value
         found = _WITHOUT_BRACES.search(value)
         if found is not None and (found[0] == value or found[1].isupper()):
             # A secret may begin with $: only what is spelled as variables are is repeated.

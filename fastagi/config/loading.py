@@ -51,6 +51,7 @@ JOINED = frozenset({"agents", "queues", "pause_reasons"})
 NONE = "write {}: [] where there are none"
 
 MOST_BYTES = 32 * 2**20  # of one file; ten thousand agents are two million
+_TELLING = 4  # characters of a value of the environment that are worth to be hidden
 _SHOWN = 60  # characters of a wrong value
 
 _NAMES = re.compile(rb"\$\{([A-Za-z_][A-Za-z0-9_]*)")
@@ -488,6 +489,10 @@ class _Loading:
                 message = secrets.without(message, value)
             elif len(value) > _SHOWN:
                 message = message.replace(repr(value), f"{value[:_SHOWN]!r}…")
+        for other in self._documents:  # a message may name what stands elsewhere
+            for text in other.hidden_values:
+                if len(text) >= _TELLING and repr(text) in message:
+                    message = message.replace(repr(text), "'…'")
         shown = spell((*walked, *path[len(walked) :]) if missing else walked)
         self.problems.append(Problem(document.file, line + 1, column + 1, shown, message))
 

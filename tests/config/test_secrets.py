@@ -95,6 +95,12 @@ def test_a_secret_in_the_wrong_place(tmp_path: Path, text: str) -> None:
         assert secret not in said
 
 
+def test_nor_where_the_mistake_is_another_ones(tmp_path: Path) -> None:
+    said = problems(tmp_path, "feature_codes: {login: '${S}', logoff: '31'}", S="31415926")
+    assert "one begins with the other" in said
+    assert "31415926" not in said
+
+
 def test_it_is_told_all_the_same_what_is_wrong(tmp_path: Path) -> None:
     said = problems(tmp_path, "pause: {wrapup: '${S}'}", S=SECRET)
     assert said == "x.yml:2:17: pause.wrapup: this is no duration: write 45m, 90s or 1h30m"
