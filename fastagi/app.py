@@ -30,7 +30,7 @@ from fastagi.agents.service import AgentService, Policy, StoreUnavailable, waiti
 from fastagi.agents.text import printable
 from fastagi.agents.timers import Timers
 from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
-from fastagi.agi.server import Server
+from fastagi.agi.server import Server, raise_file_limit
 from fastagi.agi.session import CommandFailed, ConnectionLost, Session, SessionTimeout
 from fastagi.ami.asterisks import Asterisks
 from fastagi.ami.client import Client, ManagerError, State
@@ -277,6 +277,8 @@ class App:
             store.on_commit(self.dispatcher.wake)
             store.on_commit(self.hooks.wake)
             features = handlers(self.service, lambda: self.phone, self.metrics.called)
+            files = raise_file_limit()
+            web = None if settings.http is None else self._http(settings.http, files)
             server = Server(
                 {
                     **features,
@@ -293,18 +295,18 @@ class App:
                 header_timeout=settings.fastagi.header_timeout.total_seconds(),
                 session_deadline=settings.fastagi.session_deadline.total_seconds(),
                 fence=self.fence,
+                reserved=0 if web is None else web[0].most,
             )
-            web = None if settings.http is None else self._http(settings.http)
             await self._serve(server, web, difference)
         finally:
             if hasattr(self, "views"):
                 self.views.close()
             await store.close()
 
-    def _http(self, settings: HttpSettings) -> "tuple[HttpServer, Feed]":
+    def _http(self, settings: HttpSettings, files: int) -> "tuple[HttpServer, Feed]":
         from fastagi.api.application import application
         from fastagi.api.doors import Doors
-        from fastagi.api.server import HttpServer
+        from fastagi.api.server import HttpServer, share_of_files
         from fastagi.api.stream import Feed
 
         feed = Feed(self.views, log, self.metrics, self.fence)
@@ -332,7 +334,23 @@ class App:
             tasks_down=lambda: self.supervisor.down,
         )
         self._guard = application(doors, feed)
-        return HttpServer(self._guard, settings, feed.end), feed
+        most = share_of_files(settings, files)
+        if most < settings.max_listeners:
+            log.warning("fewer HTTP connections: the limit on open files is low", connections=most)
+        return HttpServer(self._guard, settings, feed.end, most), feed
+
+    async def _figures(self, listen: HostPort | None) -> "HttpServer | None":
+        """Prometheus's own port. Raises OSError."""
+        if listen is None:
+            return None
+        from fastagi.api.figures import CONNECTIONS, FiguresAlone
+        from fastagi.api.server import HttpServer
+
+        http = HttpSettings(listen=listen)
+        server = HttpServer(FiguresAlone(self.metrics), http, most=CONNECTIONS)
+        with listening_at("metrics.listen", listen):
+            await server.start()
+        return server
 
     def _client(self, asterisk: AsteriskSettings) -> Client:
         """The manager link to one Asterisk, and whoever wants to know what it tells."""
@@ -407,9 +425,7 @@ class App:
                 tasks.append(group.create_task(self._open_later(once), name="open the store"))
             else:
                 self._begin_with(difference, once)
-            if (metrics := self.settings.metrics.listen) is not None:
-                with listening_at("metrics.listen", metrics):
-                    self.metrics.serve(metrics.host, metrics.port)
+            figures = await self._figures(self.settings.metrics.listen)
             for client in self.clients.values():
                 await client.start()
             await self._first_attempts()
@@ -428,6 +444,8 @@ class App:
                     log.error("HTTP is not served", error=error.strerror or str(error))
                 else:
                     listening["http"] = http.port
+                    if self.settings.http is not None and not self.settings.http.tokens:
+                        log.info("HTTP without tokens: all programs on this machine may control")
             log.info("listening", **listening)
             # What is there now stays: the collector need not look through it again.
             gc.collect()
@@ -440,6 +458,8 @@ class App:
             draining = [server.drain(patience)]
             if web is not None:
                 draining.append(web[0].drain(min(patience, HTTP_PATIENCE)))
+            if figures is not None:
+                draining.append(figures.drain(1))
             await asyncio.gather(*draining)
             # What the last calls made known still goes out, if it goes at once.
             await asyncio.sleep(0.05)
@@ -451,7 +471,6 @@ class App:
                 await news.close()
             for client in self.clients.values():
                 await client.close()
-            self.metrics.close()
         log.info("stopped")
 
     async def _fenced(self, name: str, work: Awaitable[None]) -> None:

@@ -53,6 +53,7 @@ class Server:
     header_timeout   seconds until the headers must be complete
     session_deadline seconds a call may take in all; then its commands raise SessionTimeout
     busy, unknown    handlers for one call too many and for a script nobody knows
+    reserved         descriptors that are somebody else's, such as HTTP's connections
 
     `served` counts handlers that ended, `refused` connections closed without one (a foreign
     address, too many calls), `dropped` those that never sent complete headers.
@@ -71,6 +72,7 @@ class Server:
         header_timeout: float = 5.0,
         session_deadline: float = 300.0,
         fence: Fence | None = None,
+        reserved: int = 0,
     ) -> None:
         self.fence = fence or Fence(log)
         self._handlers = dict(handlers)
@@ -83,6 +85,7 @@ class Server:
         self._busy_handler = busy
         self._unknown = unknown
         self._max_sessions = max_sessions
+        self._reserved = reserved
         self._max_waiting = MAX_WAITING
         self._max_busy = MAX_BUSY
         self.served = 0
@@ -172,7 +175,7 @@ class Server:
 
     def _share_out(self, files: int) -> None:
         """Bounds that together stay below the limit on open files, so accepting never fails."""
-        usable = files - min(512, files // 4)
+        usable = files - min(512, files // 4) - self._reserved
         sessions = min(self._max_sessions, usable * 2 // 3)
         if sessions < self._max_sessions:
             log.warning("fewer calls at once: the limit on open files is low", calls=sessions)

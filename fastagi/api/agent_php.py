@@ -3,12 +3,13 @@ document, its spelling too.
 
 It knows no authentication of its own and its GETs change things: so it is off unless the
 configuration has it, and each request must come from an address that is named there or show a
-token.
+token. An address proves little where a browser can be: without a token a request must also name
+this service as no page from elsewhere can make a browser do.
 """
 
 import asyncio
-import hmac
 import re
+import socket
 from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -53,15 +54,19 @@ from fastagi.api.face import declared_charset, whole
 from fastagi.api.guard import (
     AGENT_PHP,
     OTHER_SITES,
-    PROXIED,
+    OWN,
+    TWO_TOKENS,
+    Asker,
+    Client,
     address_of,
     digest,
     is_loopback,
     names_this_machine,
     of_another_site,
-    parsed,
-    token_in,
+    proxied,
+    tokens_in,
 )
+from fastagi.api.limits import parsed
 from fastagi.config.settings import AgentPhpSettings, AlreadyElsewhere, InUseByAnother, Right
 from fastagi.contract import DEVICE_LOST, Outcome, Source
 
@@ -136,12 +141,14 @@ Operation = Callable[["AgentPhp", Asked], Awaitable[Done]]
 
 class AgentPhp:
     """The face as an ASGI application. The guard leaves to it who may ask, and gives
-    ``scope["state"]["known"]``, which tells and counts tokens."""
+    ``scope["state"]["asker"]``, which judges tokens."""
 
     def __init__(self, doors: Doors, settings: AgentPhpSettings) -> None:
         self._doors = doors
         self._service = doors.service
         self._allow = settings.allow
+        own = (socket.gethostname(), *doors.http.names)
+        self._names = frozenset(name.lower().removesuffix(".") for name in own)
         token = settings.token
         self._token = None if token is None else digest(token.get_secret_value().encode())
 
@@ -166,77 +173,111 @@ class AgentPhp:
         if scope["path"] != AGENT_PHP:
             raise Told("Not Found", 404)
         method = scope["method"]
+        asker: Asker = scope["state"]["asker"]
         if method not in ("GET", "POST"):  # a HEAD is no GET here: that would change something
+            await asker.nobody()
             raise Told("Method Not Allowed", 405, allow="GET, POST")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         address = address_of(scope)
         given: dict[str, str] = {}
-        actor = ""
+        actor, judged = "", False
         try:
             # A link or a picture in a web page is enough for a GET: whoever may ask here, and
             # with whatever token, no other site's page asks in their place.
             if of_another_site(headers):
                 raise Told(OTHER_SITES, 403)
             given = _fields(scope["query_string"])
+            tokens = tokens_in(scope) | _shown(given)
             if method == "POST":
-                given |= _form(headers.get(b"content-type", b""), await whole(receive))
-            actor = self._who(scope, headers, address, given)
+                form = _form(headers.get(b"content-type", b""), await whole(receive))
+                tokens |= _shown(form)
+                given |= form
+            if len(tokens) > 1:
+                raise Told(TWO_TOKENS, 400)
+            if tokens:
+                judged = True
+                actor = await self._whose(asker, headers, address, tokens.pop())
+            else:
+                actor = self._by_address(headers, address)
+                asker.known(actor)
             done = await self._done(Asked(given, Actor(name=actor)))
         except Told as told:
-            self._note(address, actor, given, str(told), getattr(told, "why", ""))
+            if not actor and not judged:
+                await asker.nobody()
+            self._note(asker, address, actor, given, str(told), getattr(told, "why", ""))
             raise
         text = f"{done.text} (planned: {done.planned})" if done.planned else done.text
-        self._note(address, actor, given, text)
+        self._note(asker, address, actor, given, text)
         return done
 
     def _note(
-        self, address: str, client: str, given: Mapping[str, str], answer: str, why: str = ""
+        self,
+        asker: Asker,
+        address: str,
+        client: str,
+        given: Mapping[str, str],
+        answer: str,
+        why: str = "",
     ) -> None:
-        """Every use; the token stays out of it."""
+        """Every use by somebody who may; the token stays out of it. Of those who may not the first
+        of a minute, and how many more there were."""
+        fields = {
+            "address": address,
+            "client": client,
+            "command": _plain(given.get("command", "")),
+            "agent": _plain(given.get("agent", "")),
+            "answer": answer,
+        }
+        if client:
+            self._doors.log.info("agent.php", **fields)
+            return
         about = {"why": why} if why else {}
-        self._doors.log.info(
-            "agent.php",
-            address=address,
-            client=client,
-            command=_plain(given.get("command", "")),
-            agent=_plain(given.get("agent", "")),
-            answer=answer,
-            **about,
-        )
+        asker.log("info", "agent.php", asker.source, answer, why, **fields, **about)
 
     # -- who asks
 
-    def _who(
-        self,
-        scope: Scope,
-        headers: Mapping[bytes, bytes],
-        address: str,
-        given: Mapping[str, str],
+    async def _whose(
+        self, asker: Asker, headers: Mapping[bytes, bytes], address: str, token: bytes
     ) -> str:
         """The name in events: the client's, or the address. A token that is shown decides, also
         where none is needed; one per request, so that one request is one attempt."""
-        token = token_in(headers) or given.get("token", "").encode("utf-8", "surrogateescape")
-        if token:
-            if self._token is not None and hmac.compare_digest(self._token, digest(token)):
-                return address
-            client = scope["state"]["known"](token, address)
-            if client is None:
+        # A page from elsewhere can make a browser show wrong ones: not that address's attempts.
+        counts = not _in_a_browser(headers)
+        found = await asker.judge(token, self._token, counts=counts)
+        if not isinstance(found, Client):
+            status, text, more = found
+            if status == 401:
                 raise NotAuthorized("wrong token")
-            if Right.CONTROL not in client.rights:
-                raise NotAuthorized(errors.lacking(Right.CONTROL))
-            name: str = client.name
-            return name
+            raise Told(text, status, **{name.decode(): value.decode() for name, value in more})
+        if Right.CONTROL not in found.rights:
+            raise NotAuthorized(errors.lacking(Right.CONTROL))
+        return address if found is OWN else found.name
+
+    def _by_address(self, headers: Mapping[bytes, bytes], address: str) -> str:
+        """Without a token, which is the address; raises NotAuthorized."""
         found = parsed(address)
-        if not PROXIED.isdisjoint(headers):
+        if proxied(headers):
             raise NotAuthorized("no token, and a proxy's address is nobody's")
         if found is None or not any(found in network for network in self._allow):
             raise NotAuthorized("no token, and the address is not allowed")
-        if _in_a_browser(headers):
-            raise NotAuthorized("a browser needs a token")
         host = headers.get(b"host", b"").decode("latin-1")
-        if is_loopback(address) and host and not names_this_machine(host):
-            raise NotAuthorized("asked for by another name than this machine's")
+        if not self._is_named(host, loopback=is_loopback(address)):
+            why = "no token, and asked for by a name that is not ours: use the address, a token"
+            raise NotAuthorized(f"{why} or http.names")
+        if _in_a_browser(headers) or _linked(headers):
+            raise NotAuthorized("no token, and a browser needs one")
         return address
+
+    def _is_named(self, host: str, *, loopback: bool) -> bool:
+        """A page from elsewhere that has its own name lead here (DNS rebinding) makes a browser
+        ask for that name, whatever else it can change: an address, localhost and the names that
+        the configuration knows are none that it can have."""
+        if not host:
+            return True  # of HTTP/1.0; every browser has one
+        if loopback or names_this_machine(host):
+            return names_this_machine(host)
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        return parsed(name) is not None or name.lower().removesuffix(".") in self._names
 
     # -- what is asked
 
@@ -488,11 +529,24 @@ def _is_reason(text: str) -> bool:
 def _in_a_browser(headers: Mapping[bytes, bytes]) -> bool:
     """A page in a browser may be what asks. Only to https and localhost do browsers say from where
     (Fetch Metadata, 2.3), and a picture's GET has no origin either: but for these what a browser
-    shows of itself has to do, which pages cannot change."""
+    shows of itself has to do. A page from elsewhere cannot change it without being asked for leave
+    first (CORS); one that has this very name can, which ``_is_named`` keeps out."""
     if b"sec-fetch-site" in headers:
         return False  # ``of_another_site`` has seen it
     agent = headers.get(b"user-agent", b"").lower()
     return agent.startswith(b"mozilla/5.0") and b"accept-language" in headers
+
+
+def _linked(headers: Mapping[bytes, bytes]) -> bool:
+    """A page that has another name than this service leads here."""
+    _, _, rest = headers.get(b"referer", b"").partition(b"://")
+    asking = rest.partition(b"/")[0]
+    return bool(asking) and asking.lower() != headers.get(b"host", b"").lower()
+
+
+def _shown(given: Mapping[str, str]) -> set[bytes]:
+    token = given.get("token", "")
+    return {token.encode("utf-8", "surrogateescape")} if token else set()
 
 
 # -- what was sent
@@ -581,7 +635,7 @@ _ERRORS: Mapping[int, tuple[str, tuple[str, ...]]] = {
     ),
     400: (
         "Something is missing.",
-        (INVALID, "Agent not specified", "Command not specified"),
+        (INVALID, "Agent not specified", "Command not specified", TWO_TOKENS),
     ),
     401: ("Neither an allowed address nor a right token.", (NOT_AUTHORIZED,)),
     403: ("A web page of another site asks.", (OTHER_SITES,)),

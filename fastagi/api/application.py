@@ -1,6 +1,7 @@
 """All faces as one application: FastAPI for its routes and its OpenAPI, the guard around it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.api import agent_events, agent_php, agentd, errors, evolux, health, page, stream
 from fastagi.api.docs import PAGE, POLICY
 from fastagi.api.doors import Doors
-from fastagi.api.guard import OPEN, Guard, needs
+from fastagi.api.fixed import Fixed
+from fastagi.api.guard import OPEN, OPEN_BELOW, Guard, needs
 from fastagi.api.stream import Feed
 from fastagi.config.settings import Right
 
@@ -28,6 +30,8 @@ Agents of Asterisk's queues: who is where, logged in, paused; and what happens, 
 A client shows its token in one of three headers. Without tokens in the configuration only this
 machine is served, and needs none.
 """
+
+DOCUMENT = "/openapi.json"
 
 TOKENS: Mapping[str, Mapping[str, str]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -50,48 +54,66 @@ GUARDED: Mapping[str, Mapping[str, Any]] = {
         },
     }
     for status, text in (
+        ("400", "The request is malformed, or shows two different tokens."),
         ("401", "No token, or a wrong one."),
         ("403", "The token's rights do not reach."),
         ("408", "The body took too long."),
         ("413", "The body is too large."),
-        ("429", "Too many wrong tokens from this address."),
+        ("429", "Too many wrong tokens from this address, or too many requests without one."),
+        ("503", "This client has too many connections, or is sent too much already."),
     )
 }
 
 
-def application(doors: Doors, feed: Feed) -> Guard:
-    """``feed`` is run, and woken by commits, by whoever made it."""
+def application(doors: Doors, feed: Feed, now: Callable[[], float] = time.monotonic) -> Guard:
+    """``feed`` is run, and woken by commits, by whoever made it. ``now`` is a monotonic clock."""
     swift: dict[str, ASGIApp] = {"agentd": agentd.Agentd(doors), "evolux": evolux.Evolux(doors)}
     if doors.http.agent_php is not None:
         swift["agent_php"] = agent_php.AgentPhp(doors, doors.http.agent_php)
     faces = Faces(swift, lambda: routed(doors, feed))
-    return Guard(faces, doors.http, doors.figures, doors.log, doors.service.now)
+    guard = Guard(faces, doors.http, doors.figures, doors.log, now)
+    guard.on_use(feed.recheck)
+    return guard
 
 
 class Faces:
     """Some faces, by name, need none of what FastAPI does to a request, which costs as much as all
-    else. Its routes take a tenth of a second to make: that is done when one is first asked for, in
-    a thread, so that no phone waits for it."""
+    else; what anybody may ask for comes from memory. FastAPI's routes take a tenth of a second to
+    make: that is done when one is first asked for, in a thread, so that no phone waits for it."""
 
-    def __init__(self, swift: Mapping[str, ASGIApp], others: Callable[[], ASGIApp]) -> None:
+    def __init__(self, swift: Mapping[str, ASGIApp], others: Callable[[], FastAPI]) -> None:
         self._swift = swift
+        self._files = page.Files()
+        self._fixed: dict[str, ASGIApp] = {
+            "/": self._files,
+            "/docs": Fixed(PAGE, "text/html; charset=utf-8", {"Content-Security-Policy": POLICY}),
+            "/health/live": Fixed(health.ALIVE, errors.JSON, health.NOT_KEPT),
+        }
         self._make = others
         self._making = asyncio.Lock()
-        self._others: ASGIApp | None = None
+        self._others: FastAPI | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        face = self._swift.get(errors.face_of(scope["path"]))
-        if face is not None:
-            await face(scope, receive, send)
-            return
-        if self._others is None:
+        path: str = scope["path"]
+        if path in self._fixed:
+            face: ASGIApp | None = self._fixed[path]
+        elif path.startswith(OPEN_BELOW):
+            face = self._files
+        else:
+            face = self._swift.get(errors.face_of(path), self._others)
+        if face is None or (path == DOCUMENT and path not in self._fixed):
             async with self._making:
                 if self._others is None:
                     self._others = await asyncio.to_thread(self._make)
-        if scope["method"] == "HEAD":
-            await _head(self._others, scope, receive, send)
+                if path == DOCUMENT and path not in self._fixed:
+                    content = await asyncio.to_thread(_openapi, self._others)
+                    self._fixed[path] = Fixed(content, errors.JSON, {})
+                face = self._fixed.get(path, self._others)
+        assert face is not None
+        if scope["method"] == "HEAD" and isinstance(face, FastAPI):
+            await _head(face, scope, receive, send)
         else:
-            await self._others(scope, receive, send)
+            await face(scope, receive, send)
 
 
 async def _head(face: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -183,8 +205,6 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 def _document(app: FastAPI, *, tokens: bool) -> None:
-    made: list[bytes] = []
-
     def schema() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(
@@ -207,15 +227,6 @@ def _document(app: FastAPI, *, tokens: bool) -> None:
 
     app.openapi = schema  # type: ignore[method-assign]
 
-    async def openapi(request: Request) -> Response:
-        if not made:
-            made.append(orjson.dumps(schema()))
-        return Response(made[0], media_type=errors.JSON)
 
-    async def docs(request: Request) -> Response:
-        return Response(
-            PAGE, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY}
-        )
-
-    app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
-    app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
+def _openapi(app: FastAPI) -> bytes:
+    return orjson.dumps(app.openapi())

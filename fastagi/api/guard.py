@@ -6,39 +6,49 @@ Pure ASGI, around everything, as a login goes through here too.
 import asyncio
 import hmac
 import math
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastagi.agents.lockout import Lockout
 from fastagi.api import errors
 from fastagi.api.doors import Figures
+from fastagi.api.limits import Attempts, Output, Pace, Repeated, Turns, parsed
+from fastagi.api.peer import speaks_for_others
+from fastagi.api.server import ABORT, IDENTIFY, OWNER
 from fastagi.config.settings import ClientSettings, HttpSettings, Right
 
 BODY_DEADLINE = 30.0  # seconds in which a whole body must be there
 LINGER = 5.0  # seconds that what a refused client still sends is taken and thrown away
-MOST_ADDRESSES = 10_000  # whose wrong tokens are remembered
+SLOW = 1.0  # seconds until an address with too many wrong tokens hears of the next one
+AT_WORK = 16  # requests of one client that are worked at; the next ones wait, phones do not
+PIECE = 65536  # bytes of an answer that are sent at once; then the client has to take some
+LARGE = 262144  # bytes of an answer that counts in what may wait to be taken
 
 # These show no more than that the service is there and what can be asked of it.
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready"})
 OPEN_BELOW = "/page/"
 # Who may ask here the face says itself, where it is switched on.
 AGENT_PHP = "/api/agent.php"
+STREAM = "/events"  # is worked at for ever
 
 OTHER_SITES = "Pages of other sites may not ask"
+TWO_TOKENS = "Two different tokens"
 
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
 _CLOSE = (b"connection", b"close")
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,22 @@ Refusal = tuple[int, str, tuple[tuple[bytes, bytes], ...]]  # status, text, head
 
 LOCAL = Client("local", frozenset(Right))
 
+NO_TOKEN: Refusal = (401, "A token is needed", ((b"www-authenticate", b"Bearer"),))
+WRONG_TOKEN: Refusal = (
+    401,
+    "Wrong token",
+    ((b"www-authenticate", b'Bearer error="invalid_token"'),),
+)
+BUSY: Refusal = (503, "Too much is being sent already: try again", ((b"retry-after", b"1"),))
+
+
+class Verdict(NamedTuple):
+    """``client``, or why not. ``late``: the answer waits, whichever it is."""
+
+    client: Client | None = None
+    refusal: Refusal | None = None
+    late: bool = False
+
 
 def needs(right: Right) -> Callable[[Request], Coroutine[Any, Any, None]]:
     """A dependency of routes: ``dependencies=[Depends(needs(Right.READ))]``; else 403."""
@@ -64,63 +90,9 @@ def needs(right: Right) -> Callable[[Request], Coroutine[Any, Any, None]]:
     return needed
 
 
-class Attempts:
-    """Wrong tokens by address. At most ``MOST_ADDRESSES`` are remembered, the latest ones."""
-
-    def __init__(self, rule: Lockout) -> None:
-        self._rule = rule
-        self._failed: dict[str, deque[datetime]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._failed)
-
-    def __len__(self) -> int:
-        return len(self._failed)
-
-    def locked(self, address: str, now: datetime) -> timedelta | None:
-        """For how long still; None: not locked."""
-        times = self._failed.get(_block(address))
-        if times is None or not self._rule.locked(times, now):
-            return None
-        # While locked nothing is counted: the last failure is the one that locked.
-        return times[-1] + self._rule.duration - now
-
-    def failed(self, address: str, now: datetime) -> bool:
-        """Counts one; whether it locks."""
-        address = _block(address)
-        times = self._failed.pop(address, None)
-        if times is None:
-            times = deque(maxlen=self._rule.failures)
-        times.append(now)
-        self._failed[address] = times
-        for oldest in list(islice(self._failed, 2)):  # two for one: it does not stay full for ever
-            over = len(self._failed) > MOST_ADDRESSES
-            if over or now - self._failed[oldest][-1] > self._rule.memory:
-                del self._failed[oldest]
-        return self._rule.locked(times, now)
-
-
-def _block(address: str) -> str:
-    """Who has one IPv6 address has the 2**64 beside it too: they count as one."""
-    if ":" not in address:
-        return address
-    found = parsed(address)
-    if isinstance(found, IPv6Address):
-        return str(IPv6Address(int(found) >> 64 << 64))
-    return str(found) if found else address
-
-
 def address_of(scope: Scope) -> str:
     peer = scope.get("client")
     return peer[0] if peer else ""
-
-
-def parsed(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        found = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
 
 
 def is_loopback(text: str) -> bool:
@@ -135,8 +107,31 @@ def names_this_machine(host: str) -> bool:
     return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
-# A proxy on this machine speaks for others.
-PROXIED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
+# What proxies say of those they speak for.
+_FORWARDED = frozenset(
+    {
+        *(b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip"),
+        *(b"true-client-ip", b"cf-connecting-ip", b"cf-ray", b"fastly-client-ip"),
+        *(b"x-original-host", b"x-original-url", b"x-envoy-external-address", b"x-arr-log-id"),
+    }
+)
+
+
+def proxied(headers: Iterable[bytes]) -> bool:
+    """By the names of its headers."""
+    return any(name in _FORWARDED or name.startswith(b"x-forwarded") for name in headers)
+
+
+def malformed(scope: Scope) -> str | None:
+    """What would mean one thing to a proxy and another one here (RFC 9112, 3.2)."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if len(hosts) > 1:
+        return "Host is given more than once"
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        return "Host names no host"
+    if not hosts and scope.get("http_version") == "1.1":
+        return "Host is missing"
+    return None
 
 
 class TooLarge(Exception):
@@ -144,7 +139,7 @@ class TooLarge(Exception):
 
 
 class Guard:
-    """Around ``app``. ``now`` tells the time for lock-outs, aware."""
+    """Around ``app``. ``now`` is a monotonic clock, in seconds."""
 
     def __init__(
         self,
@@ -152,23 +147,43 @@ class Guard:
         http: HttpSettings,
         figures: Figures,
         log: Any,
-        now: Callable[[], datetime],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._figures = figures
         self._log = log
+        self._repeated = Repeated(log)
         self._now = now
         self._max_body = http.max_body
         self._agent_php = http.agent_php is not None
+        self._proxies = http.proxies
+        self._changed: list[Callable[[], None]] = []
         self.use(http.tokens)
-        self._attempts = Attempts(http.lockout.rule())
+        rule = http.lockout
+        self._attempts = Attempts(
+            rule.failures, rule.within.total_seconds(), rule.for_.total_seconds()
+        )
+        self._pace = Pace(now)
+        self._turns = Turns()
+        self._lanes: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(AT_WORK)
+        )
+        self._output = Output()
 
     def use(self, tokens: Mapping[str, ClientSettings]) -> None:
-        """From now on these: one that is not among them opens nothing any more."""
+        """From now on these: one that is not among them opens nothing any more, and what it holds
+        open ends."""
         self._clients = [
             (digest(of.token.get_secret_value().encode()), Client(name, frozenset(of.rights)))
             for name, of in tokens.items()
         ]
+        self._rights = {shown: client.rights for shown, client in self._clients}
+        for changed in self._changed:
+            changed()
+
+    def on_use(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called when tokens or rights may have changed."""
+        self._changed.append(changed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -177,38 +192,25 @@ class Guard:
         if path.endswith("/") and not path.endswith("//") and path != "/":
             # The same with and without it: a redirect would lose the body of a POST.
             path = scope["path"] = path[:-1]
-        face = errors.face_of(path)
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        started = finished = False
-
-        async def answer(message: Message) -> None:
-            nonlocal started, finished
-            if message["type"] == "http.response.start":
-                started = True
-                given = message.setdefault("headers", [])
-                names = {name for name, _ in given}
-                more = [one for one in (_NOSNIFF, _NO_STORE) if one[0] not in names]
-                message["headers"] = [*given, *more]
-                self._figures.requested(face, message["status"])
-            elif not message.get("more_body"):
-                finished = True
-            await send(message)
-
-        refusal = None
-        if path == AGENT_PHP and self._agent_php:
-            refusal = self._locked_out(address_of(scope))
-            scope.setdefault("state", {})["known"] = self._counted
-        elif path not in OPEN and not path.startswith(OPEN_BELOW):
-            refusal = self._refusal(scope, headers)
-        if b"webhook-id" in headers:
-            # However it came here, through a proxy or another service: whoever may make hooks is
-            # not whoever may ask here.
-            refusal = (403, "Hooks are not delivered to the service itself", ())
+        source = self._source(scope, headers)
+        answer = _Answer(self, scope, send)
+        verdict = self._verdict(scope, headers, path, source)
+        refusal = verdict.refusal
+        unknown = verdict.client is None
+        if unknown and path == AGENT_PHP and refusal is None:
+            scope.setdefault("state", {})["asker"] = Asker(self, scope, source)
+        elif unknown and not await self._pace.wait(source):
+            refusal = self._cut(scope)
+        if verdict.late:
+            await asyncio.sleep(SLOW)
+        await self._turns.turn()
+        close = refusal is not None and refusal[0] in (400, 503)
         # Without either header there is no body (RFC 9112, 6.3).
         length = headers.get(b"content-length")
         if length == b"0" or (length is None and b"transfer-encoding" not in headers):
             if refusal is not None:
-                await _refuse(answer, path, *refusal)
+                await _refuse(answer, path, *refusal, close=close)
                 return
             take = receive
         else:
@@ -235,70 +237,141 @@ class Guard:
                 return
             take = _replayed(body, receive)
 
+        if verdict.client is not None and path != STREAM:
+            lane = self._lanes[verdict.client.name]
+            await lane.acquire()
+            answer.lane = lane
         try:
             await self._app(scope, take, answer)
         except Exception as error:
-            self._log.error(
-                "a request failed",
-                method=scope["method"],
-                # As it came, in ASCII, and without the query.
-                path=scope.get("raw_path", b"")[:200].decode("ascii", "replace"),
+            # As it came, in ASCII, and without the query.
+            shown = scope.get("raw_path", b"")[:200].decode("ascii", "replace")
+            method = scope["method"]
+            kind = type(error).__name__
+            self._repeated(
+                *("error", "a request failed", method, answer.face, kind),
+                method=method,
+                path=shown,
                 exc_info=error,
             )
-            if not started:
+            if not answer.started:
                 await _refuse(answer, path, 500, errors.FAILED)
-            elif not finished:
+            elif not answer.finished:
                 raise  # the server cuts the connection: what was sent is not all
+        finally:
+            answer.over()
 
     # -- who asks
 
-    def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Refusal | None:
-        """Why not; None: ``scope["state"]["client"]`` is who asks."""
-        address = address_of(scope)
+    def _verdict(
+        self, scope: Scope, headers: Mapping[bytes, bytes], path: str, source: str
+    ) -> Verdict:
+        """Neither client nor refusal: anybody may ask, or agent.php says who."""
+        if (why := malformed(scope)) is not None:
+            return Verdict(refusal=(400, why, ()))
+        if b"webhook-id" in headers:
+            # However it came here, through a proxy or another service: whoever may make hooks is
+            # not whoever may ask here.
+            return Verdict(refusal=(403, "Hooks are not delivered to the service itself", ()))
+        if path in OPEN or path.startswith(OPEN_BELOW):
+            return Verdict()
+        if path == AGENT_PHP and self._agent_php:
+            return Verdict()
+        state = scope.setdefault("state", {})
         if not self._clients:
-            why = _not_local(address, headers)
+            why = _not_direct(scope, headers)
             if why is not None:
-                return 403, why, ()
-            scope.setdefault("state", {})["client"] = LOCAL
-            return None
-        locked = self._locked_out(address)
-        if locked is not None:
-            return locked
-        token = token_in(headers)
-        if token is None:
-            return 401, "A token is needed", ((b"www-authenticate", b"Bearer"),)
-        client = self._counted(token, address)
-        if client is None:
-            return (
-                401,
-                "Wrong token",
-                ((b"www-authenticate", b'Bearer error="invalid_token"'),),
+                return Verdict(refusal=(403, why, ()))
+            verdict, shown = Verdict(LOCAL), b""
+        else:
+            tokens = tokens_in(scope)
+            if len(tokens) > 1:
+                return Verdict(refusal=(400, TWO_TOKENS, ()))
+            if not tokens:
+                return Verdict(refusal=NO_TOKEN)
+            shown = digest(tokens.pop())
+            verdict = self.judge(shown, source)
+        client = verdict.client
+        if client is not None:
+            if not self._identified(scope, client):
+                return Verdict(client, (503, "This client has too many connections", ()))
+            state["client"] = client
+            state["still"] = partial(self._still, shown)
+        return verdict
+
+    def judge(
+        self, shown: bytes, source: str, own: bytes | None = None, *, counts: bool = True
+    ) -> Verdict:
+        """Whose token (its hash) this is. ``own``: the hash of agent.php's. ``counts``: a wrong
+        one is an attempt of that address.
+
+        A right token is never refused for the wrong ones of somebody else. But nobody learns fast
+        from a suspect address which one is right: answers come late, to tokens that were not seen
+        to be right there before, too.
+        """
+        client = self._whose(shown)
+        if client is None and own is not None and hmac.compare_digest(own, shown):
+            client = OWN
+        now = self._now()
+        left = self._attempts.suspect(source, now)
+        if client is not None:
+            familiar = self._attempts.familiar(source, shown)
+            return Verdict(client, late=left is not None and not familiar)
+        if left is not None:
+            seconds = str(max(1, math.ceil(left))).encode()
+            text = "Too many wrong tokens from this address: try again later"
+            return Verdict(refusal=(429, text, ((b"retry-after", seconds),)), late=True)
+        if not counts:
+            return Verdict(refusal=WRONG_TOKEN, late=True)
+        if self._attempts.failed(source, now):
+            self._repeated(
+                *("warning", "too many wrong tokens, the next ones are answered late", source),
+                address=source,
             )
-        scope.setdefault("state", {})["client"] = client
-        return None
+        return Verdict(refusal=WRONG_TOKEN)
 
-    def _locked_out(self, address: str) -> Refusal | None:
-        left = self._attempts.locked(address, self._now()) if self._attempts else None
-        if left is None:
-            return None
-        seconds = max(1, math.ceil(left.total_seconds()))
-        return (
-            429,
-            "Too many wrong tokens from this address: try again later",
-            ((b"retry-after", str(seconds).encode()),),
-        )
-
-    def _counted(self, token: bytes, address: str) -> Client | None:
-        """Whose token this is; a wrong one is an attempt of that address. All are compared, and
-        hashes of one length: time tells nothing."""
-        shown = digest(token)
+    def _whose(self, shown: bytes) -> Client | None:
+        """All are compared, and hashes of one length: time tells nothing."""
         found = None
         for known, client in self._clients:
             if hmac.compare_digest(known, shown):
                 found = client
-        if found is None and self._attempts.failed(address, self._now()):
-            self._log.warning("too many wrong tokens, locked out", address=address)
         return found
+
+    def _still(self, shown: bytes) -> frozenset[Right]:
+        """The rights that the client of an open stream has now."""
+        if not self._clients:
+            return frozenset() if shown else LOCAL.rights
+        return self._rights.get(shown, frozenset())
+
+    def _source(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str:
+        """The address that asks: behind a proxy of ours the one that it tells."""
+        address = address_of(scope)
+        if not self._proxies:
+            return address
+        forwarded = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
+        while self._is_proxy(address) and forwarded:
+            before = parsed(forwarded.pop().strip())  # the last one is the proxy's own word
+            if before is None:
+                break
+            address = str(before)
+        return address
+
+    def _is_proxy(self, address: str) -> bool:
+        found = parsed(address)
+        return found is not None and any(found in network for network in self._proxies)
+
+    def _identified(self, scope: Scope, client: Client) -> bool:
+        identify = (scope.get("extensions") or {}).get(IDENTIFY)
+        return identify is None or identify(client.name, bool(self._clients))
+
+    @staticmethod
+    def _cut(scope: Scope) -> Refusal:
+        """The connection, where that can be done; else it is a refusal."""
+        abort = (scope.get("extensions") or {}).get(ABORT)
+        if abort is not None:
+            abort()
+        return 429, "Too many requests from this address", ((b"retry-after", b"10"),)
 
     # -- how much
 
@@ -328,30 +401,180 @@ class Guard:
             size += len(part)
 
 
+OWN = Client("agent.php", frozenset({Right.CONTROL}))  # who shows agent.php's own token
+
+
+class Asker:
+    """What agent.php, which says itself who may ask, is given for it (``state["asker"]``)."""
+
+    def __init__(self, guard: Guard, scope: Scope, source: str) -> None:
+        self._guard = guard
+        self._scope = scope
+        self.source = source
+
+    async def judge(self, token: bytes, own: bytes | None, *, counts: bool) -> Client | Refusal:
+        """Whose token it is, or the answer; when it is time for it."""
+        shown = digest(token)
+        verdict = self._guard.judge(shown, self.source, own, counts=counts)
+        client = verdict.client
+        refusal: Refusal | None = verdict.refusal
+        if client is None and not await self._guard._pace.wait(self.source):
+            refusal = self._guard._cut(self._scope)
+        if verdict.late:
+            await asyncio.sleep(SLOW)
+        if client is not None:
+            if self._guard._identified(self._scope, client):
+                return client
+            return 503, "This client has too many connections", ()
+        assert refusal is not None
+        return refusal
+
+    def known(self, name: str) -> None:
+        """Who asks may, by the address alone."""
+        self._guard._identified(self._scope, Client(name, frozenset()))
+
+    async def nobody(self) -> None:
+        """Who asks shows nothing: the answer waits its turn."""
+        if not await self._guard._pace.wait(self.source):
+            self._guard._cut(self._scope)
+
+    def log(self, level: str, event: str, *kind: str, **fields: Any) -> None:
+        """A line that anybody can cause."""
+        self._guard._repeated(level, event, *kind, **fields)
+
+
+class _Answer:
+    """The way back: adds headers, counts, and sends no more than the client takes."""
+
+    def __init__(self, guard: Guard, scope: Scope, send: Send) -> None:
+        self.face = errors.face_of(scope["path"])
+        self.started = self.finished = False
+        self.head = scope["method"] == "HEAD"
+        self.lane: asyncio.Semaphore | None = None
+        self._guard = guard
+        self._scope = scope
+        self._send = send
+        self._secure = scope.get("scheme") == "https"
+        self._start: Message | None = None  # of a large answer, until its first bytes are there
+        self._size = 0
+        self._counted: object = None
+        self._refused = False
+
+    async def __call__(self, message: Message) -> None:
+        if self._refused:
+            return
+        if message["type"] == "http.response.start":
+            await self._begin(message)
+            return
+        body = message.get("body", b"")
+        more = message.get("more_body", False)
+        if self._start is not None:
+            whole = body.obj if isinstance(body, memoryview) else body
+            if not self._guard._output.begin(self._client, whole, self._size):
+                self._start, self._refused = None, True
+                await _refuse(self._begin_refusal, self._scope["path"], *BUSY)
+                return
+            self._counted = whole
+            start, self._start = self._start, None
+            self._guard._figures.requested(self.face, start["status"])
+            await self._send(start)
+        if not more:
+            self.finished = True
+        if self.head:
+            body = b""
+        if len(body) > PIECE:
+            view = memoryview(body)
+            for begin in range(0, len(body), PIECE):
+                part = view[begin : begin + PIECE]
+                last = not more and begin + PIECE >= len(body)
+                await self._send(
+                    {"type": "http.response.body", "body": bytes(part), "more_body": not last}
+                )
+            return
+        given = {"type": "http.response.body", "body": bytes(body), "more_body": more}
+        await self._send(given)
+
+    @property
+    def _client(self) -> str:
+        client = self._scope.get("state", {}).get("client")
+        return client.name if client is not None else ""
+
+    def _leave(self) -> None:
+        """The work is done; whoever reads slowly keeps nobody waiting."""
+        if self.lane is not None:
+            self.lane.release()
+            self.lane = None
+
+    async def _begin(self, message: Message) -> None:
+        self.started = True
+        self._leave()
+        given = message.setdefault("headers", [])
+        names = {name for name, _ in given}
+        more = [one for one in (_NOSNIFF, _NO_STORE) if one[0] not in names]
+        if self._secure:
+            more.append(_HSTS)
+        message["headers"] = [*given, *more]
+        for name, value in given:
+            if name == b"content-length" and not self.head and int(value) > LARGE:
+                self._start, self._size = message, int(value)
+                return
+        self._guard._figures.requested(self.face, message["status"])
+        await self._send(message)
+
+    async def _begin_refusal(self, message: Message) -> None:
+        self._refused = False
+        await self(message)
+        self._refused = True
+
+    def over(self) -> None:
+        self._leave()
+        if self._counted is not None:
+            self._guard._output.end(self._client, self._counted, self._size)
+            self._counted = None
+
+
 def digest(token: bytes) -> bytes:
     return sha256(token).digest()
 
 
-def token_in(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """One per request, so that one request is one attempt."""
-    authorization = headers.get(b"authorization")
-    if authorization is not None:
-        scheme, _, token = authorization.partition(b" ")
-        token = token.strip()
-        if scheme.lower() == b"bearer" and token:
-            return token
-    return headers.get(b"token") or headers.get(b"x-auth-token") or None
+def tokens_in(scope: Scope) -> set[bytes]:
+    """The different tokens that the headers show."""
+    found = set()
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                found.add(token.strip())
+        elif name in (b"token", b"x-auth-token"):
+            found.add(value)
+    found.discard(b"")
+    return found
 
 
-def _not_local(address: str, headers: Mapping[bytes, bytes]) -> str | None:
+def _not_direct(scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
     """Without tokens whoever sits at this machine is trusted: neither other machines, nor pages
-    from elsewhere in a browser that runs here."""
-    if not is_loopback(address) or not PROXIED.isdisjoint(headers):
+    from elsewhere in a browser that runs here, nor a proxy that speaks for others.
+
+    A proxy that says nothing of itself, and calls us by the name that it was given, is known by
+    its HTTP/1.0 or by the account that it runs as.
+    """
+    if not is_loopback(address_of(scope)) or proxied(headers):
         return "Without tokens only this machine is served: set http.tokens"
     host = headers.get(b"host", b"").decode("latin-1")
     if host and not names_this_machine(host):
         return "Without tokens only localhost is served: set http.tokens, or ask for localhost"
-    return OTHER_SITES if of_another_site(headers) else None
+    if of_another_site(headers):
+        return OTHER_SITES
+    if scope.get("http_version") == "1.0":
+        return "Without tokens HTTP/1.0 is not served, which proxies speak: set http.tokens"
+    owner = (scope.get("extensions") or {}).get(OWNER)
+    account = None if owner is None else speaks_for_others(owner())
+    if account is not None:
+        return (
+            f"Without tokens the account {account} is not served, which may be a proxy's: "
+            "set http.tokens"
+        )
+    return None
 
 
 def of_another_site(headers: Mapping[bytes, bytes]) -> bool:

@@ -7,7 +7,8 @@ shows the store and nothing that it worked out by itself. Its files hold no data
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import orjson
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastagi.agents import errors
 from fastagi.agents.commands import Actor, Command, LogOff, Pause, PauseReason, Unpause
@@ -22,6 +24,7 @@ from fastagi.agents.model import Change
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api.doors import AgentView, Doors, StoredEvent
 from fastagi.api.face import BadBody, as_text, json_fields, sent_text
+from fastagi.api.fixed import Fixed, has
 from fastagi.config.settings import Right
 from fastagi.contract import Outcome, Source
 
@@ -76,19 +79,23 @@ T = TypeVar("T")
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class StaticFile:
-    content: bytes
-    type: str
-    etag: str
+class Files:
+    """The page's files, as an ASGI application."""
 
-    @classmethod
-    def read(cls, path: Path) -> "StaticFile":
-        content = path.read_bytes()
-        return cls(content, TYPES[path.suffix], _etag(content))
+    def __init__(self) -> None:
+        found = {
+            f"/page/{path.name}": Fixed(path.read_bytes(), TYPES[path.suffix], HEADERS)
+            for path in FOLDER.iterdir()
+            if path.suffix in TYPES
+        }
+        self._files = {"/": found["/page/index.html"], **found}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        file: ASGIApp = self._files.get(scope["path"]) or _told(404, "There is no such file.")
+        await file(scope, receive, send)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Snapshot:
     """The agents as one JSON object, and a digest of it."""
 
@@ -124,6 +131,7 @@ class Snapshots:
         self._asked = 0
         self._waiting = 0
         self._last: tuple[int, Snapshot] | None = None  # and the last request it was begun after
+        self._sent: weakref.ref[Snapshot] | None = None  # as long as somebody still takes it
 
     async def latest(self) -> Snapshot:
         """Nothing in it is older than this call. Raises StoreUnavailable."""
@@ -134,7 +142,12 @@ class Snapshots:
             async with self._lock:
                 if self._last is None or self._last[0] < mine:
                     upto = self._asked
-                    self._last = upto, await asyncio.to_thread(Snapshot.read, self._doors)
+                    snapshot = await asyncio.to_thread(Snapshot.read, self._doors)
+                    before = self._sent() if self._sent is not None else None
+                    if before is not None and before.digest == snapshot.digest:
+                        snapshot = before  # the same bytes need not be there twice
+                    self._sent = weakref.ref(snapshot)
+                    self._last = upto, snapshot
                 return self._last[1]
         finally:
             self._waiting -= 1
@@ -142,9 +155,30 @@ class Snapshots:
                 self._last = None  # it is large
 
 
+class Joined(Response):
+    """A snapshot, which all who ask share, and what is told to this client alone."""
+
+    def __init__(self, snapshot: Snapshot, head: bytes, headers: Mapping[str, str]) -> None:
+        length = str(len(snapshot.text) + len(head) - 1)  # two braces go, a comma comes
+        super().__init__(
+            media_type="application/json", headers={**headers, "Content-Length": length}
+        )
+        self._snapshot = snapshot
+        self._head = head
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        for body, more in (
+            (memoryview(self._snapshot.text)[:-1], True),
+            (b"," + self._head[1:], False),
+        ):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
 def routes(doors: Doors) -> APIRouter:
     router = APIRouter(include_in_schema=False)
-    files = {path.name: StaticFile.read(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
     snapshots = Snapshots(doors)
     plans = 0  # of agents in a call: how often they have changed, of which no event tells
 
@@ -157,25 +191,6 @@ def routes(doors: Doors) -> APIRouter:
 
     def rests_on() -> dict[str, Any]:
         return doors.links() | {"plans": plans}
-
-    # -- the files
-
-    def served(request: Request, name: str) -> Response:
-        file = files.get(name)
-        if file is None:
-            return _told(404, "There is no such file.")
-        headers = HEADERS | {"ETag": file.etag}
-        if _has(request, file.etag):
-            return Response(status_code=304, headers=headers)
-        return Response(file.content, media_type=file.type, headers=headers)
-
-    @router.api_route("/", methods=["GET", "HEAD"])
-    async def index(request: Request) -> Response:
-        return served(request, "index.html")
-
-    @router.api_route("/page/{name}", methods=["GET", "HEAD"])
-    async def file(request: Request, name: str) -> Response:
-        return served(request, name)
 
     # -- what is shown
 
@@ -207,10 +222,9 @@ def routes(doors: Doors) -> APIRouter:
         )
         etag = _etag(head + snapshot.digest)
         headers = LIVE_HEADERS | {"ETag": etag}
-        if _has(request, etag):
+        if has(request.scope, etag):
             return Response(status_code=304, headers=headers)
-        body = b"%b,%b" % (snapshot.text[:-1], head[1:])
-        return Response(body, media_type="application/json", headers=headers)
+        return Joined(snapshot, head, headers)
 
     @router.get("/live/links")
     async def links(request: Request) -> Response:
@@ -341,11 +355,6 @@ def _event(stored: StoredEvent) -> dict[str, Any]:
 
 def _etag(content: bytes) -> str:
     return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
-
-
-def _has(request: Request, etag: str) -> bool:
-    known = request.headers.get("if-none-match", "")
-    return etag in [one.strip().removeprefix("W/") for one in known.split(",")]
 
 
 def _lacks(request: Request, right: Right) -> Response | None:

@@ -23,13 +23,15 @@ from starlette.types import Message, Receive, Scope, Send
 from fastagi.agents.fence import Fence
 from fastagi.api import errors
 from fastagi.api.doors import Doors, Figures, Reading
+from fastagi.api.server import ABORT
+from fastagi.config.settings import Right
 from fastagi.contract import EVENT_FIELDS, EventType, Source
 
 # All in seconds.
 GATHER = 0.15  # between two readings of what is new: a hundred codes a second cost seven
 LOOK = 1.0  # another service on the same store tells us nothing
 KEEP_ALIVE = 15.0
-STUCK = 60.0  # a client that takes nothing for so long is dropped
+STUCK = 30.0  # a client that takes nothing for so long is dropped
 DEADLINE = 10.0  # for one answer of the store
 PATIENCE = 2.0  # until a stream begins while the store is away
 FAREWELL = 0.2  # until a client has taken that the stream ends
@@ -42,15 +44,11 @@ SPREAD = 0.1  # seconds over which a batch goes out to all
 
 # What waits for one listener, until it is sent back to the pages.
 MAX_EVENTS = 1000
-MAX_BYTES = 2**20
+MAX_BYTES = 2**18
 
 RETRY = 1000  # ms: when a browser comes back
 
 TASK = "tell listeners"  # for the log and the metrics
-ABORT = "fastagi.abort"
-"""An ASGI extension: ``scope["extensions"]["fastagi.abort"]()`` closes the connection without
-waiting for what was not taken yet. Where the server does not give it, the kernel's own limits end
-what a stuck client leaves behind."""
 
 _LARGEST = 2**63 - 1
 
@@ -198,6 +196,15 @@ class Feed:
         self._listeners.pop(listener, None)
         self._figures.listeners(len(self._listeners))
 
+    def listeners_of(self, client: str) -> int:
+        return sum(listener.client == client for listener in self._listeners)
+
+    def recheck(self) -> None:
+        """Tokens may have changed: a stream whose client may not read any more ends."""
+        for listener in list(self._listeners):
+            if not listener.may_listen():
+                listener.end()
+
     # -- reading
 
     async def page(self, after: int) -> _Page:
@@ -312,7 +319,9 @@ class Feed:
         listeners = [listener for listener in self._listeners if listener.live]
         for start in range(0, len(listeners), SLICE):
             for listener in listeners[start : start + SLICE]:
-                if listener.live:
+                if not listener.may_listen():
+                    listener.end()
+                elif listener.live:
                     try:
                         listener.take(batch)
                     except Exception as error:
@@ -341,7 +350,8 @@ class _Away(Exception):
 class Listener:
     """One open stream.
 
-    ``position``: up to this event all that the listener wants was sent or waits in ``_waiting``;
+    ``may_listen``: whether its client still may. ``position``: up to this event all that the
+    listener wants was sent or waits in ``_waiting``;
     None: it is not known yet. ``live``: the feed brings what is new; until then, pages do.
     """
 
@@ -359,16 +369,28 @@ class Listener:
         "_spoke",
         "_waiting",
         "_wake",
+        "client",
         "live",
+        "may_listen",
         "over",
         "position",
     )
 
-    def __init__(self, feed: Feed, filter: Filter, after: int | None, send: Send) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        filter: Filter,
+        after: int | None,
+        send: Send,
+        client: str = "",
+        may_listen: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._feed = feed
         self._filter = filter
         self._after = after
         self._send = send
+        self.client = client
+        self.may_listen = may_listen
         self._wake = asyncio.Event()
         self._waiting: list[bytes] = []
         self._events = self._bytes = 0  # that wait
@@ -578,21 +600,38 @@ HEADERS = [
 class Stream(Response):
     """The response to a listener: bytes as they come, no generator in between."""
 
-    def __init__(self, feed: Feed, filter: Filter, after: int | None, most: int) -> None:
+    def __init__(
+        self, feed: Feed, filter: Filter, after: int | None, most: int, most_of_client: int
+    ) -> None:
         super().__init__()
         self._feed = feed
         self._filter = filter
         self._after = after
         self._most = most
+        self._most_of_client = most_of_client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         feed = self._feed
-        if feed.ended or feed.listeners >= self._most:
-            why = "The service is stopping" if feed.ended else "There are too many listeners"
+        state = scope.get("state") or {}
+        client = getattr(state.get("client"), "name", "")
+        still = state.get("still")
+        why = ""
+        if feed.ended:
+            why = "The service is stopping"
+        elif feed.listeners >= self._most:
+            why = "There are too many listeners"
+        elif feed.listeners_of(client) >= self._most_of_client:
+            why = "This client has too many listeners"
+        if why:
             await errors.response(503, why, {"Retry-After": "5"})(scope, receive, send)
             return
+
+        def may_listen() -> bool:
+            return still is None or Right.READ in still()
+
         abort = (scope.get("extensions") or {}).get(ABORT)
-        await Listener(feed, self._filter, self._after, send).run(receive, abort)
+        listener = Listener(feed, self._filter, self._after, send, client, may_listen)
+        await listener.run(receive, abort)
 
 
 # -- what is asked for
@@ -659,6 +698,9 @@ def _one_of(kind: Iterable[EventType | Source], text: str) -> str:
 def routes(doors: Doors, feed: Feed) -> APIRouter:
     """``GET /events``; right: read."""
     router = APIRouter(tags=["events"])
+    most = doors.http.max_listeners
+    # Where there are several, none takes all the places.
+    most_of_client = most - most // 4 if len(doors.http.tokens) > 1 else most
 
     @router.get(
         "/events",
@@ -674,7 +716,7 @@ def routes(doors: Doors, feed: Feed) -> APIRouter:
             filter, after = wanted(request.query_params, request.headers.get("last-event-id"))
         except Bad as error:
             return errors.response(400, str(error))
-        return Stream(feed, filter, after, doors.http.max_listeners)
+        return Stream(feed, filter, after, most, most_of_client)
 
     return router
 

@@ -146,7 +146,8 @@ class TlsSettings(Section):
 
 
 class HttpLockoutSettings(Section):
-    """So many wrong tokens from one address within this time lock it out for that time."""
+    """So many wrong tokens from one address within this time: for that time more of them are
+    answered late, and with 429. A right token is never refused."""
 
     failures: Annotated[int, Field(ge=1, le=1000)] = 10
     within: Timeout = timedelta(minutes=1)
@@ -182,6 +183,8 @@ class HttpSettings(Section):
     lockout: HttpLockoutSettings = Field(default_factory=HttpLockoutSettings)
     max_body: Annotated[int, Field(ge=1024, le=2**26)] = 65536  # bytes
     max_listeners: Annotated[int, Field(ge=1, le=100_000)] = 1000  # of the event stream, at once
+    proxies: tuple[NetworkValue, ...] = ()  # reverse proxies, whose X-Forwarded-For is believed
+    names: tuple[Host, ...] = ()  # names of this service, beside its addresses and localhost
     agent_php: Annotated[AgentPhpSettings | None, OrOff] = None  # None: it is off
     created_agents: CreatedAgentsSettings = Field(default_factory=CreatedAgentsSettings)
 

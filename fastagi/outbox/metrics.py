@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 from prometheus_client import (
@@ -21,7 +21,6 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
-    start_http_server,
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -184,7 +183,6 @@ class Metrics:
         self._acted: dict[str, Callable[[float], None]] = {}
         self._now = _Now(agents_by_state, backlog, connected, known)
         self.registry.register(self._now)
-        self._close: Callable[[], None] = lambda: None
 
     # -- what happens
 
@@ -263,22 +261,6 @@ class Metrics:
 
     def _text(self) -> bytes:
         return generate_latest(self.registry)
-
-    def serve(self, host: str, port: int) -> None:
-        """Answers in a thread, until ``close``. Raises OSError."""
-        server: Any
-        thread: threading.Thread
-        server, thread = start_http_server(port, host, self.registry)
-
-        def close() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join(1.0)
-
-        self._close = close
-
-    def close(self) -> None:
-        self._close()
 
 
 async def _aside(question: Callable[[], None]) -> None:

@@ -22,6 +22,7 @@ from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
 from fastagi.agents.limits import PauseLimit, QueuePause, QueuePauses
 from fastagi.agents.model import AgentState, Membership, Status
 from fastagi.agents.service import StoreUnavailable
+from fastagi.api import guard
 from fastagi.api.application import application
 from fastagi.api.doors import Doors
 from fastagi.api.stream import Feed
@@ -408,7 +409,11 @@ class House:
     def application(self, **http: Any) -> Any:
         doors = self.doors(**http)
         self.feed = Feed(doors.reading, doors.log, doors.figures)
-        return application(doors, self.feed)
+        return application(doors, self.feed, self.seconds)
+
+    def seconds(self) -> float:
+        """A monotonic clock."""
+        return self.hall.clock().timestamp()
 
     async def open(
         self, token: str = "", address: str = "127.0.0.1", app: Any = None, **http: Any
@@ -422,6 +427,12 @@ class House:
             transport=transport, base_url="http://localhost:9493", headers=headers
         )
         return await self._stack.enter_async_context(client)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is made to wait for a wrong token."""
+    monkeypatch.setattr(guard, "SLOW", 0.0)
 
 
 @pytest.fixture

@@ -743,7 +743,7 @@ async def test_its_token_opens_nothing_else(house: House) -> None:
 
 @pytest.mark.parametrize("tokens", [{}, TOKENS])
 @pytest.mark.parametrize("way", ["query", "form", "token"])
-async def test_wrong_tokens_lock_out(house: House, tokens: dict[str, Any], way: str) -> None:
+async def test_too_many_wrong_tokens(house: House, tokens: dict[str, Any], way: str) -> None:
     lockout = {"failures": 3, "within": "1m", "for": "5m"}
     settings = {"token": TOKEN}
     app = house.application(agent_php=settings, tokens=tokens, lockout=lockout)
@@ -753,11 +753,13 @@ async def test_wrong_tokens_lock_out(house: House, tokens: dict[str, Any], way: 
         assert told(await get(http, login())) == NOT_AUTHORIZED
     for _ in range(3):
         assert told(await http.request(method, PATH, **shown(way, WRONG))) == NOT_AUTHORIZED
-    for token in (WRONG, TOKEN):
-        answer = await http.request(method, PATH, **shown(way, token))
-        assert (answer.status_code, answer.headers["retry-after"]) == (429, "300")
+    answer = await http.request(method, PATH, **shown(way, WRONG))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "300")
+    # Somebody else's wrong ones refuse nobody who has a right one, or none.
+    assert told(await http.request(method, PATH, **shown(way, TOKEN))) == ok("Login OK")
+    assert told(await get(http, login())) == NOT_AUTHORIZED
     if tokens:
-        other = await http.get("/0.1/agents/1001/status", headers={"token": CRM})
+        other = await http.get("/0.1/agents/1001/status", headers={"token": WRONG})
         assert other.status_code == 429
     elsewhere = await house.open(app=app, address="192.0.2.8")
     assert told(await elsewhere.request(method, PATH, **shown(way, TOKEN))) == ok("Login OK")
@@ -767,8 +769,13 @@ async def test_wrong_tokens_lock_out(house: House, tokens: dict[str, Any], way: 
 
 async def test_one_request_is_one_attempt(house: House) -> None:
     http = await house.open(agent_php={"token": TOKEN})
+    two = (400, {"error": "Two different tokens"})
     both = {"params": {**login(), "token": TOKEN}, "headers": {"token": WRONG}}
-    assert told(await http.get(PATH, **both)) == NOT_AUTHORIZED
+    assert told(await http.get(PATH, **both)) == two
+    parts = {"params": {**login(), "token": WRONG}, "data": {"token": TOKEN}}
+    assert told(await http.post(PATH, **parts)) == two
+    same = {"params": {**login(), "token": TOKEN}, "headers": {"token": TOKEN}}
+    assert told(await http.get(PATH, **same)) == ok("Login OK")
 
 
 # -- web pages
@@ -821,8 +828,69 @@ async def test_a_browser_that_does_not_say_which_page_asks(house: House) -> None
     assert told(await http.get(PATH, params=login(), headers=headers)) == NOT_AUTHORIZED
     answer = await http.get(PATH, params={**login(), "token": TOKEN}, headers=headers)
     assert told(answer) == ok("Login OK")
-    headers = {"Host": "agents.example"}
-    assert told(await http.get(PATH, params=login(), headers=headers)) == ok("Login OK")
+    for host in ("192.0.2.1:9493", "localhost"):
+        headers = {"Host": host, **BROWSER}
+        assert told(await http.get(PATH, params=login(), headers=headers)) == NOT_AUTHORIZED
+        answer = await http.get(PATH, params=login(), headers={"Host": host})
+        assert told(answer) == ok("Login OK")
+
+
+FIREFOX = {"User-Agent": "a dialler", "Accept-Language": "en", "Accept": "*/*"}
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("192.0.2.1", 200),
+        ("192.0.2.1:9493", 200),
+        ("[2001:db8::1]:9493", 200),
+        ("pbx.example:9493", 200),
+        ("PBX.example.", 200),
+        ("evil.test:9493", 401),
+        ("pbx.example.evil.test", 401),
+        ("192.0.2.1.evil.test", 401),
+        ("pbx", 401),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, FIREFOX])
+async def test_dns_rebinding_of_a_workstation(
+    house: House, host: str, status: int, headers: dict[str, str]
+) -> None:
+    """Firefox lets a page that has this very name say what it likes but for the name."""
+    settings = {"allow": ["192.0.2.7"]}
+    http = await house.open(address="192.0.2.7", agent_php=settings, names=["pbx.example"])
+    for method in ("GET", "POST"):
+        answer = await http.request(method, PATH, params=login(), headers={"Host": host, **headers})
+        assert answer.status_code == status, told(answer)
+
+
+@pytest.mark.parametrize(
+    ("referer", "status"),
+    [
+        ("http://192.0.2.1:9493/somewhere", 200),
+        ("http://evil.test/", 401),
+        ("http://192.0.2.1/", 401),
+    ],
+)
+async def test_a_link_in_a_page(house: House, referer: str, status: int) -> None:
+    http = await house.open(address="192.0.2.7", agent_php={"allow": ["192.0.2.7"]})
+    headers = {"Host": "192.0.2.1:9493", "Referer": referer}
+    assert (await http.get(PATH, params=login(), headers=headers)).status_code == status
+
+
+async def test_pictures_in_a_page_are_nobodys_attempts(house: House) -> None:
+    """<img src="http://pbx/api/agent.php?token=wrong1"> in a page of anybody's."""
+    lockout = {"failures": 3, "within": "1m", "for": "5m"}
+    app = house.application(agent_php={"token": TOKEN}, tokens=TOKENS, lockout=lockout)
+    http = await house.open(app=app, address="192.0.2.7")
+    picture = {"Host": "pbx.test", **BROWSER}
+    for n in range(12):
+        params = {**login(), "token": f"{WRONG}{n}"}
+        answer = await http.get(PATH, params=params, headers=picture)
+        assert told(answer) == NOT_AUTHORIZED
+    # The supervisor's browser there: not even a wrong one is told that it is one too many.
+    answer = await http.get("/0.1/agents/1001/status", headers={"token": WRONG})
+    assert answer.status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -894,3 +962,34 @@ async def test_the_document_of_it(house: House, http: httpx2.AsyncClient) -> Non
     for operation in path.values():
         assert {"200", "400", "401", "403", "429", "503"} <= operation["responses"].keys()
         assert {} in operation["security"]
+
+
+async def test_who_may_not_writes_no_log(house: House) -> None:
+    """One line for the first, one a minute for the others; of who may each use."""
+    app = house.application(agent_php={"allow": ["192.0.2.7"]})
+    stranger = await house.open(app=app, address="192.0.2.8")
+    for _ in range(50):
+        assert told(await get(stranger, login())) == NOT_AUTHORIZED
+        answer = await stranger.get(PATH, params=login(), headers={"Origin": "http://evil.test"})
+        assert answer.status_code == 403
+    assert [(values["address"], values["answer"]) for _, _, values in house.log.lines] == [
+        ("192.0.2.8", "Not authorized"),
+        ("192.0.2.8", "Pages of other sites may not ask"),
+    ]
+    http = await house.open(app=app, address="192.0.2.7")
+    for _ in range(3):
+        await get(http, login())
+    assert len(house.log.lines) == 5
+
+
+async def test_a_proxy_that_says_so_is_no_address(house: House) -> None:
+    http = await house.open(agent_php=HERE)
+    for name in (
+        "X-Forwarded-Host",
+        "X-Forwarded-Server",
+        "CF-Connecting-IP",
+        "Via",
+        "X-Client-IP",
+    ):
+        answer = await http.get(PATH, params=login(), headers={name: "127.0.0.1"})
+        assert told(answer) == NOT_AUTHORIZED, name

@@ -63,8 +63,7 @@ async def everything(house: House) -> httpx2.AsyncClient:
 async def http(house: House) -> httpx2.AsyncClient:
     """This face and the guard alone, which takes a tenth of the time to build."""
     doors = house.doors(tokens=CRM)
-    clock = house.hall.clock
-    guarded = Guard(Evolux(doors), doors.http, house.figures, house.log, clock)
+    guarded = Guard(Evolux(doors), doors.http, house.figures, house.log)
     return as_the_document(await house.open(app=guarded))
 
 
@@ -302,14 +301,7 @@ async def test_too_many_fields(http: httpx2.AsyncClient) -> None:
         ("pbx.example:8080", "pbx.example:8080"),
         ("192.0.2.7", "192.0.2.7"),
         ("[2001:db8::1]:80", "[2001:db8::1]:80"),
-        ('evil"/><script>', None),
-        ("a b", None),
-        ("user:password@evil", None),
-        ("evil/path?", None),
-        ("evil\\", None),
         ("x" * 300, None),
-        ("evil:123456", None),
-        ("", None),
     ],
 )
 async def test_what_the_client_calls_this_host(
@@ -319,6 +311,15 @@ async def test_what_the_client_calls_this_host(
     shown = shown or "localhost:9493"
     current = answer.json()["pagination"]["current_url"]
     assert current == f"http://{shown}/api/v1/agents/?page=1"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ['evil"/><script>', "a b", "user:password@evil", "evil/path?", "evil\\", "evil:123456", ""],
+)
+async def test_what_is_no_host_is_refused(http: httpx2.AsyncClient, host: str) -> None:
+    answer = await http.get("/api/v1/agents", headers={"host": host})
+    assert is_as_printed(answer, 400, refusal(400, "Bad request", "Host names no host"))
 
 
 async def test_a_host_with_line_breaks_is_not_repeated(
@@ -343,8 +344,7 @@ async def test_a_host_with_line_breaks_is_not_repeated(
         return {"type": "http.request", "body": b"", "more_body": False}
 
     await house.application(tokens={"crm": TOKEN})(scope, receive, send)
-    current = json.loads(sent[1]["body"])["pagination"]["current_url"]
-    assert current == "https://[::1]:9493/api/v1/agents/?page=1"
+    assert sent[0]["status"] == 400
     assert b"Set-Cookie" not in sent[1]["body"]
 
 
@@ -1164,7 +1164,7 @@ async def test_tokens(house: House, everything: httpx2.AsyncClient) -> None:
     text = "Too many wrong tokens from this address: try again later"
     assert is_as_printed(answer, 429, refusal(429, "Too many requests", text))
     # Elsewhere it is told as it is told there.
-    answer = await everything.get("/0.1/agents/1/status")
+    answer = await everything.get("/0.1/agents/1/status", headers={"token": "wrong"})
     assert (answer.status_code, answer.json()) == (429, {"error": text})
 
 

@@ -1,19 +1,18 @@
 """Who gets in, how much may be sent, and what an answer carries."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from fastagi.agents.lockout import Lockout
 from fastagi.api import guard
-from fastagi.api.guard import Attempts, Client, Guard
+from fastagi.api.guard import Client, Guard
+from fastagi.api.peer import GONE
+from fastagi.api.server import ABORT, OWNER
 from fastagi.config.settings import HttpSettings, Right
-from tests.agents.memory import NOON
 from tests.api.conftest import FULL, House
 
 TOKEN, OTHER = "a-token-of-the-crm", "another-token-of-a-wallboard"
@@ -64,7 +63,6 @@ async def test_the_right_token(house: House, headers: dict[str, str]) -> None:
         ({"token": TOKEN.upper()}, "Wrong token"),
         ({"token": "crm"}, "Wrong token"),
         ({"Authorization": "Bearer \u00e9\u00e8"}, "Wrong token"),
-        ({"Authorization": "Bearer wrong-token-1", "token": TOKEN}, "Wrong token"),
     ],
 )
 @pytest.mark.parametrize(
@@ -96,7 +94,7 @@ async def test_each_token_is_a_client(house: House) -> None:
         await send({"type": "http.response.body", "body": b""})
 
     settings = HttpSettings.model_validate({"tokens": TOKENS})
-    guarded = Guard(app, settings, house.figures, house.log, house.hall.clock)
+    guarded = Guard(app, settings, house.figures, house.log)
     http = await house.open(app=guarded)
     for token in (OTHER, TOKEN):
         await http.get("/0.1/x", headers={"token": token})
@@ -157,7 +155,7 @@ async def test_only_requests(house: House) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         reached.append(scope)
 
-    guarded = Guard(app, HttpSettings(), house.figures, house.log, house.hall.clock)
+    guarded = Guard(app, HttpSettings(), house.figures, house.log)
 
     async def nothing(*message: Message) -> Any:
         raise AssertionError
@@ -206,8 +204,15 @@ async def test_a_peer_without_an_address(house: House) -> None:
         ("192.0.2.7", 403),
         ("[2001:db8::1]", 403),
         ("0.0.0.0", 403),
-        ("@localhost", 403),
-        ("[", 403),
+        ("@localhost", 400),
+        ("localhost:80@evil.example", 400),
+        ("127.0.0.1%00.evil.example", 400),
+        ("localhost evil.example", 400),
+        ("localhost,evil.example", 400),
+        ("localhost:port", 400),
+        ("localhost:123456", 400),
+        ("", 400),
+        ("[", 400),
     ],
 )
 async def test_dns_rebinding(house: House, host: str, status: int) -> None:
@@ -247,32 +252,65 @@ async def test_with_tokens_any_name_and_page_will_do(house: House) -> None:
 LOCKOUT = {"failures": 3, "within": "1m", "for": "5m"}
 
 
-async def test_locked_out_and_in_again(house: House) -> None:
+async def test_too_many_wrong_tokens_and_right_ones_all_the_same(house: House) -> None:
     app = house.application(tokens=TOKENS, lockout=LOCKOUT)
     http = await house.open(app=app, address="192.0.2.7")
     elsewhere = await house.open(app=app, address="192.0.2.8")
     right = {"token": TOKEN}
     for _ in range(3):
         assert told(await http.get(PATH, headers=WRONG)) == (401, "Wrong token")
-    for headers in (WRONG, right, {}):
-        answer = await http.get(PATH, headers=headers)
-        status, error = told(answer)
-        assert (status, answer.headers["retry-after"]) == (429, "300")
-        assert error == "Too many wrong tokens from this address: try again later"
+    answer = await http.get(PATH, headers=WRONG)
+    status, error = told(answer)
+    assert (status, answer.headers["retry-after"]) == (429, "300")
+    assert error == "Too many wrong tokens from this address: try again later"
+    # A proxy's address is many people's, and a page of anybody's can make a browser ask.
+    assert (await http.get(PATH, headers=right)).status_code == 200
+    assert told(await http.get(PATH)) == (401, "A token is needed")
     assert (await http.get("/health/live")).status_code == 200
-    assert (await elsewhere.get(PATH, headers=right)).status_code == 200
+    assert told(await elsewhere.get(PATH, headers=WRONG)) == (401, "Wrong token")
     house.hall.clock.pass_(seconds=299.5)
-    answer = await http.get(PATH, headers=right)
+    answer = await http.get(PATH, headers=WRONG)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     house.hall.clock.pass_(seconds=0.5)
-    assert (await http.get(PATH, headers=right)).status_code == 200
+    assert told(await http.get(PATH, headers=WRONG)) == (401, "Wrong token")
     # Once, with the address, and nothing of the token.
     assert house.log.lines == [
-        ("warning", "too many wrong tokens, locked out", {"address": "192.0.2.7"})
+        (
+            "warning",
+            "too many wrong tokens, the next ones are answered late",
+            {"address": "192.0.2.7"},
+        )
     ]
 
 
-async def test_few_wrong_tokens_or_none_lock_nobody_out(house: House) -> None:
+async def test_guesses_are_slow_whatever_comes_of_them(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an address with too many wrong tokens, also the first time that a right one is shown:
+    else what is answered at once is the right one."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(guard, "SLOW", 7.0)
+    app = house.application(tokens=TOKENS, lockout=LOCKOUT)
+    http = await house.open(app=app, address="192.0.2.7")
+    await http.get(PATH, headers={"token": OTHER})  # familiar there from now on
+    for _ in range(3):
+        await http.get(PATH, headers=WRONG)
+    monkeypatch.setattr("fastagi.api.guard.asyncio.sleep", sleep)
+    assert (await http.get(PATH, headers=WRONG)).status_code == 429
+    assert waited == [7.0]
+    assert (await http.get(PATH, headers={"token": OTHER})).status_code == 200
+    assert waited == [7.0]
+    assert (await http.get(PATH, headers={"token": TOKEN})).status_code == 200
+    assert waited == [7.0, 7.0]
+    assert (await http.get(PATH, headers={"token": TOKEN})).status_code == 200
+    assert waited == [7.0, 7.0]
+
+
+async def test_few_wrong_tokens_or_none_slow_nobody_down(house: House) -> None:
     http = await house.open(tokens=TOKENS, lockout=LOCKOUT)
     for _ in range(10):
         assert (await http.get(PATH)).status_code == 401
@@ -283,34 +321,159 @@ async def test_few_wrong_tokens_or_none_lock_nobody_out(house: House) -> None:
     assert (await http.get(PATH, headers={"token": TOKEN})).status_code == 200
 
 
-async def test_one_request_is_one_attempt(house: House) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("token", "guess-number-one"), ("X-Auth-Token", TOKEN), ("token", "guess-two-also")],
+        [("Authorization", "Bearer wrong-token-1"), ("token", TOKEN)],
+        [("token", TOKEN), ("token", OTHER)],
+        [("Authorization", f"Bearer {OTHER}"), ("Authorization", f"Bearer {TOKEN}")],
+    ],
+)
+async def test_two_tokens_are_one_too_many(house: House, headers: list[tuple[str, str]]) -> None:
     http = await house.open(tokens=TOKENS, lockout=LOCKOUT)
-    many = [("token", "guess-number-one"), ("X-Auth-Token", TOKEN), ("token", "guess-two-also")]
-    assert (await http.get(PATH, headers=many)).status_code == 401
+    for _ in range(5):  # no attempt either: none of them is looked at
+        assert told(await http.get(PATH, headers=headers)) == (400, "Two different tokens")
+    assert told(await http.get(PATH, headers=WRONG)) == (401, "Wrong token")
 
 
-def test_addresses_that_count_as_one() -> None:
-    attempts = Attempts(Lockout(2, timedelta(minutes=1), timedelta(minutes=1)))
-    assert not attempts.failed("2001:db8:1:2::1", NOON)
-    assert attempts.failed("2001:db8:1:2:ffff::9", NOON)
-    assert attempts.locked("2001:db8:1:2:3:4:5:6", NOON) == timedelta(minutes=1)
-    assert attempts.locked("2001:db8:1:3::1", NOON) is None
-    assert not attempts.failed("192.0.2.1", NOON)
-    assert attempts.failed("::ffff:192.0.2.1", NOON)
-    assert attempts.locked("192.0.2.2", NOON) is None
+async def test_one_token_twice_is_one(house: House) -> None:
+    http = await house.open(tokens=TOKENS)
+    headers = [("token", TOKEN), ("X-Auth-Token", TOKEN), ("Authorization", f"Bearer {TOKEN}")]
+    assert (await http.get(PATH, headers=headers)).status_code == 200
 
 
-def test_only_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "MOST_ADDRESSES", 100)
-    attempts = Attempts(Lockout(2, timedelta(minutes=1), timedelta(minutes=1)))
-    for n in range(1000):
-        attempts.failed(f"10.0.{n // 250}.{n % 250}", NOON)
-    assert len(attempts) == 100
-    assert attempts.failed("10.0.3.249", NOON)  # the latest ones
-    later = NOON + timedelta(minutes=3)
-    for n in range(60):
-        attempts.failed(f"10.9.9.{n}", later)
-    assert len(attempts) == 60  # what matters no more is forgotten
+# -- proxies
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"),
+        *("X-Forwarded-Server", "X-Forwarded-Port", "X-Real-IP", "Via", "CF-Connecting-IP"),
+        *("X-Client-IP", "True-Client-IP", "X-Cluster-Client-IP"),
+    ],
+)
+async def test_without_tokens_no_proxy_is_served(house: House, name: str) -> None:
+    http = await house.open()
+    error = "Without tokens only this machine is served: set http.tokens"
+    assert told(await http.get(PATH, headers={name: "127.0.0.1"})) == (403, error)
+    assert (await http.get("/health/live", headers={name: "x"})).status_code == 200
+
+
+async def test_without_tokens_a_proxy_that_says_nothing(house: House) -> None:
+    """nginx with nothing but proxy_pass: HTTP/1.0, and the Host that stands there."""
+    app = house.application()
+    assert (await asked(app, PATH, http_version="1.1"))[0] == 200
+    status, body = await asked(app, PATH, http_version="1.0")
+    assert (status, b"HTTP/1.0" in body) == (403, True)
+    with_tokens = house.application(tokens=TOKENS)
+    shown = [(b"host", b"pbx.example"), (b"token", TOKEN.encode())]
+    assert (await asked(with_tokens, PATH, http_version="1.0", headers=shown))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("uid", "status"),
+    [(None, 200), (0, 200), (1000, 200), (33, 403), (999, 403), (65534, 403), (GONE, 403)],
+)
+async def test_without_tokens_no_account_of_a_proxy_is_served(
+    house: House, monkeypatch: pytest.MonkeyPatch, uid: int | None, status: int
+) -> None:
+    """Nothing else tells one that speaks HTTP/1.1 and adds no header."""
+    monkeypatch.setattr("os.geteuid", lambda: 1234)
+    extensions: dict[str, Callable[[], int | None]] = {OWNER: lambda: uid}
+    answer = await asked(house.application(), PATH, extensions=extensions)
+    assert answer[0] == status
+    if status == 403:
+        assert b"set http.tokens" in answer[1]
+
+
+async def test_the_service_itself_is_no_proxy(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 998)
+    assert (await asked(house.application(), PATH, extensions={OWNER: lambda: 998}))[0] == 200
+
+
+async def test_who_is_behind_a_proxy_of_ours(house: House) -> None:
+    """Its clients are told apart by what it tells of them: its own word, not theirs."""
+    app = house.application(tokens=TOKENS, lockout=LOCKOUT, proxies=["192.0.2.7", "10.9.0.0/16"])
+    http = await house.open(app=app, address="192.0.2.7")
+    evil = {**WRONG, "X-Forwarded-For": "10.0.0.99, 198.51.100.1, 10.9.0.1"}
+    for _ in range(3):
+        assert (await http.get(PATH, headers=evil)).status_code == 401
+    assert (await http.get(PATH, headers=evil)).status_code == 429
+    for other in ("198.51.100.2", "10.0.0.99", "198.51.100.1, 198.51.100.2", "nonsense"):
+        headers = {**WRONG, "X-Forwarded-For": other}
+        assert (await http.get(PATH, headers=headers)).status_code == 401, other
+    # From anywhere else the header means nothing.
+    elsewhere = await house.open(app=app, address="192.0.2.8")
+    for n in range(3):
+        headers = {**WRONG, "X-Forwarded-For": f"198.51.100.{n + 10}"}
+        assert (await elsewhere.get(PATH, headers=headers)).status_code == 401
+    assert (await elsewhere.get(PATH, headers=WRONG)).status_code == 429
+
+
+# -- heads that mean two things
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "status"),
+    [
+        ([(b"host", b"localhost"), (b"host", b"localhost")], "1.1", 400),
+        ([(b"host", b"localhost"), (b"host", b"evil.example")], "1.1", 400),
+        ([], "1.1", 400),
+        ([], "1.0", 403),
+    ],
+)
+async def test_hosts(
+    house: House, headers: list[tuple[bytes, bytes]], version: str, status: int
+) -> None:
+    answer = await asked(house.application(), PATH, headers=headers, http_version=version)
+    assert answer[0] == status
+
+
+# -- requests without a right token wait their turn
+
+
+async def test_the_pace_of_strangers(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("fastagi.api.limits.asyncio.sleep", sleep)
+    app = house.application(tokens=TOKENS)
+    http = await house.open(app=app, address="192.0.2.7")
+    for _ in range(150):
+        assert (await http.get("/health/live")).status_code == 200
+    for _ in range(50):
+        assert (await http.get(PATH)).status_code == 401
+    assert waited == []
+    for path in ("/", "/docs", "/health/live", PATH, "/nowhere"):
+        await http.get(path)
+    assert len(waited) == 5
+    # Who has shown a right token does not, nor who comes from elsewhere.
+    assert (await http.get(PATH, headers={"token": TOKEN})).status_code == 200
+    elsewhere = await house.open(app=app, address="192.0.2.8")
+    assert (await elsewhere.get("/health/live")).status_code == 200
+    assert len(waited) == 5
+    house.hall.clock.pass_(seconds=60)
+    await http.get("/health/live")
+    assert len(waited) == 5
+
+
+async def test_who_asks_far_too_often_is_cut_off(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastagi.api.limits.BURST", 1)
+    monkeypatch.setattr("fastagi.api.limits.LONGEST_WAIT", 0.0)
+    cut: list[bool] = []
+    app = house.application(tokens=TOKENS)
+    extensions = {ABORT: lambda: cut.append(True)}
+    assert (await asked(app, "/health/live", extensions=extensions))[0] == 200
+    assert (await asked(app, "/health/live", extensions=extensions))[0] == 429
+    assert cut == [True]
 
 
 # -- how much
@@ -383,7 +546,7 @@ async def test_a_client_that_goes_within_the_body(house: House) -> None:
     async def send(message: Message) -> None:
         raise AssertionError(message)
 
-    guarded = Guard(app, HttpSettings(), house.figures, house.log, house.hall.clock)
+    guarded = Guard(app, HttpSettings(), house.figures, house.log)
     scope = {
         "type": "http",
         "path": "/0.1/members",
@@ -414,6 +577,37 @@ async def test_headers(http: httpx2.AsyncClient, path: str, cache: str) -> None:
     assert "server" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/page/page.js", "/docs", "/openapi.json", "/health/live", "/health/ready"),
+        *("/metrics", "/live/agents", "/live/events", "/events"),
+    ],
+)
+async def test_head(house: House, http: httpx2.AsyncClient, path: str) -> None:
+    answer = await http.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"]
+
+
+async def test_https_from_now_on(house: House) -> None:
+    app = house.application(tokens=TOKENS)
+    for scheme, there in (("https", True), ("http", False)):
+        sent: list[Message] = []
+
+        async def send(message: Message, sent: list[Message] = sent) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        scope = {"type": "http", "method": "GET", "path": "/", "scheme": scheme}
+        headers = {"headers": [(b"host", b"x")], "client": ("192.0.2.7", 1)}
+        await app(scope | headers, receive, send)
+        names = [name for name, _ in sent[0]["headers"]]
+        assert (b"strict-transport-security" in names) is there
+
+
 async def test_figures(house: House) -> None:
     http = await house.open(tokens=TOKENS)
     for path in (PATH, "/client/1/x", "/events", "/live/x", "/", "/health/live", "/docs", "/q"):
@@ -430,6 +624,68 @@ async def test_figures(house: House) -> None:
     ]
 
 
+# -- answers that are not taken
+
+
+def large(size: int) -> Any:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = bytes(size)
+        length = [(b"content-length", str(size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+async def test_only_so_much_waits_to_be_taken(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one client, and of all; the others hear that it is too much."""
+    monkeypatch.setattr("fastagi.api.limits.OUTPUT", 1_600_000)
+    monkeypatch.setattr("fastagi.api.limits.OUTPUT_OF_CLIENT", 1_100_000)
+    app = Guard(
+        large(500_000), HttpSettings.model_validate({"tokens": TOKENS}), house.figures, house.log
+    )
+    taken = asyncio.Event()
+    waiting: list[asyncio.Task[tuple[int, int]]] = []
+
+    async def ask(token: str) -> tuple[int, int]:
+        sizes: list[int] = []
+        status = 0
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            if sizes and status == 200:
+                await taken.wait()
+            sizes.append(len(message.get("body", b"")))
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        headers = [(b"host", b"x"), (b"token", token.encode())]
+        scope = {"type": "http", "method": "GET", "path": PATH, "headers": headers}
+        await app(scope | {"client": ("192.0.2.7", 1)}, receive, send)
+        assert max(sizes) <= 65536
+        return status, sum(sizes)
+
+    async def asks(token: str) -> asyncio.Task[tuple[int, int]]:
+        task = asyncio.create_task(ask(token))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return task
+
+    waiting += [await asks(TOKEN), await asks(TOKEN)]
+    refused = [await asks(TOKEN)]  # a share of its own
+    waiting += [await asks(OTHER)]
+    refused += [await asks(OTHER)]  # and what all together may have
+    assert [task.done() for task in (*waiting, *refused)] == [False] * 3 + [True] * 2
+    assert [(await task)[0] for task in refused] == [503, 503]
+    taken.set()
+    assert [await task for task in waiting] == [(200, 500_000)] * 3
+    assert await (await asks(TOKEN)) == (200, 500_000)
+
+
 # -- failures
 
 
@@ -440,7 +696,7 @@ def broken(house: House, error: Exception, started: bool = False) -> Guard:
             await send({"type": "http.response.body", "body": b"half", "more_body": True})
         raise error
 
-    return Guard(app, HttpSettings(), house.figures, house.log, house.hall.clock)
+    return Guard(app, HttpSettings(), house.figures, house.log)
 
 
 async def test_a_failure_tells_nothing_and_is_logged(house: House) -> None:

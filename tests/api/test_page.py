@@ -90,6 +90,7 @@ async def test_an_agent(logged_in: House, http: httpx2.AsyncClient) -> None:
     await hall.do(hall.pause(BREAK))
     answer = await http.get("/live/agents")
     assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["content-length"] == str(len(answer.content))
     told = answer.json()
     assert told["client"] == {"name": "local", "rights": ["configure", "control", "read"]}
     assert told["reasons"] == [{"code": "1", "name": "lunch"}, {"code": "2", "name": "break"}]

@@ -26,6 +26,7 @@ ENDLESS = "/events"
 # What the documents answer with 400 and 422 though nothing is wrong with the request: it does not
 # fit what is there.
 UNFIT = (
+    "Two different tokens",  # each by itself is announced
     "Not logged",
     "No such agent",  # of members
     "No such extension",

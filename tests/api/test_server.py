@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from fastagi.api import guard, server
+from fastagi.api import guard, peer, server
 from fastagi.api.server import HttpServer
 from fastagi.config.settings import HostPort, HttpSettings
 from tests.api.conftest import House
@@ -33,17 +34,25 @@ async def serve() -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def started(
-            app: Any, ending: Callable[[], Any] = lambda: None, **http: Any
+            app: Any,
+            ending: Callable[[], Any] = lambda: None,
+            most: int | None = None,
+            **http: Any,
         ) -> HttpServer:
             settings = HttpSettings.model_validate(http)
             if "listen" not in http:
                 settings = settings.model_copy(update={"listen": HostPort("127.0.0.1", 0)})
-            it = HttpServer(app, settings, ending)
+            it = HttpServer(app, settings, ending, most)
             await it.start()
             stack.push_async_callback(it.drain, 0)
             return it
 
         yield started
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - of the server's inside no event tells
+        await asyncio.sleep(0.01)
 
 
 async def sent(port: int, *parts: bytes) -> bytes:
@@ -239,6 +248,330 @@ async def test_too_many_connections(
         assert (await http.get("/health/live")).status_code == 200
 
 
+async def silent(port: int, count: int, host: str = "127.0.0.1") -> list[asyncio.StreamWriter]:
+    """So many connections from that address that send nothing."""
+    made = [
+        await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0)) for _ in range(count)
+    ]
+    return [writer for _, writer in made]
+
+
+async def test_one_address_does_not_take_every_connection(house: House, serve: Serve) -> None:
+    """The oldest of an address that has shown no token make room, also for their own."""
+    it = await serve(house.application(tokens={"crm": "a-token-of-the-crm"}), most=64)
+    many = await silent(it.port, 80)
+    try:
+        await until(lambda: len(it._places) == 16)
+        ask = GET + b"token: a-token-of-the-crm\r\nConnection: close\r\n\r\n"
+        assert (await sent(it.port, ask)).startswith(b"HTTP/1.1 200 ")
+        live = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert (await sent(it.port, live)).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for writer in many:
+            writer.close()
+
+
+async def test_many_addresses_do_not_take_every_connection(house: House, serve: Serve) -> None:
+    it = await serve(house.application(tokens={"crm": "a-token-of-the-crm"}), most=64)
+    many = []
+    for n in range(8):
+        many += await silent(it.port, 15, f"127.0.1.{n + 1}")
+    try:
+        await until(lambda: len(it._places) == 64)
+        ask = GET + b"token: a-token-of-the-crm\r\nConnection: close\r\n\r\n"
+        assert (await sent(it.port, ask)).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for writer in many:
+            writer.close()
+
+
+async def test_who_has_shown_a_token_keeps_the_connection(house: House, serve: Serve) -> None:
+    it = await serve(house.application(tokens={"crm": "a-token-of-the-crm"}), most=64)
+    ask = GET + b"token: a-token-of-the-crm\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+    writer.write(ask)
+    await reader.readuntil(b"}]}")
+    many = await silent(it.port, 80)
+    try:
+        writer.write(ask)
+        assert (await reader.readuntil(b"}]}")).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for one in (writer, *many):
+            one.close()
+
+
+async def test_one_client_does_not_take_every_connection(house: House, serve: Serve) -> None:
+    tokens = {"crm": "a-token-of-the-crm", "board": "a-token-of-the-board"}
+    it = await serve(house.application(tokens=tokens), most=8)
+    ask = GET + b"token: a-token-of-the-board\r\n\r\n"
+    held = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(6)]
+    for reader, writer in held:
+        writer.write(ask)
+        assert (await reader.readuntil(b"}]}")).startswith(b"HTTP/1.1 200 ")
+    answer = await sent(it.port, ask)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"This client has too many connections" in answer
+    ask = GET + b"token: a-token-of-the-crm\r\nConnection: close\r\n\r\n"
+    assert (await sent(it.port, ask)).startswith(b"HTTP/1.1 200 ")
+    for _, writer in held:
+        writer.close()
+
+
+async def test_behind_a_proxy_of_ours_are_many(house: House, serve: Serve) -> None:
+    it = await serve(house.application(), most=64, proxies=["127.0.0.0/8"])
+    many = await silent(it.port, 60)
+    await until(lambda: len(it._places) == 60)
+    for writer in many:
+        writer.close()
+
+
+async def test_no_descriptors(house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits is taken when there are some again; one line is written."""
+    monkeypatch.setattr(server, "RETRY_ACCEPT", 0.01)
+    it = await serve(house.application())
+    (listener,) = it._listeners
+    left = 5
+
+    class Listener:
+        def accept(self) -> Any:
+            nonlocal left
+            left -= 1
+            if left > 0:
+                raise OSError(24, "Too many open files")
+            return listener.accept()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(listener, name)
+
+    it._loop.remove_reader(listener.fileno())
+    it._listeners[:] = [Listener()]  # type: ignore[list-item]
+    it._accept_again()
+    with structlog.testing.capture_logs() as logs:
+        live = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert (await sent(it.port, live)).startswith(b"HTTP/1.1 200 ")
+    assert [line["event"] for line in logs] == ["no HTTP connection can be accepted"]
+
+
+async def test_pipelined_health_checks(house: House, serve: Serve) -> None:
+    """All are answered, in their order, and nothing is logged."""
+    it = await serve(house.application())
+    live = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = live.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with structlog.testing.capture_logs() as logs:
+        answer = await sent(it.port, live * 190 + GET + b"\r\n" + last)
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 192
+    assert answer.index(b'"number":"1001"') > answer.rindex(b"alive", 0, answer.rindex(b"alive"))
+    assert logs == []
+
+
+async def test_thousands_sent_at_once_are_read_one_by_one(house: House, serve: Serve) -> None:
+    """What is not its turn yet is kept as it came."""
+    begun = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    it = await serve(app)
+    live = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = live.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    asked = asyncio.create_task(sent(it.port, live * 5000 + last))
+    await begun.wait()
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+    (connection,) = it._state.connections
+    assert len(connection.pipeline) == 1
+    go_on.set()
+    assert (await asked).count(b"HTTP/1.1 204 ") == 5001
+
+
+async def test_what_is_too_much_is_said_after_what_was_asked_before(
+    house: House, serve: Serve
+) -> None:
+    it = await serve(house.application())
+    endless = b"GET /health/live HTTP/1.1\r\nX: " + b"x" * 70_000
+    for wrong, status in ((endless, b"431"), (b"nonsense\r\n\r\n", b"400")):
+        answer = await sent(it.port, GET + b"\r\n" + wrong)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.count(b"HTTP/1.1 ") == 2
+        assert b"HTTP/1.1 " + status in answer
+
+
+async def test_too_many_headers(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    answer = await sent(it.port, GET + b"a: b\r\n" * 200 + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "trailer", "status"),
+    [
+        (b"", b"token: a-token-of-the-crm\r\n", b"401"),
+        (b"token: a-token-of-the-board\r\n", b"token: a-token-of-the-crm\r\n", b"403"),
+        (b"token: a-token-of-the-crm\r\n", b"token: wrong-one\r\n", b"204"),
+        (b"token: a-token-of-the-crm\r\n", b"Host: evil.example\r\n", b"204"),
+    ],
+)
+async def test_trailers_are_no_headers(
+    house: House, serve: Serve, head: bytes, trailer: bytes, status: bytes
+) -> None:
+    tokens = {
+        "crm": {"token": "a-token-of-the-crm", "rights": ["read", "control"]},
+        "board": {"token": "a-token-of-the-board", "rights": ["read"]},
+    }
+    it = await serve(house.application(tokens=tokens))
+    body = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(LOGIN), LOGIN, trailer)
+    close = b"Connection: close\r\n\r\n"
+    answer = await sent(it.port, POST + head + CHUNKED + close + body)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize(
+    "what", [b"X: " + b"x" * 8000 + b"\r\n", b"1;" + b"x" * 8000 + b"\r\nx\r\n"]
+)
+async def test_trailers_without_end(house: House, serve: Serve, what: bytes) -> None:
+    """Nor extensions of chunks."""
+    it = await serve(house.application())
+    end = b"" if what.startswith(b"1;") else b"0\r\n"
+    with suppress(ConnectionError):
+        await sent(it.port, POST + CHUNKED + b"\r\n" + end, *[what] * 100)
+    assert not it._state.connections
+
+
+async def test_two_hosts(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    answer = await sent(it.port, GET + b"Host: localhost\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b'{"error":"Host is given more than once"}')
+
+
+# -- who does not read
+
+
+async def reads_nothing(port: int, request: bytes) -> socket.socket:
+    """A client with a small window that has asked."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, ("127.0.0.1", port))
+    await loop.sock_sendall(sock, request)
+    return sock
+
+
+def answering(size: int) -> Any:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        length = [(b"content-length", str(size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    return app
+
+
+@pytest.mark.parametrize("size", [3_000_000, 400_000])
+async def test_who_takes_nothing_is_cut(
+    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(server, "TICK", 0.02)
+    monkeypatch.setattr(server, "WRITE_DEADLINE", 0.2)
+    guarded = guard.Guard(answering(size), HttpSettings(), house.figures, house.log)
+    it = await serve(guarded)
+    sock = await reads_nothing(it.port, GET + b"\r\n")
+    await until(lambda: bool(it._state.connections))
+    await until(lambda: not it._state.connections)
+    assert not it._state.tasks
+    assert len(it._places) == 0
+    sock.close()
+
+
+async def test_an_answer_is_written_in_pieces(house: House, serve: Serve) -> None:
+    """What one client does not take is not all in the server's buffer."""
+    guarded = guard.Guard(answering(20_000_000), HttpSettings(), house.figures, house.log)
+    it = await serve(guarded)
+    sock = await reads_nothing(it.port, GET + b"\r\n")
+    await until(lambda: bool(it._state.connections))
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+    (connection,) = it._state.connections
+    assert 0 < connection.buffered < 400_000
+    sock.setblocking(True)
+    read = await asyncio.to_thread(lambda: sum(len(sock.recv(2**20)) for _ in range(5)))
+    assert read > 0
+    sock.close()
+
+
+async def test_a_slow_reader_who_takes_some_is_not_cut(
+    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "TICK", 0.02)
+    monkeypatch.setattr(server, "WRITE_DEADLINE", 1.5)
+    monkeypatch.setattr(server, "LEAST", 1000)
+    size = 1_000_000
+    it = await serve(guard.Guard(answering(size), HttpSettings(), house.figures, house.log))
+    sock = await reads_nothing(it.port, GET + b"\r\n")
+    loop = asyncio.get_running_loop()
+    got = b""
+    while len(got) < size:
+        got += await loop.sock_recv(sock, 50_000)
+        await asyncio.sleep(0.02)
+    assert got.endswith(bytes(1000))
+    sock.close()
+
+
+async def test_of_all_answers_only_so_much_waits(
+    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "TICK", 0.02)
+    monkeypatch.setattr(server, "BUFFERED", 100_000)
+    it = await serve(guard.Guard(answering(3_000_000), HttpSettings(), house.figures, house.log))
+    with structlog.testing.capture_logs() as logs:
+        socks = [await reads_nothing(it.port, GET + b"\r\n") for _ in range(5)]
+        await until(lambda: bool(logs))
+        await until(lambda: sum(one.buffered for one in it._state.connections) <= 100_000)
+    assert {line["event"] for line in logs} == {"clients do not take their answers, some are cut"}
+    for sock in socks:
+        sock.close()
+
+
+# -- who asks
+
+
+async def test_whose_process_it_is(house: House, serve: Serve) -> None:
+    seen: list[int | None] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["extensions"][server.OWNER]())
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+        with socket.create_server((host, 0), family=family) as free:
+            port = free.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        await serve(app, listen=f"{shown}:{port}")
+        async with httpx2.AsyncClient(base_url=f"http://{shown}:{port}") as http:
+            await http.get("/")
+    assert seen == [os.getuid()] * 2
+
+
+async def test_whose_process_it_was(house: House) -> None:
+    """A socket that is closed is nobody's: not root's, as the kernel has it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        mine, _ = listening.accept()
+        with mine:
+            ends = mine.getsockname(), mine.getpeername()
+            assert peer.owner(*ends) == os.getuid()
+            client.close()
+            assert peer.owner(*ends) == peer.GONE
+
+
 # -- nonsense
 
 NONSENSE = [
@@ -330,7 +663,7 @@ async def test_an_answer_that_breaks_off(house: House, serve: Serve) -> None:
         raise RuntimeError("half-way")
 
     settings = HttpSettings()
-    guarded = guard.Guard(app, settings, house.figures, house.log, house.hall.clock)
+    guarded = guard.Guard(app, settings, house.figures, house.log)
     it = await serve(guarded)
     with structlog.testing.capture_logs() as logs:
         answer = await sent(it.port, GET + b"\r\n")
@@ -366,6 +699,41 @@ async def test_tls(house: House, serve: Serve, certificate: Path) -> None:
     # Plain HTTP is not served beside it.
     with suppress(ConnectionError):
         assert not (await sent(it.port, GET + b"\r\n")).startswith(b"HTTP")
+
+
+async def test_handshakes_that_never_end_are_counted(
+    house: House, serve: Serve, certificate: Path
+) -> None:
+    """From the first byte on, by address: others get through, and one's own new ones, too."""
+    files = {"certificate": certificate / "certificate.pem", "key": certificate / "key.pem"}
+    it = await serve(house.application(), tls=files, most=64)
+    many = await silent(it.port, 80)
+    begun = await silent(it.port, 80, "127.0.0.2")
+    try:
+        for writer in begun:
+            writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        await until(lambda: len(it._places) == 32)
+        trusting = ssl.create_default_context(cafile=str(files["certificate"]))
+        base = f"https://localhost:{it.port}"
+        async with httpx2.AsyncClient(base_url=base, verify=trusting) as http:
+            answer = await http.get("/health/live")
+        assert answer.status_code == 200
+        assert "max-age=" in answer.headers["strict-transport-security"]
+    finally:
+        for writer in (*many, *begun):
+            writer.close()
+
+
+async def test_a_handshake_has_its_time(
+    house: House, serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE", 0.1)
+    files = {"certificate": certificate / "certificate.pem", "key": certificate / "key.pem"}
+    it = await serve(house.application(), tls=files)
+    with structlog.testing.capture_logs() as logs, suppress(ConnectionError):
+        assert await sent(it.port, b"\x16\x03\x01") == b""
+    await until(lambda: len(it._places) == 0)
+    assert logs == []
 
 
 async def test_old_tls_is_refused(house: House, serve: Serve, certificate: Path) -> None:
@@ -470,3 +838,75 @@ async def test_streams_end_at_once(house: House, serve: Serve) -> None:
 
 async def test_never_started(house: House) -> None:
     await HttpServer(house.application(), HttpSettings()).drain(1)
+
+
+# -- tokens that are withdrawn
+
+
+async def test_a_stream_ends_with_its_token(house: House, serve: Serve) -> None:
+    """At once, whether something happens or not; the others go on."""
+    tokens = {
+        "crm": {"token": "a-token-of-the-crm", "rights": ["read", "control"]},
+        "board": {"token": "a-token-of-the-board", "rights": ["read"]},
+        "wall": {"token": "a-token-of-the-wall", "rights": ["read"]},
+    }
+    app = house.application(tokens=tokens)
+    feeding = asyncio.create_task(house.feed.run())
+    it = await serve(app)
+    streams = {}
+    for name, of in tokens.items():
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        token = str(of["token"]).encode()
+        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\ntoken: " + token + b"\r\n\r\n")
+        await reader.readuntil(b"id: ")
+        streams[name] = reader, writer
+    assert house.feed.listeners == 3
+    later = tokens | {"wall": {"token": "a-token-of-the-wall", "rights": ["control"]}}
+    del later["crm"]
+    app.use(HttpSettings.model_validate({"tokens": later}).tokens)
+    for name in ("crm", "wall"):
+        reader, writer = streams[name]
+        await reader.readuntil(b"0\r\n\r\n")  # the end of a whole one
+        writer.close()
+    assert house.feed.listeners == 1
+    ask = GET + b"token: a-token-of-the-crm\r\nConnection: close\r\n\r\n"
+    assert (await sent(it.port, ask)).startswith(b"HTTP/1.1 401 ")
+    streams["board"][1].close()
+    feeding.cancel()
+
+
+async def test_without_tokens_a_stream_ends_when_there_are_some(house: House, serve: Serve) -> None:
+    app = house.application()
+    feeding = asyncio.create_task(house.feed.run())
+    it = await serve(app)
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"id: ")
+    app.use(HttpSettings.model_validate({"tokens": {"crm": "a-token-of-the-crm"}}).tokens)
+    await reader.readuntil(b"0\r\n\r\n")  # the end of a whole one
+    writer.close()
+    feeding.cancel()
+
+
+async def test_one_client_does_not_take_every_place_of_listeners(
+    house: House, serve: Serve
+) -> None:
+    tokens = {"crm": "a-token-of-the-crm", "board": "a-token-of-the-board"}
+    app = house.application(tokens=tokens, max_listeners=4)
+    feeding = asyncio.create_task(house.feed.run())
+    it = await serve(app)
+
+    async def listen(token: str) -> tuple[bytes, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        ask = f"GET /events HTTP/1.1\r\nHost: localhost\r\ntoken: {token}\r\n\r\n"
+        writer.write(ask.encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        return head, writer
+
+    answers = [await listen(tokens["board"]) for _ in range(4)]
+    answers.append(await listen(tokens["crm"]))
+    statuses = [head.split()[1] for head, _ in answers]
+    assert statuses == [b"200", b"200", b"200", b"503", b"200"]
+    for _, writer in answers:
+        writer.close()
+    feeding.cancel()

@@ -78,7 +78,11 @@ def test_what_every_documented_value_becomes(tmp_path: Path) -> None:
         """
 fastagi: {listen: "[::1]:4573", allow: [10.0.0.0/8, "::1"], standby: ["b:1"], drain: 1m}
 database: postgresql://u:p@h/d
-http: {listen: 0.0.0.0:9493, tokens: {reporting: tok-en-of-12}}
+http:
+  listen: 0.0.0.0:9493
+  tokens: {reporting: tok-en-of-12}
+  proxies: [10.0.0.4, 10.1.0.0/16]
+  names: [pbx.example.com]
 webhooks: {allow: [192.168.0.0/16]}
 language: fr
 feature_codes: {login: "*41", status: null, queue: ~}
@@ -102,6 +106,8 @@ agents: [{number: 0123, name: yes, pin: 0042, queues: [{name: "1:30", penalty: 2
     assert settings.http is not None
     assert settings.http.tokens["reporting"].token.get_secret_value() == "tok-en-of-12"
     assert settings.http.tokens["reporting"].rights == ("read", "control")
+    assert settings.http.proxies == (ip_network("10.0.0.4"), ip_network("10.1.0.0/16"))
+    assert settings.http.names == ("pbx.example.com",)
     assert settings.webhooks.allow == (ip_network("192.168.0.0/16"),)
     codes = settings.feature_codes.by_script()
     assert codes[Script.LOGIN] == "*41"

@@ -1,12 +1,10 @@
 """Figures: counted as things happen, asked of the store when somebody looks."""
 
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -236,18 +234,3 @@ async def test_a_store_that_is_stuck_holds_up_one_thread(
         assert found["fastagi_event_listeners"] == {(): 4}
         assert "fastagi_agents" not in found
     assert asked == ["agents"]
-
-
-async def test_the_port_of_its_own_gives_the_same() -> None:
-    metrics = Metrics(agents_by_state=lambda: {("", "paused"): 5}, connected=lambda: {"": True})
-    metrics.acted("", 0.002)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    metrics.serve("127.0.0.1", port)
-    try:
-        async with httpx2.AsyncClient() as http:
-            answer = await http.get(f"http://127.0.0.1:{port}/metrics")
-        assert answer.status_code == 200
-        assert read(answer.content) == await figures(metrics)
-    finally:
-        metrics.close()

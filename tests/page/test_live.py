@@ -338,13 +338,22 @@ def test_the_token(make_office: MakeOffice, browser: Browser) -> None:
 
     browser.driver.refresh()
     browser.is_live()  # it was entered once
+    assert browser.run("return localStorage.length") == 0  # and goes with the tab
     asked = browser.run("return performance.getEntriesByType('resource').map((e) => e.name)")
     assert asked
     assert not any(TOKEN in url for url in [*asked, browser.driver.current_url])
     browser.click("#forget")
     browser.sees(lambda: browser.one("#token").is_displayed(), "the question again")
-    assert browser.run("return localStorage.length") == 0
+    assert browser.run("return localStorage.length + sessionStorage.length") == 0
     assert TOKEN not in browser.driver.page_source
+    browser.one("#keep").click()
+    browser.one("#token").send_keys(TOKEN, Keys.ENTER)
+    browser.is_live()
+    assert browser.run("return sessionStorage.length") == 0
+    assert browser.run("return localStorage.length") == 1
+    browser.click("#forget")
+    browser.sees(lambda: browser.one("#token").is_displayed(), "the question again")
+    assert browser.run("return localStorage.length + sessionStorage.length") == 0
     browser.complaints()
 
 

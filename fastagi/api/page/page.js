@@ -133,10 +133,14 @@ class Refusal extends Error {
   }
 }
 
+// Until the tab is closed, unless whoever enters it wants it kept: a computer may be many people's.
 const token = {
-  get: () => localStorage.getItem(TOKEN) || "",
-  set: (value) => localStorage.setItem(TOKEN, value),
-  forget: () => localStorage.removeItem(TOKEN),
+  get: () => sessionStorage.getItem(TOKEN) || localStorage.getItem(TOKEN) || "",
+  set: (value, keep) => {
+    token.forget();
+    (keep ? localStorage : sessionStorage).setItem(TOKEN, value);
+  },
+  forget: () => [sessionStorage, localStorage].forEach((storage) => storage.removeItem(TOKEN)),
 };
 
 // The header tells the second alone, and is set once a second: each answer narrows down where the
@@ -994,7 +998,7 @@ function prepare() {
       byId("entry-problem").textContent = "A token has no blanks and no letters like é or ß.";
       return;
     }
-    token.set(given);
+    token.set(given, byId("keep").checked);
     restart();
   });
   byId("forget").addEventListener("click", () => {
