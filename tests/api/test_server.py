@@ -506,22 +506,23 @@ async def test_an_answer_is_written_in_pieces(house: House, serve: Serve) -> Non
     sock.close()
 
 
-async def test_a_slow_reader_who_takes_some_is_not_cut(
-    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "TICK", 0.02)
-    monkeypatch.setattr(server, "WRITE_DEADLINE", 1.5)
-    monkeypatch.setattr(server, "LEAST", 1000)
-    size = 1_000_000
-    it = await serve(guard.Guard(answering(size), HttpSettings(), house.figures, house.log))
-    sock = await reads_nothing(it.port, GET + b"\r\n")
-    loop = asyncio.get_running_loop()
-    got = b""
-    while len(got) < size:
-        got += await loop.sock_recv(sock, 50_000)
-        await asyncio.sleep(0.02)
-    assert got.endswith(bytes(1000))
-    sock.close()
+def test_a_slow_reader_who_takes_some_is_not_cut() -> None:
+    late = server.WRITE_DEADLINE + 1
+    slow = server._Watched()
+    left, now = 1_000_000, 0.0
+    while left > 0:
+        assert not slow.stuck(now, left)
+        now, left = now + server.WRITE_DEADLINE / 2, left - server.LEAST
+    assert not slow.stuck(now, 0)
+
+    assert not slow.stuck(now, 500_000)  # the next answer
+    assert not slow.stuck(now + late / 2, 499_000)
+    assert slow.stuck(now + late, 498_000)  # next to nothing
+
+    growing = server._Watched()  # a stream: what is added is taken, too
+    assert not growing.stuck(0, 1000)
+    assert not growing.stuck(late, 2000)
+    assert growing.stuck(2 * late, 2000)
 
 
 async def test_of_all_answers_only_so_much_waits(
