@@ -91,7 +91,7 @@ async def look(views: Views, asterisk: AsteriskSettings, asterisks: Collection[s
     Raises Away, and StoreUnavailable.
     """
     async with _link(asterisk) as client:
-        queues = Queues(client, asterisk.name)
+        queues = Queues(client, asterisk.name, reads_only=True)
         try:
             started = await queues.started_at()
             if not (first := set(await _compare(views, queues, asterisks))):
@@ -115,7 +115,7 @@ async def _compare(views: Views, queues: Queues, asterisks: Collection[str]) -> 
     """As the service does it, see ``fastagi.agents.reconciler.compare``."""
     names = await asyncio.to_thread(views.queue_names)
     agents = await asyncio.to_thread(views.logged_in_states)
-    reported = await queues.members()
+    reported = await queues.members(queues=[name for name, _ in names.values()])
     named = {number_in(m.name) for m in reported} - {agent.number for agent in agents} - {""}
     more = await asyncio.to_thread(views.states, sorted(named))
     return differences([*agents, *more.values()], reported, queues.asterisk, names, asterisks)

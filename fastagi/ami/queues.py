@@ -132,6 +132,7 @@ class Queues:
 
     ``configured`` gives the names of the queues that are asked for where none is named; without it
     they are all that Asterisk has, and of those of others there may be many thousands.
+    ``reads_only``: for a command that only looks; notes that cannot be read stay.
     """
 
     def __init__(
@@ -141,11 +142,13 @@ class Queues:
         *,
         fence: Fence | None = None,
         configured: Callable[[], Awaitable[Collection[str] | None]] | None = None,
+        reads_only: bool = False,
     ) -> None:
         self._client = client
         self.asterisk = asterisk
         self._fence = fence or Fence(log)
         self._configured = configured or _all
+        self._reads_only = reads_only
         self._one_after_the_other = asyncio.Lock()
         self._sizes: dict[str, int] = {}  # by queue: bytes of its members when last asked for
         self._kept: set[str] = set()  # notes that could not be deleted
@@ -325,6 +328,8 @@ class Queues:
             try:
                 found[key] = Note.parse(key, value)
             except Unusable as error:
+                if self._reads_only:
+                    continue
                 if not _KEY.fullmatch(key):
                     self._fence.skipped("read notes of the fallback", error, key=ascii(key[:100]))
                     continue

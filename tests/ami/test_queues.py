@@ -286,6 +286,18 @@ async def test_notes_are_read_in_order_and_bad_ones_told_once_and_deleted(client
         assert "mode" in kept
 
 
+async def test_whoever_only_looks_deletes_no_note(client_of: Any) -> None:
+    def script(link: Link, action: dict[str, str]) -> None:
+        link.reply(action)
+        key = "/fastagi/1795000000000-17.1"
+        link.event("DBGetTreeResponse", Key=key, Val="x", ActionID=action["ActionID"])
+        link.event("DBGetTreeComplete", ActionID=action["ActionID"])
+
+    async with Peer(script) as peer:
+        assert await Queues(await client_of(peer), reads_only=True).notes() == []
+        assert [a["Action"] for a in peer.actions] == ["DBGetTree"]
+
+
 async def test_many_notes_that_cannot_be_read_are_no_flood(client_of: Any) -> None:
     keys = [f"1795000000000-{n}" for n in range(1200)]
 
