@@ -25,6 +25,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from fastagi.agents.log import Trouble
 from fastagi.agents.model import Status
 from fastagi.contract import (
     METRIC_AGENTS,
@@ -181,6 +182,9 @@ class Metrics:
         self._call: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._request: dict[tuple[str, int], Counter] = {}
         self._acted: dict[str, Callable[[float], None]] = {}
+        self._slow = Trouble(
+            log, "the store is slow to give figures", "the store gives figures in time"
+        )
         self._now = _Now(agents_by_state, backlog, connected, known)
         self.registry.register(self._now)
 
@@ -256,7 +260,9 @@ class Metrics:
             async with asyncio.timeout(PATIENCE):
                 await _aside(self._now.ask)
         except TimeoutError:
-            log.warning("the store is slow to give figures", seconds=PATIENCE)
+            self._slow.is_there(seconds=PATIENCE)
+        else:
+            self._slow.is_over()
         return await asyncio.to_thread(self._text), CONTENT_TYPE_LATEST
 
     def _text(self) -> bytes:
@@ -290,6 +296,7 @@ class _Kept(Generic[T]):
     def __init__(self, question: Callable[[], T]) -> None:
         self._question = question
         self._asking = threading.Lock()
+        self._away = Trouble(log, "figures could not be had", "figures can be had again")
         self._next = 0.0
         self._answer: T | None = None
 
@@ -301,7 +308,9 @@ class _Kept(Generic[T]):
             self._answer = self._question()
         except Exception as error:  # a figure less; nothing else may suffer from it
             self._answer = None
-            log.warning("figures could not be had", error=type(error).__name__)
+            self._away.is_there(error=type(error).__name__)
+        else:
+            self._away.is_over()
         finally:
             self._next = time.monotonic() + KEPT
             self._asking.release()

@@ -22,6 +22,7 @@ from fastagi.agents.model import AgentState, Status
 from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault
+from fastagi.agents.text import printable
 from fastagi.contract import EventType, Planned, Sink, Source
 from fastagi.store import tables
 from fastagi.store.connection import loaded, moment, state_query
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)  # not on standard output, where commands writ
 
 CHUNK = 1000  # values per statement
 PATIENCE = 1.0  # seconds, with changes that are being committed
+LEFT_OUT = 1000  # events that cannot be read and are logged
 ROUNDS = 5  # of reading, when gaps turn out to be settled
 
 
@@ -454,6 +456,9 @@ def _no_file(place: Place) -> StoreUnavailable:
     return StoreUnavailable(f"{place.path}: there is no such file yet", fault=StoreFault.MISSING)
 
 
+_left_out: set[int] = set()  # numbers of events that were logged: each reader meets them again
+
+
 def _readable(rows: Iterable[Sequence[Any]]) -> list[StoredEvent]:
     """Of rows with ``EVENT_COLUMNS`` and the number behind them."""
     found: list[StoredEvent] = []
@@ -461,7 +466,9 @@ def _readable(rows: Iterable[Sequence[Any]]) -> list[StoredEvent]:
         try:
             found.append(StoredEvent(row[-1], event_from(row)))
         except UnreadableEvent as error:  # the others are there all the same
-            log.warning("event %s is left out: %s", row[0], error)
+            if row[-1] not in _left_out and len(_left_out) < LEFT_OUT:
+                _left_out.add(row[-1])
+                log.warning("event %s is left out: %s", printable(str(row[0]))[:80], error)
     return found
 
 

@@ -30,12 +30,15 @@ class Odd:
 
     def __init__(self) -> None:
         self.how = ""
-        self.lists = 0
+        self.lists = self.asked = 0
         self.restarts = 0
 
     async def script(self, link: Link, action: dict[str, str]) -> None:
         id, name = action["ActionID"], action["Action"]
-        if name == "CoreStatus":
+        if name == "CoreStatus" and self.how == "may not be asked":
+            self.asked += 1
+            link.reply(action, "Permission denied", response="Error")
+        elif name == "CoreStatus":
             link.write(
                 f"Response: Success\r\nActionID: {id}\r\nCoreStartupDate: 2026-11-22\r\n"
                 f"CoreStartupTime: 18:14:{self.restarts:02d}\r\n\r\n".encode()
@@ -146,6 +149,20 @@ async def test_no_odd_answer_ends_the_service(alone: Any) -> None:
         assert len(service.logged(UNUSABLE)) <= 5
         assert len(service.logged("fallback note cannot be read, it is deleted")) >= 3
         assert service.stop() == 0
+
+
+async def test_what_asterisk_refuses_at_each_attempt_is_said_once(alone: Any) -> None:
+    """As without the class reporting, or while app_queue is not loaded."""
+    odd = Odd()
+    async with Scripted(odd.script) as peer:
+        service = await alone(peer)
+        odd.how = "may not be asked"
+        peer.links[-1].cut()
+        await peer.until(lambda: odd.asked >= 5)
+        (entry,) = service.logged("not everything could be compared yet")
+        assert entry["error"] == "CoreStatus: Permission denied"
+        odd.how = ""
+        await until(lambda: service.logged("all is compared"))
 
 
 # -- poisoned
