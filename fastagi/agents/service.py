@@ -687,8 +687,10 @@ class AgentService:
         """Whoever waits for changes learns of one that is written down."""
         if change.alters:
             for callback in self.changed:
-                with self.fence.item("changes", agent=change.before.number):  # it is done
+                try:
                     callback(change)
+                except Exception as error:  # the change is made all the same
+                    self.fence.skipped("changes", error, agent=change.before.number)
 
     def _see_to_it(self) -> None:
         for callback in self.left_open:

@@ -266,8 +266,10 @@ class Workers(Generic[C]):
         for job, result, error in answers:
             future = job.future
             if error is None and job.seen is not None:
-                with self._fence.item(TASK):  # all are answered, whatever one thinks of it
+                try:
                     job.seen(result)
+                except Exception as fault:  # all are answered, whatever one thinks of it
+                    self._fence.skipped(TASK, fault)
             if not future.done():
                 if error is None:
                     future.set_result(result)

@@ -130,11 +130,11 @@ async def test_no_odd_answer_ends_the_service(alone: Any) -> None:
     async with Scripted(odd.script) as peer:
         service = await alone(peer)
         for how in HOW:
-            before = odd.lists
+            before = odd.lists + (0 if how == "no end" else 3)
             odd.how = how
             odd.restarts += 1
             peer.links[-1].cut()
-            await peer.until(lambda before=before: odd.lists > before + 3)
+            await peer.until(lambda before=before: odd.lists > before)
             assert service.process is not None
             assert service.process.poll() is None, how
             odd.how = ""
@@ -159,8 +159,8 @@ async def test_what_asterisk_refuses_at_each_attempt_is_said_once(alone: Any) ->
         odd.how = "may not be asked"
         peer.links[-1].cut()
         await peer.until(lambda: odd.asked >= 5)
-        (entry,) = service.logged("not everything could be compared yet")
-        assert entry["error"] == "CoreStatus: Permission denied"
+        said = [entry["error"] for entry in service.logged("not everything could be compared yet")]
+        assert said.count("CoreStatus: Permission denied") == 1
         odd.how = ""
         await until(lambda: service.logged("all is compared"))
 
