@@ -55,8 +55,10 @@ from fastagi.reload import Outcome as ReloadOutcome
 from fastagi.reload import Reloader, Report, refused
 from fastagi.store import (
     Difference,
+    DirectoryConflict,
     PeeweeStore,
     Records,
+    SchemaTooNew,
     StoreUnusable,
     Views,
     parse,
@@ -522,6 +524,10 @@ class App:
             except ConfigError as error:
                 problem = str(error.problems[0]) if error.problems else str(error)
                 self.store.not_opened(StoreUnavailable(f"the configuration has errors: {problem}"))
+            except (SchemaTooNew, DirectoryConflict):
+                raise
+            except Exception as error:  # no admin can mend it; it may pass
+                self.fence.skipped("open the store", error)
             else:
                 break
         self._store_opened()
