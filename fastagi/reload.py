@@ -76,6 +76,7 @@ class Reloader:
         self._read = b""  # digest of the files as they were read last
         self._refused: tuple[bytes, float] | None = None  # to a SIGHUP: fingerprint, and when
         self._waits = False  # for the store, and it was said
+        self._again: tuple[asyncio.TimerHandle, _Request] | None = None  # the store was away
         self._warnings: frozenset[str] = frozenset()  # of the configuration read last
 
     def began_with(self, digest: bytes) -> None:
@@ -163,20 +164,25 @@ class Reloader:
             if not self._waits:
                 self._waits = True
                 log.error("the configuration was not brought in yet", error=str(error))
-            asyncio.get_running_loop().call_later(
-                STORE_AGAIN,
-                self._requests.put_nowait,
-                _Request(
-                    request.cause,
-                    request.at,
-                    self._is_confirmed(request, fingerprint),
-                    fingerprint,
-                ),
-            )
+            self._try_again(request, fingerprint)
             return Report(Outcome.STORE_AWAY, (str(error),))
         self._refused = None
+        if self._again is not None:
+            self._again[0].cancel()
+            self._again = None
         self._waits = False
         return Report(Outcome.RELOADED, tuple(lines))
+
+    def _try_again(self, request: _Request, fingerprint: bytes) -> None:
+        """Once for all that wait for the store; what was confirmed stays so."""
+        confirmed = self._is_confirmed(request, fingerprint)
+        if self._again is not None:
+            handle, earlier = self._again
+            handle.cancel()
+            confirmed = confirmed or (earlier.confirmed and earlier.only == fingerprint)
+        again = _Request(request.cause, request.at, confirmed, fingerprint)
+        loop = asyncio.get_running_loop()
+        self._again = (loop.call_later(STORE_AGAIN, self._requests.put_nowait, again), again)
 
     def _is_confirmed(self, request: _Request, fingerprint: bytes) -> bool:
         if request.confirmed:

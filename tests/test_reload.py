@@ -259,6 +259,22 @@ async def test_a_store_that_is_away_is_asked_again_and_is_still_confirmed(folder
     assert [confirmed for _, confirmed in service.used] == [True, True, True]
 
 
+async def test_many_that_wait_for_the_store_are_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "STORE_AGAIN", 3600)
+    async with running(folder) as service:
+        service.answers = [StoreUnavailable("locked")] * 4
+        await service.reloader.command(confirm=True)
+        for _ in range(2):
+            await service.reloader.command(confirm=False)
+        monkeypatch.setattr(reload, "STORE_AGAIN", 0.01)
+        await service.reloader.command(confirm=False)
+        await service.tries(5)
+        await service.reloader.command(confirm=False)
+    assert [confirmed for _, confirmed in service.used] == [True, *[False] * 3, True, False]
+
+
 async def test_what_was_confirmed_is_not_something_else_later(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

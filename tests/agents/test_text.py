@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastagi.agents.text import MAX_NUMBER, Unusable, number, storable, tidied
+from fastagi.agents.text import (
+    MAX_NUMBER,
+    Unusable,
+    is_text,
+    number,
+    printable,
+    storable,
+    tidied,
+)
 
 ANYTHING = st.text(st.characters(exclude_categories=()))
 
@@ -105,3 +113,12 @@ def test_numbers(value: object, read: int) -> None:
 def test_any_text_is_a_number_in_range_or_unusable(value: str) -> None:
     with suppress(Unusable):
         assert 0 <= number("N", value) <= MAX_NUMBER
+
+
+def test_joiners_are_text_and_nothing_else_unseen_is() -> None:
+    assert is_text("می\u200cخواهم")
+    assert is_text("क\u200dष")
+    for unseen in ("a\u202eb", "a\u200bb", "a\u2066b", "a\nb", "a\x7fb", "\ud800", "a\u00a0b"):
+        assert not is_text(unseen)
+    assert printable("می\u200cخواهم") == "می\u200cخواهم"
+    assert printable("a\u202e\u200c\n") == "a\\u202e\u200c\\n"
