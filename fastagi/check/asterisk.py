@@ -250,7 +250,8 @@ class Pbx:
 def _number(caller_id: str) -> str:
     """``"Alice" <201>`` -> ``201``"""
     match = re.search(r"<([^<>]*)>\s*$", caller_id)
-    return (match[1] if match else caller_id).strip()
+    number = (match[1] if match else caller_id).strip()
+    return "" if number.lower() == "unknown" else number  # Asterisk's word for none
 
 
 # -- the link ------------------------------------------------------------------------------------

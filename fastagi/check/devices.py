@@ -109,13 +109,9 @@ def _extensions(
     rules = settings.device_rules()
     candidates: dict[str, str] = {}
     for endpoint in endpoints:
-        if not endpoint.trunk:
-            for extension in (
-                endpoint.name,
-                endpoint.caller_id,
-                rule.extension_of(endpoint.device),
-            ):
-                candidates.setdefault(extension, endpoint.device)
+        made = rule.extension_of(endpoint.device)
+        for extension in (endpoint.name, endpoint.caller_id, made):
+            candidates.setdefault(extension, endpoint.device)
     if rule.type == "local":
         for extension, _ in hints:
             candidates.setdefault(extension, "")
@@ -435,8 +431,11 @@ async def _phones(
     gone: list[str] = []
     nobody: list[str] = []
     inbound: dict[str, list[str]] = {}
+    reached: dict[str, bool] = {}
     for endpoint in endpoints if rules else ():  # without any, nobody can log in anywhere
         extension = _extension(settings, endpoint)
+        if not extension and not endpoint.trunk:
+            continue  # its calls may have any caller ID
         device = resolve(rules, extension) if extension else None
         interface = device.interface if device else ""
         listed = interface.partition("/")[0].upper() in LISTED
@@ -448,7 +447,11 @@ async def _phones(
         if wanted or (not endpoint.trunk and device):
             (named if wanted else gone).append(_taken_for(settings, endpoint, extension, interface))
             continue
-        if not endpoint.context or not await _reaches(pbx, endpoint.context, codes):
+        if not endpoint.context:
+            continue
+        if endpoint.context not in reached:
+            reached[endpoint.context] = await _reaches(pbx, endpoint.context, codes)
+        if not reached[endpoint.context]:
             continue
         if endpoint.trunk or endpoint.name == "anonymous" or endpoint.context not in ours:
             inbound.setdefault(endpoint.context, []).append(endpoint.device)

@@ -269,6 +269,46 @@ def test_caller_id_that_is_no_extension(healthy: Setting, endpoints: Loads) -> N
     assert "PJSIP/1050" in what
 
 
+def test_phone_whose_caller_id_asterisk_does_not_set(healthy: Setting, endpoints: Loads) -> None:
+    endpoints(endpoint("bob-desk", "phones"))
+    rule = '  - match: "205"\n    context: phones\n    interface: PJSIP/bob-desk\n'
+    healthy.change("pause_reasons:", f"{rule}login: {{extension_from: caller_id}}\npause_reasons:")
+    _, found = findings(healthy)
+    assert content(found), "the phone itself may say 205"
+
+
+def test_phone_without_a_password(healthy: Setting, endpoints: Loads) -> None:
+    endpoints(endpoint("1060", "phones").replace("auth = 1001\n", ""))
+    healthy.change('match: "10XX"', 'match: "106X"')
+    _, found = findings(healthy)
+    assert "matches 1: 1060" in oks(found, "devices")
+    assert problems(found) == []
+
+
+def test_phones_made_since_asterisk_was_started(healthy: Setting, asterisk: Asterisk) -> None:
+    """DeviceStateList has them when they have registered."""
+    path = asterisk.etc / "pjsip.conf"
+    path.write_text(path.read_text() + endpoint("2001", "phones"))
+    asterisk.cli("module reload res_pjsip.so")
+    rule = '{match: "200X", context: phones, interface: "PJSIP/{extension}"}'
+    healthy.change('  - match: "0X."', f'  - {rule}\n  - match: "0X."')
+    try:
+        _, found = findings(healthy)
+    finally:
+        asterisk.reload("pjsip")
+    assert "matches 1: 2001" in oks(found, "devices")
+    assert content(found)
+
+
+def test_device_states_that_nobody_lists(healthy: Setting, unload: Callable[[str], None]) -> None:
+    unload("res_manager_devicestate")
+    status, found = findings(healthy)
+    warning = one_warning(found, "devices")
+    assert "which phones Asterisk has cannot be told" in warning["what"]
+    assert warning["mend"] == "asterisk -rx 'module load res_manager_devicestate.so'"
+    assert status == 0
+
+
 def test_phones_that_no_rule_matches(healthy: Setting, endpoints: Loads) -> None:
     endpoints(endpoint("2001", "phones") + endpoint("2002", "phones"))
     _, found = findings(healthy)
