@@ -145,7 +145,7 @@ def _by_channel(
     """``direct``: the call runs in this channel, not in a Local one that was called from it."""
     technology, endpoint = channel.partition("/")[0], endpoint_of(channel)
     interface = f"{technology}/{endpoint}"
-    own = _extension_of(technology, endpoint, access.rules)
+    own = extension_of(technology, endpoint, access.rules)
     if own:
         return Caller(
             Standing.PHONE, own if access.by_endpoint else number, number, interface, True
@@ -190,7 +190,7 @@ def _context(context: str) -> Generator[str, str, str]:
     return (yield CAME_FROM) if context == CALL_CONTEXT else context
 
 
-def _extension_of(technology: str, endpoint: str, rules: Sequence[DeviceRule]) -> str:
+def extension_of(technology: str, endpoint: str, rules: Sequence[DeviceRule]) -> str:
     """The extension of the phone that this endpoint is: its name, or that of the rule with this
     very interface, such as ``PJSIP/alice-desk`` for 201. "" where it is no phone."""
     device = resolve(rules, endpoint)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from fastagi.agents.callers import access, extension_of
 from fastagi.agents.devices import PLACEHOLDER, DeviceRule, resolve
 from fastagi.agents.model import AgentState
 from fastagi.agents.reconcile import number_in
@@ -89,13 +90,6 @@ def _named(settings: Settings, hints: Iterable[str], agents: Iterable[AgentState
     for agent in agents:
         if agent.session is not None:
             yield agent.session.device.interface
-
-
-def _extension(settings: Settings, endpoint: Endpoint) -> str:
-    """What a call from this endpoint is taken for."""
-    if settings.login.extension_from is ExtensionFrom.CALLER_ID:
-        return endpoint.caller_id
-    return endpoint.name
 
 
 def _extensions(
@@ -257,8 +251,8 @@ async def _through_context(pbx: Pbx, its: _Rule, endpoints: Sequence[Endpoint]) 
                 "fits no phone: neither an endpoint, a caller ID nor a hint has such an extension; "
                 f"Asterisk has {some(e.device for e in endpoints) or 'no phone'}",
                 its.where,
-                "# correct match; with login.extension_from: endpoint it is compared with the "
-                "endpoint's name,\n# with caller_id with the number of its caller ID",
+                "# correct match: it is compared with the endpoint's name, or, with\n"
+                "# login.extension_from: caller_id, with the number of its caller ID",
             )
         )
     if lacking:
@@ -424,66 +418,75 @@ async def _phones(
 ) -> list[Finding]:
     rules = [its.rule for its in looked_at]
     broken = [its.rule for its in looked_at if its.broken]  # told of already
-    ours = {rule.context for rule in rules if rule.context}
-    codes = list(settings.feature_codes.by_script().values())
+    ours = {rule.context for rule in rules if rule.context and rule.type == "local"}
     by_device = {endpoint.device.casefold() for endpoint in endpoints}
-    named: list[str] = []  # the rule's interface, but not its extension
-    gone: list[str] = []
+    listed = access(rules, _by_endpoint(settings), settings.login.from_)
+    named: list[str] = []  # the other way of telling the extension would find a rule
+    gone: list[str] = []  # taken for the extension of a phone that does not exist
     nobody: list[str] = []
     inbound: dict[str, list[str]] = {}
     reached: dict[str, bool] = {}
     for endpoint in endpoints if rules else ():  # without any, nobody can log in anywhere
-        extension = _extension(settings, endpoint)
-        if not extension and not endpoint.trunk:
-            continue  # its calls may have any caller ID
+        extension, otherwise = _extensions_of(settings, endpoint, rules)
         device = resolve(rules, extension) if extension else None
-        interface = device.interface if device else ""
-        listed = interface.partition("/")[0].upper() in LISTED
-        if device and (not listed or interface.casefold() in by_device):
+        if device is not None and (
+            not pbx.listed(device.interface)
+            or device.interface.casefold() in by_device
+            or any(device == rule.device(extension) for rule in broken)
+        ):
             continue
-        if any(device == rule.device(extension) for rule in broken):
+        if endpoint.context and endpoint.context not in reached:
+            reached[endpoint.context] = await _reaches(settings, pbx, endpoint.context)
+        if endpoint.context and not reached[endpoint.context]:
             continue
-        wanted = next((r for r in rules if r.interface.casefold() == endpoint.device.casefold()), 0)
-        if wanted or (not endpoint.trunk and device):
-            (named if wanted else gone).append(_taken_for(settings, endpoint, extension, interface))
-            continue
-        if not endpoint.context:
-            continue
-        if endpoint.context not in reached:
-            reached[endpoint.context] = await _reaches(pbx, endpoint.context, codes)
-        if not reached[endpoint.context]:
-            continue
-        if endpoint.trunk or endpoint.name == "anonymous" or endpoint.context not in ours:
+        phone = not (endpoint.trunk or endpoint.name == "anonymous")
+        there = resolve(rules, otherwise) if otherwise and phone else None
+        if device is not None:
+            gone.append(f"{endpoint.device} for {extension}, which becomes {device.interface}")
+        elif there is not None and there.type == "local" and (extension or _by_endpoint(settings)):
+            named.append(f"{endpoint.device} (as {otherwise})")
+        elif phone and endpoint.context in ours:
+            if extension or _by_endpoint(settings):  # else its calls may have any caller ID
+                nobody.append(endpoint.device)
+        elif endpoint.context and not (
+            endpoint.context in listed.contexts
+            or listed.lists(endpoint.device.partition("/")[0], endpoint.name)
+        ):
             inbound.setdefault(endpoint.context, []).append(endpoint.device)
-        else:
-            nobody.append(endpoint.device)
     return [
         *_misfits(settings, named, gone),
         *_without_rule(nobody),
-        *(_inbound(context, devices) for context, devices in inbound.items()),
+        *(_inbound(context, devices, context in ours) for context, devices in inbound.items()),
     ]
 
 
-def _taken_for(settings: Settings, endpoint: Endpoint, extension: str, interface: str) -> str:
-    whose = f"{endpoint.device} gives the extension {extension!r}"
-    if settings.login.extension_from is ExtensionFrom.CALLER_ID:
-        return f"{whose} (its caller ID)" + (f", which becomes {interface}" if interface else "")
-    also = f" (its caller ID is {endpoint.caller_id})" if endpoint.caller_id else ""
-    return whose + (f", which becomes {interface}" if interface else also)
+def _by_endpoint(settings: Settings) -> bool:
+    return settings.login.extension_from is ExtensionFrom.ENDPOINT
+
+
+def _extensions_of(
+    settings: Settings, endpoint: Endpoint, rules: Sequence[DeviceRule]
+) -> tuple[str, str]:
+    """What a call from this endpoint is taken for, and what it would be by the other setting of
+    ``login.extension_from``; "" where it is none, or not known."""
+    by_endpoint = extension_of(endpoint.device.partition("/")[0], endpoint.name, rules)
+    found = (by_endpoint, endpoint.caller_id)
+    return found if _by_endpoint(settings) else (found[1], found[0])
 
 
 def _misfits(settings: Settings, named: Sequence[str], gone: Sequence[str]) -> list[Finding]:
-    by_caller_id = settings.login.extension_from is ExtensionFrom.CALLER_ID
-    other = ExtensionFrom.ENDPOINT if by_caller_id else ExtensionFrom.CALLER_ID
+    mine, other = ExtensionFrom.ENDPOINT, ExtensionFrom.CALLER_ID
+    if not _by_endpoint(settings):
+        mine, other = other, mine
     findings = []
     if named:
         findings.append(
             problem(
                 _ABOUT,
-                f"nobody can log in at phones that have a rule, as no rule matches what they are "
-                f"taken for: {some(named)}",
+                f"with extension_from: {mine.value} no rule matches these phones, so nobody can "
+                f"log in there; with {other.value} one does: {some(named)}",
                 "login.extension_from",
-                f"login:\n  extension_from: {other.value}   # or match: the extension above",
+                f"login:\n  extension_from: {other.value}   # or a rule that matches them",
             )
         )
     if gone:
@@ -513,20 +516,29 @@ def _without_rule(nobody: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _inbound(context: str, devices: Sequence[str]) -> Finding:
+def _inbound(context: str, devices: Sequence[str], is_phones: bool) -> Finding:
+    if is_phones:
+        what = (
+            "they count as phones, as a device rule has that context: whoever calls can log "
+            "agents off"
+        )
+    else:
+        what = "the service refuses whom login.from does not list"
     return warning(
         "dialplan",
-        f"calls that come in through {some(devices)} reach the feature codes, as their context "
-        f"{context!r} leads there: whoever calls could log agents in and off",
+        f"calls that come in through {some(devices)} reach the feature codes in their context "
+        f"{context!r}; {what}",
         f"extensions.conf [{context}]",
         "; extensions.conf: a context of their own for these calls, without\n"
         "; include => agent-features, directly or through another context;\n"
-        "; then: asterisk -rx 'dialplan reload'",
+        "; then: asterisk -rx 'dialplan reload'\n"
+        "# or, where agents call in from there:\n"
+        f"login:\n  from: [{', '.join(devices)}]",
     )
 
 
-async def _reaches(pbx: Pbx, context: str, codes: Iterable[str]) -> bool:
-    for code in codes:
+async def _reaches(settings: Settings, pbx: Pbx, context: str) -> bool:
+    for code in settings.feature_codes.by_script().values():
         try:
             if (await pbx.dialplan.reach(context, code)).way is Way.REACHED:
                 return True

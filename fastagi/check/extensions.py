@@ -381,11 +381,12 @@ async def hidden(dialplan: Dialplan, name: str, codes: Sequence[str]) -> dict[tu
         return {}
     place = names.index(FEATURES_CONTEXT)
     ours = [(extension, shape(extension)) for extension in order[place].dialled()]
+    begins = frozenset[str]().union(*(code.places[0] for _, code in ours if code.places))
     found: dict[tuple[str, str], str] = {}
     for context in order[place + 1 :]:
         for extension in context.dialled():
             its = shape(extension)
-            if its.catch_all:
+            if its.catch_all or not (its.places and its.places[0] & begins):
                 continue
             for mine, code in ours:
                 if not code.overlaps(its):

@@ -245,16 +245,27 @@ def test_outside_numbers_that_the_context_does_not_take(healthy: Setting, more: 
 # -- phones and rules ----------------------------------------------------------------------------
 
 
-def test_endpoint_that_is_no_extension(healthy: Setting, endpoints: Loads) -> None:
+def test_endpoint_that_is_no_extension(healthy: Setting, endpoints: Loads, more: Loads) -> None:
     endpoints(endpoint("alice-desk", "phones", "callerid = Alice <201>"))
-    rule = '  - match: "201"\n    context: phones\n    interface: PJSIP/alice-desk\n'
+    more("[from-queue]\nexten => 201,1,Dial(PJSIP/alice-desk)")
+    rule = '  - match: "201"\n    context: phones\n    interface: Local/{extension}@from-queue/n\n'
     healthy.change("pause_reasons:", f"{rule}pause_reasons:")
     status, found = findings(healthy)
     problem = only(found, "devices")
-    assert "PJSIP/alice-desk gives the extension 'alice-desk'" in problem["what"]
-    assert "its caller ID is 201" in problem["what"]
-    assert "extension_from: caller_id" in problem["mend"]
+    assert "with extension_from: endpoint no rule matches" in problem["what"]
+    assert "with caller_id one does: PJSIP/alice-desk (as 201)" in problem["what"]
     assert status == 1
+    healthy.change("pause_reasons:", f"{problem['mend']}\npause_reasons:")
+    _, found = findings(healthy)
+    assert content(found)
+
+
+def test_endpoint_that_is_the_interface_of_a_rule(healthy: Setting, endpoints: Loads) -> None:
+    endpoints(endpoint("alice-desk", "phones", "callerid = Alice <201>"))
+    rule = '  - match: "201"\n    context: phones\n    interface: PJSIP/alice-desk\n'
+    healthy.change("pause_reasons:", f"{rule}pause_reasons:")
+    _, found = findings(healthy)
+    assert content(found), "the rule says which extension it is"
     healthy.change("pause_reasons:", "login: {extension_from: caller_id}\npause_reasons:")
     _, found = findings(healthy)
     assert content(found)
@@ -264,9 +275,16 @@ def test_caller_id_that_is_no_extension(healthy: Setting, endpoints: Loads) -> N
     endpoints(endpoint("1050", "phones", "callerid = Desk <5550>"))
     healthy.change("pause_reasons:", "login: {extension_from: caller_id}\npause_reasons:")
     _, found = findings(healthy)
-    what = one_warning(found, "devices")["what"]
-    assert "no device rule matches them" in what
-    assert "PJSIP/1050" in what
+    problem = only(found, "devices")
+    assert "with endpoint one does: PJSIP/1050 (as 1050)" in problem["what"]
+
+
+def test_caller_id_of_a_phone_that_does_not_exist(healthy: Setting, endpoints: Loads) -> None:
+    endpoints(endpoint("alice-desk", "phones", "callerid = Alice <1077>"))
+    healthy.change("pause_reasons:", "login: {extension_from: caller_id}\npause_reasons:")
+    _, found = findings(healthy)
+    what = only(found, "devices")["what"]
+    assert "PJSIP/alice-desk for 1077, which becomes PJSIP/1077" in what
 
 
 def test_phone_whose_caller_id_asterisk_does_not_set(healthy: Setting, endpoints: Loads) -> None:
@@ -754,14 +772,19 @@ def test_an_inbound_context_reaches_the_codes(
     assert name is not None
     warning = one_warning(found, "dialplan")
     assert f"through PJSIP/{name[1]} reach the feature codes" in warning["what"]
-    assert "'from-trunk'" in warning["what"]
+    assert "'from-trunk'; the service refuses whom login.from does not list" in warning["what"]
     assert status == 0
+    mend = warning["mend"].partition("login:\n")[2]
+    healthy.change("pause_reasons:", f"login:\n{mend}\npause_reasons:")
+    assert content(findings(healthy)[1])
 
 
 def test_a_trunk_in_the_phones_own_context(healthy: Setting, endpoints: Loads) -> None:
     endpoints(endpoint("carrier", "phones", "outbound_auth = 1001"))
     _, found = findings(healthy)
-    assert "through PJSIP/carrier" in one_warning(found, "dialplan")["what"]
+    what = one_warning(found, "dialplan")["what"]
+    assert "through PJSIP/carrier" in what
+    assert "whoever calls can log agents off" in what
 
 
 def test_an_inbound_context_that_reaches_no_code(
