@@ -32,11 +32,11 @@ class Share:
 
 # One for each test of programs, by its name.
 SHARES = {
-    "test_codes_and_commands_in_trouble": Share(900, 45),
+    "test_codes_and_commands_in_trouble": Share(780, 38),
     "test_the_console_while_all_is_calm": Share(220, 8),
-    "test_the_console_in_trouble": Share(530, 27),
-    "test_codes_through_the_dialplan_in_trouble": Share(350, 20),
-    "test_static_members_and_a_missing_queue_in_trouble": Share(250, 15),
+    "test_the_console_in_trouble": Share(470, 24),
+    "test_codes_through_the_dialplan_in_trouble": Share(330, 18),
+    "test_static_members_and_a_missing_queue_in_trouble": Share(200, 12),
 }
 
 Trials = Callable[..., Counted]

@@ -81,17 +81,46 @@ def test_any_other_is(other: judge.Members) -> None:
     assert judge.difference(THERE, other) != []
 
 
+ITEM = {
+    "Queue": "sales",
+    "Location": "PJSIP/1001",
+    "Name": "Agent/4001",
+    "StateInterface": "PJSIP/1001",
+    "Membership": "dynamic",
+    "Penalty": "2",
+    "Paused": "1",
+    "PausedReason": "lunch",
+}
+STATIC = {**ITEM, "Membership": "static", "Name": "Front desk"}
+
+
 def test_what_asterisk_reports_is_read() -> None:
-    item = {
-        "Queue": "sales",
-        "Location": "PJSIP/1001",
-        "Name": "Agent/4001",
-        "StateInterface": "PJSIP/1001",
-        "Penalty": "2",
-        "Paused": "1",
-        "PausedReason": "lunch",
-    }
-    assert judge.reported([item]) == THERE
+    assert judge.reported([ITEM]) == THERE
+
+
+def test_a_static_member_where_its_agent_is() -> None:
+    assert judge.without_static(THERE, [STATIC], [LOGIN]) == (THERE, [])
+    found, _ = judge.without_static(THERE, [{**STATIC, "Penalty": "4"}], [LOGIN])
+    assert judge.difference(THERE, found) != []
+
+
+@pytest.mark.parametrize(
+    ("item", "events", "well"),
+    [
+        (STATIC, [LOGIN, LOGOUT], True),
+        ({**STATIC, "Paused": "0"}, [], True),  # nobody's business
+        ({**STATIC, "Paused": "0"}, [LOGIN, LOGOUT], False),
+    ],
+)
+def test_a_static_member_where_nobody_is(
+    item: dict[str, str], events: list[Event], well: bool
+) -> None:
+    found, wrong = judge.without_static({}, [item], events)
+    assert (found, wrong == []) == ({}, well)
+
+
+def test_a_dynamic_member_is_as_ever() -> None:
+    assert judge.without_static({}, [ITEM], []) == (THERE, [])
 
 
 def test_lamps() -> None:
