@@ -660,7 +660,9 @@ class App:
             )
 
         # From the store, not from the difference: what an earlier start could not finish, as
-        # Asterisk was away, is found again.
+        # Asterisk was away, is found again; and so is what this one cannot.
+        for number, queue in difference.to_join:
+            await self._until_stored(partial(self.service.is_to_join, number, queue))
         to_log_off, to_leave = await self._left_over()
         for number in to_log_off:
             await self._insist(command(LogOff, number, reason="archived"))

@@ -96,7 +96,7 @@ class MissingQueues:
             if not refusal.passing and self._refused.get(note) != str(refusal):
                 self._refused[note] = str(refusal)
                 self._log.warning(
-                    "a queue that was missing could not be joined",
+                    "a queue that is waited for could not be joined",
                     agent=number,
                     queue=queue,
                     why=str(refusal) or refusal.outcome.value,
@@ -104,7 +104,7 @@ class MissingQueues:
             return False
         else:
             self._log.info(
-                "a queue that was missing is there: the agent has joined it",
+                "the agent has joined a queue that was waited for",
                 agent=number,
                 queue=queue,
             )

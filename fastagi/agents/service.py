@@ -897,13 +897,8 @@ class AgentService:
     async def wait_for(self, state: AgentState, queues: Sequence[Membership]) -> None:
         """The agent joins these queues, which Asterisk lacks, when they are there. Raises
         StoreUnavailable."""
-        session = state.session
-        assert session is not None
         for m in queues:
-            note = WAITING.format(session.device.asterisk, state.number, m.queue)
-            if self.waiting.get(note) != session.id:
-                await self.store.set_note(note, session.id)
-                self.waiting[note] = session.id
+            await self._note_waiting(state, m.queue)
             self._log.warning(
                 "Asterisk lacks a queue: the agent is not in it, and joins when it is there",
                 agent=state.number,
@@ -911,6 +906,21 @@ class AgentService:
                 number=m.number,
                 cure=errors.MISSING_QUEUE_CURE,
             )
+
+    async def _note_waiting(self, state: AgentState, queue: str) -> None:
+        session = state.session
+        assert session is not None
+        note = WAITING.format(session.device.asterisk, state.number, queue)
+        if self.waiting.get(note) != session.id:
+            await self.store.set_note(note, session.id)
+            self.waiting[note] = session.id
+
+    async def is_to_join(self, number: str, queue: str) -> None:
+        """An agent who is logged in has got this queue: joined sooner or later, whatever happens to
+        this process or to Asterisk meanwhile. Raises StoreUnavailable."""
+        state = await self.store.agent(number)
+        if state is not None and state.session is not None:
+            await self._note_waiting(state, queue)
 
     async def wait_for_queue(self, number: str, queue: str, command: Command) -> None:
         """The same for an agent whose ``command`` to join was refused, with an event. Raises

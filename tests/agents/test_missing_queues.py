@@ -284,7 +284,7 @@ async def test_what_is_refused_in_another_way_is_said_once(hall: Hall) -> None:
     with capture_logs() as logs:
         for _ in range(3):
             await hall.reconciler.missing.look()
-    (line,) = [x for x in logs if x["event"] == "a queue that was missing could not be joined"]
+    (line,) = [x for x in logs if x["event"] == "a queue that is waited for could not be joined"]
     assert (line["agent"], line["queue"]) == ("1001", "billing")
     assert "Permission denied" in line["why"]
     hall.asterisk.refuses = lambda _: False
@@ -351,3 +351,19 @@ async def test_it_is_waited_for_where_the_agent_has_moved_to() -> None:
     await hall.reconciler.missing.look()
     assert list(hall.asterisks["rome"].queues["billing"]) == [KEY]
     hall.all_well()
+
+
+async def test_a_new_queue_is_joined_although_the_service_was_killed_before(hall: Hall) -> None:
+    """The YAML gives a queue to an agent who is logged in; then the service dies."""
+    hall.store.agents["1001"] = an_agent("1001", "sales")
+    await hall.do(hall.log_in())
+    hall.store.agents["1001"] = replace(
+        hall.state,
+        memberships=(*hall.state.memberships, an_agent("1001", "support").memberships[0]),
+    )
+    await hall.service.is_to_join("1001", "support")
+    hall.start()
+    await hall.settle()
+    await hall.reconciler.missing.look()
+    assert joined(hall) == there(hall) == ["sales", "support"]
+    assert not [note for note in hall.store.remembered if note.startswith("waiting")]
