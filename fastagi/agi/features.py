@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import structlog
 
 from fastagi.agents import errors
-from fastagi.agents.callers import Access, Caller, Standing, access, who_calls
+from fastagi.agents.callers import Access, Caller, Questions, Standing, access, who_calls
 from fastagi.agents.commands import (
     Actor,
     Command,
@@ -237,10 +237,21 @@ class Call:
 
     # -- who
 
+    def _who(self) -> Questions:
+        request = self.session.request
+        return who_calls(request.channel, request.context, request.callerid, self.settings.access)
+
+    def at_first_sight(self) -> None:
+        """Who calls, as far as nobody has to be asked for it."""
+        try:
+            next(self._who())
+        except StopIteration as found:
+            self.caller = found.value
+            self.extension = self.caller.extension
+
     async def recognise(self) -> None:
         """Finds out who calls. Raises NotFromHere where that is nobody who may, Unavailable."""
-        request = self.session.request
-        steps = who_calls(request.channel, request.context, request.callerid, self.settings.access)
+        steps = self._who()
         try:
             question = next(steps)
             while True:  # never for a phone of ours
@@ -671,7 +682,9 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
     try:
         try:
             with wait_at_most():
-                if feature is not busy:
+                if feature is busy:
+                    call.at_first_sight()
+                else:
                     await call.recognise()
                 outcome = await feature(call)
         except errors.Refused as refusal:

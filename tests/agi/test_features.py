@@ -1028,7 +1028,9 @@ async def test_a_login_without_a_rule_is_logged_with_what_was_looked_for(desk: D
 
 
 async def test_busy_is_told_to_whoever_calls(desk: Desk) -> None:
-    assert (await desk.good(BUSY, extension="trunk")).outcome == "BUSY"
+    for extension, told in (("1001", "1001"), ("trunk", "")):
+        answered = await desk.good(BUSY, extension=extension)
+        assert (answered.outcome, answered.variables[Variable.EXTENSION]) == ("BUSY", told)
 
 
 # -- "#"
