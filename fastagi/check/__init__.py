@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from fastagi import drift
 from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.ami.client import ManagerError
@@ -45,16 +46,15 @@ async def check(
     for finding in await asyncio.to_thread(unconfirmed, settings, place):
         yield finding
     names = [asterisk.name for asterisk in settings.asterisks]
-    answers = await service(settings)
-    answering = any(finding.level is Level.OK for finding in answers)
-    looked_at = partial(store, settings.database, names, running=answering)
+    answers, linked = await _service(settings)
+    looked_at = partial(store, settings.database, names, running=linked is not None)
     findings, agents = await asyncio.to_thread(looked_at)
     for finding in (*findings, *answers, *http(settings, place)):
         yield finding
     for asterisk in settings.asterisks:
         here = [a for a in agents if a.session and a.session.device.asterisk == asterisk.name]
         looked = _one_asterisk(
-            settings, asterisk, here, Mends(place), sounds, answering=answering, probe=probe
+            settings, asterisk, here, Mends(place), sounds, linked=linked, probe=probe
         )
         named = f"{asterisk.name}: " if asterisk.name else ""
         async with aclosing(looked) as found:
@@ -64,6 +64,20 @@ async def check(
         yield finding
 
 
+async def _service(settings: Settings) -> tuple[list[Finding], frozenset[str] | None]:
+    """Does it answer, and can it write its store? Then the names of the Asterisks that it is
+    connected to."""
+    answers = await service(settings)
+    if not any(finding.level is Level.OK for finding in answers):
+        return answers, None
+    try:
+        return answers, await drift.linked(settings)
+    except drift.Away as error:
+        (answer,) = answers
+        what = f"it answers calls with 'please try again': {one_line(error)}"
+        return [problem("service", what, answer.where, "# see its log: it says what to do")], None
+
+
 async def _one_asterisk(
     settings: Settings,
     asterisk: AsteriskSettings,
@@ -71,15 +85,24 @@ async def _one_asterisk(
     mends: Mends,
     sounds: Path | None,
     *,
-    answering: bool,
+    linked: frozenset[str] | None,
     probe: bool,
 ) -> AsyncGenerator[Finding, None]:
-    """``agents``: those logged in there. ``answering``: the service runs."""
+    """``agents``: those logged in there. ``linked``: the Asterisks that the running service is
+    connected to; None: it does not run."""
     for finding in unmatched(settings.device_rules(), agents, asterisk.name):
         yield finding
-    async with manager(asterisk, service_answers=answering) as (pbx, refused):
+    in_use = linked is not None and asterisk.name in linked
+    async with manager(asterisk, service_answers=in_use) as (pbx, refused):
         for finding in refused:
             yield finding
+        if pbx is not None and linked is not None and not in_use:
+            yield problem(
+                "service",
+                "it runs, and is not connected to this Asterisk: no code works here",
+                f"{asterisk.host}:{asterisk.port}",
+                "# see its log: it says why; it tries again by itself",
+            )
         data = None
         if pbx is not None:
             try:

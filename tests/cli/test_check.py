@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from fastagi.agi.prompts import SOUNDS
-from fastagi.demo.asterisk import Asterisk
+from fastagi.demo.asterisk import Asterisk, free_port
 
 from .conftest import PIN, SECRET, Running, Serve, Setting, fastagi
 
@@ -243,7 +244,7 @@ def test_dialplan_of_nothing_but_other_codes_is_one_finding(healthy: Setting) ->
 
 
 def test_dialplan_of_another_server(healthy: Setting) -> None:
-    healthy.change(f"listen: 127.0.0.1:{healthy.port}", f"listen: 127.0.0.1:{healthy.port - 1}")
+    healthy.change(f"listen: 127.0.0.1:{healthy.port}", f"listen: 127.0.0.1:{free_port()}")
     status, found = findings(healthy)
     (warning,) = (f for f in found if f["level"] == "warning" and f["about"] == "dialplan")
     assert "not what this configuration gives" in warning["what"]
@@ -401,6 +402,18 @@ def test_no_store_although_the_service_runs(healthy: Setting, serve: Serve, tmp_
     assert warning["about"] == "store"
     assert "the service answers: it has another one" in warning["what"]
     assert warning["where"] == f"sqlite:///{tmp_path}/agents.db"
+
+
+def test_store_that_the_service_cannot_write(healthy: Setting, serve: Serve) -> None:
+    serve(healthy)
+    with closing(sqlite3.connect(healthy.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        deadline = time.monotonic() + 60
+        while not problems(found := findings(healthy)[1]):  # it tries every few seconds
+            assert time.monotonic() < deadline
+        other.execute("ROLLBACK")
+    problem = only(found, "service")
+    assert "cannot use its database" in problem["what"]
 
 
 def test_usage(setting: Setting) -> None:
