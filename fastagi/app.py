@@ -119,7 +119,6 @@ def own_places(settings: Settings) -> tuple[tuple[str, int], ...]:
 def policy(settings: Settings) -> Policy:
     return Policy(
         settings.login.lockout.rule(),
-        settings.pause.wrapup,
         settings.zone,
         settings.login.missing_queue is MissingQueue.REFUSE,
     )

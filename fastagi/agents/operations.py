@@ -125,5 +125,21 @@ class MemberNews:
     present: bool
 
 
+LIFE_MARK = "life-"  # begins the mark that lives exactly as long as an Asterisk
+
+
+def restarted(noted: str, now: str) -> bool:
+    """Whether Asterisk was restarted between these two answers of ``started_at``.
+
+    The start-up time decides; where it is the same, and both have a mark, the marks do.
+    """
+    before, _, mark = noted.partition(f" {LIFE_MARK}")
+    after, _, other = now.partition(f" {LIFE_MARK}")
+    # An earlier version put the value of a global variable behind the time.
+    if before[:19] != after[:19]:
+        return True
+    return bool(mark and other) and mark != other
+
+
 class QueuesUnavailable(Exception):
     """The manager link is down or silent; nothing was sent."""

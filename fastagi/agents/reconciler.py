@@ -39,6 +39,7 @@ from fastagi.agents.operations import (
     ReportedMember,
     Result,
     in_words,
+    restarted,
 )
 from fastagi.agents.reconcile import (
     Difference,
@@ -235,8 +236,7 @@ class Reconciler:
         state = await self.service.store.agent(planned.agent)
         if state is None or state.session is None:
             return
-        wrapup = self.service.policy.wrapup if isinstance(planned, Pause) else timedelta()
-        if await self.service.in_call(state, wrapup):
+        if await self.service.in_call(state):
             return
         now = replace(
             planned, id=f"{planned.id}-after", when_in_call=WhenInCall.ALLOW, in_call=False
@@ -429,7 +429,7 @@ class _Side:
                 prefix = TO_PUT_BACK.format(self.asterisk)
                 left = await self.store.notes(prefix)
                 self._to_put_back = {key.removeprefix(prefix) for key in left}
-                if before is not None and before != started:
+                if before is not None and restarted(before, started):
                     await self._restore()
                 await self.store.set_note(note, started)
                 self._met = connection

@@ -283,7 +283,6 @@ class Policy:
     """The admin's choices that hold for every door."""
 
     lockout: Lockout
-    wrapup: timedelta = timedelta()  # so long after a queue call counts as still in it
     zone: tzinfo = UTC  # where a day begins at midnight
     refuse_missing_queue: bool = False  # a login while Asterisk lacks one of the agent's queues
 
@@ -587,26 +586,24 @@ class AgentService:
         async with self._lock("device:" + key):
             yield
 
-    async def in_call(self, agent: AgentState, wrapup: timedelta = timedelta()) -> bool:
+    async def in_call(self, agent: AgentState) -> bool:
         """Is there a call of one of the agent's queues on the device of this agent, who is logged
-        in, or was there one so short a time ago? Raises QueuesUnavailable."""
+        in? Not in wrap-up: then nothing has to be waited for, and by the queue's clock the next
+        call may come sooner than by ours. Raises QueuesUnavailable."""
         assert agent.session is not None
         device = agent.session.device
         queues = [m.queue for m in agent.memberships]
         members = await self.queues.members(
             device.asterisk, interface=device.interface, queues=queues
         )
-        since = (self._clock() - wrapup).timestamp()
-        return any(m.in_call or (wrapup and m.last_call > since) for m in members)
+        return any(m.in_call for m in members)
 
     async def _informed(self, command: Command) -> Command:
         """What only Asterisk or the past knows, asked where the command depends on it."""
         if isinstance(command, LogOff | Pause) and command.when_in_call is not WhenInCall.ALLOW:
             state = await self.store.agent(command.agent)
             if state and state.session:
-                wrapup = self.policy.wrapup if isinstance(command, Pause) else timedelta()
-                in_call = await self.in_call(state, wrapup)
-                command = replace(command, in_call=in_call)
+                command = replace(command, in_call=await self.in_call(state))
         as_agent = isinstance(command, Unpause) and command.as_agent
         by_agent = command.source is Source.PHONE or as_agent
         if isinstance(command, Pause | Unpause) and by_agent:

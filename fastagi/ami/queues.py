@@ -14,6 +14,7 @@ import structlog
 from fastagi.agents.fence import Fence
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
+    LIFE_MARK,
     AddMember,
     Answer,
     Operation,
@@ -94,7 +95,7 @@ FEW = 20  # queues that are asked one by one where an interface is looked for
 # Of notes of ours alone: whatever else stands in that family of the database is another's.
 _KEY = re.compile(r"[0-9]{13}-[A-Za-z0-9_.-]{1,80}", re.ASCII)
 _MOMENT = re.compile(r"[0-9A-Za-z:. /+-]{3,60}", re.ASCII)
-_MARK = re.compile(r"[0-9a-f]{8}", re.ASCII)
+_MARK = re.compile(LIFE_MARK + r"[0-9a-f]{8}", re.ASCII)
 SHOWN = 10  # notes that cannot be read, in one reading; the others are counted
 
 
@@ -124,7 +125,9 @@ def judge(operation: Operation, response: Response) -> Answer:
     return Answer.DONE if response.success else Answer.REFUSED
 
 
-LIFE = "FASTAGI_LIFE"  # a global variable: which of its lives this Asterisk is in
+# Marks this life of Asterisk: a variable in the environment of its process, which lives exactly as
+# long. A global variable would not do: ``clearglobalvars = yes`` removes it at a reload.
+LIFE = "ENV(FASTAGI_LIFE)"
 
 
 class Queues:
@@ -287,23 +290,25 @@ class Queues:
         return sorted(names)
 
     async def started_at(self) -> str:
-        """When Asterisk was started, ``2026-11-22 18:14:52`` in its own time zone.
+        """When Asterisk was started, ``2026-11-22 18:14:52`` in its own time zone, and the mark of
+        this life: ``restarted`` compares two of them.
 
-        It differs after a restart and is the same after a lost link. QueuesUnavailable also when
-        the manager user may not ask.
+        QueuesUnavailable also when the manager user may not ask.
         """
         response = await self._ask({"Action": "CoreStatus"})
         date = response.headers.get("CoreStartupDate", "")
         time = response.headers.get("CoreStartupTime", "")
         if not response.success or not _MOMENT.fullmatch(f"{date} {time}"):
             raise QueuesUnavailable(f"CoreStatus: {response.message or 'no start-up time given'}")
-        # A restart within the second has the same time, but a global variable does not survive it.
+        # A restart within the second has the same time, but another mark.
         mark: AmiAction = {"Action": "Getvar", "Variable": LIFE}
         token = (await self._ask(mark)).headers.get("Value", "")
         if not _MARK.fullmatch(token):
-            token = f"{random.getrandbits(32):08x}"
+            token = f"{LIFE_MARK}{random.getrandbits(32):08x}"
             set_mark: AmiAction = {"Action": "Setvar", "Variable": LIFE, "Value": token}
-            if not (await self._ask(set_mark)).success:
+            await self._ask(set_mark)
+            # Without func_env.so there is none: then the time alone decides.
+            if (await self._ask(mark)).headers.get("Value", "") != token:
                 return f"{date} {time}"
         return f"{date} {time} {token}"
 

@@ -1501,9 +1501,11 @@ async def test_killed_in_the_middle_of_moving_away_from_one_that_is_away() -> No
 # -- planned pauses
 
 
-async def test_a_pause_after_the_call_waits_for_the_end_of_the_wrap_up(hall: Hall) -> None:
+async def test_a_pause_after_the_call_does_not_wait_for_the_end_of_the_wrap_up(
+    hall: Hall,
+) -> None:
+    """The queue's clock may be faster than ours: waiting, the next call would come first."""
     await hall.settle()
-    hall.service.policy = replace(hall.service.policy, wrapup=timedelta(seconds=30))
     await hall.do(hall.log_in())
     hall.asterisk.calls.add("pjsip/1001")
     planned = hall.pause(when_in_call=WhenInCall.AFTER_CALL)
@@ -1512,16 +1514,13 @@ async def test_a_pause_after_the_call_waits_for_the_end_of_the_wrap_up(hall: Hal
     assert hall.state.pause is None
     hall.asterisk.calls.clear()
     hall.asterisk.last_call["pjsip/1001"] = hall.clock.now.timestamp()
-    hall.clock.pass_(seconds=29)
-    await hall.settle()
-    assert hall.state.pause is None
-    hall.clock.pass_(seconds=2)
+    hall.clock.pass_(seconds=1)
     await hall.settle()
     assert hall.state.pause is not None
     event = hall.events[-1]
     assert (event.type, event.reason, event.source) == (PAUSE, "lunch", Source.PHONE)
     assert event.actor == planned.actor
-    assert event.occurred_at == NOON + timedelta(seconds=31)
+    assert event.occurred_at == NOON + timedelta(seconds=1)
     await hall.settle()
     assert len(hall.events) == 2
     hall.all_well()

@@ -621,9 +621,6 @@ async def test_the_time_after_a_call_belongs_to_it(desk: Desk) -> None:
     await pause_later(desk)
     desk.hall.asterisk.calls.clear()
     desk.hall.asterisk.last_call["pjsip/1001"] = (NOON - timedelta(seconds=20)).timestamp()
-    desk.hall.service.policy = replace(desk.hall.service.policy, wrapup=timedelta(seconds=30))
-    assert (await desk.good(S.PAUSE, "1")).outcome == "PAUSE_AFTER_CALL"
-    desk.hall.service.policy = replace(desk.hall.service.policy, wrapup=timedelta(seconds=20))
     assert (await desk.good(S.PAUSE, "1")).outcome == "PAUSED"
 
 

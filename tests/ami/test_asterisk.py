@@ -1,6 +1,7 @@
 """Queues and the client against a real Asterisk, with the rights of the sample and no more."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -250,6 +251,16 @@ async def test_queue_names_and_start_up_time(queues: Queues, asterisk: Asterisk)
     assert started == await queues.started_at()
     uptime = await asyncio.to_thread(asterisk.cli, "core show settings")
     assert started.split(" ")[1] in uptime
+    assert re.fullmatch(r"[0-9-]{10} [0-9:]{8} life-[0-9a-f]{8}", started)
+
+
+async def test_a_reload_is_no_restart(queues: Queues, asterisk: Asterisk) -> None:
+    """Also where the dialplan's global variables are cleared with it."""
+    assert "clearglobalvars = yes" in (asterisk.etc / "extensions.conf").read_text()
+    started = await queues.started_at()
+    for command in ("dialplan reload", "module reload", "core reload"):
+        await asyncio.to_thread(asterisk.cli, command)
+    assert await queues.started_at() == started
 
 
 async def test_in_call(

@@ -1,6 +1,5 @@
 """Queues against a scripted peer: what each answer means, and what is told when there is none."""
 
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -333,7 +332,7 @@ async def test_many_notes_that_cannot_be_read_are_no_flood(client_of: Any) -> No
 async def test_the_start_up_time_is_one(client_of: Any, date: str, time: str, usable: bool) -> None:
     def script(link: Link, action: dict[str, str]) -> None:
         if action["Action"] == "Getvar":
-            headers = "Variable: FASTAGI_LIFE\r\nValue: \x00\x1b[31m"
+            headers = "Variable: ENV(FASTAGI_LIFE)\r\nValue: \x00\x1b[31m"
         elif action["Action"] == "CoreStatus":
             headers = f"CoreStartupDate: {date}\r\nCoreStartupTime: {time}"
         else:
@@ -346,7 +345,7 @@ async def test_the_start_up_time_is_one(client_of: Any, date: str, time: str, us
     async with Peer(script) as peer:
         queues = Queues(await client_of(peer))
         if usable:
-            assert re.fullmatch(r"2026-11-22 18:14:52 [0-9a-f]{8}", await queues.started_at())
+            assert await queues.started_at() == "2026-11-22 18:14:52"
         else:
             with pytest.raises(QueuesUnavailable, match="no start-up time given"):
                 await queues.started_at()

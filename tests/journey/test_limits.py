@@ -1,6 +1,7 @@
 """What time does to pauses and shifts, on real phones: the agent hears it, and it is written down
 as the system's doing."""
 
+import asyncio
 import signal
 import sqlite3
 from typing import Any
@@ -158,18 +159,45 @@ async def test_a_pause_that_was_to_follow_is_taken_back(make_service: Any, desk:
     service.agrees()
 
 
-async def test_wrap_up_belongs_to_the_call(make_service: Any, desk: Any) -> None:
+async def test_a_pause_in_wrap_up_begins_at_once(make_service: Any, desk: Any) -> None:
+    """A caller waits, and the queue rings again when its wrap-up is over: the pause comes first.
+    Also where the configuration still has a ``wrapup`` from before."""
+    service: Service = make_service(pause={"when_in_call": "after_call", "wrapup": "60s"})
+    asterisk = service.asterisk
+    asterisk.queue_sections = "".join(
+        f"[{name}]\nstrategy = ringall\nretry = 1\nwrapuptime = 8\njoinempty = yes\n"
+        for name in asterisk.queues.values()
+    )
+    asterisk.reload("queues")
+    anna: Desk = await desk("1001")
+    caller: Desk = await desk("1003")
+    waiting: Desk = await desk("1005")
+    await anna.dial("*314001")
+    await caller.phone.dial("701")
+    await anna.phone.wait_answered()
+    await waiting.phone.start_call("701")
+    await until(lambda: "has 1 calls" in asterisk.cli("queue show sales"))
+    await caller.phone.hangup()
+    await until(lambda: "(in call)" not in asterisk.cli("queue show sales"))
+    answered = len(anna.phone.answered)
+    assert (await anna.dial("*331")).outcome == "PAUSED"
+    assert facts(service)[-1] == LUNCH
+    await asyncio.sleep(10)  # the wrap-up, and a try of the queue
+    assert len(anna.phone.answered) == answered
+    await waiting.phone.hangup()
+
+
+async def test_a_pause_for_after_the_call_begins_at_its_end(make_service: Any, desk: Any) -> None:
     service: Service = make_service(pause={"when_in_call": "after_call", "wrapup": "60s"})
     anna: Desk = await desk("1001")
     caller: Desk = await desk("1003")
     await anna.dial("*314001")
-    assert (await anna.dial("*332")).outcome == "PAUSED", "nobody has called yet"
-    await anna.dial("*34")
     await caller.phone.dial("701")
     await anna.phone.wait_answered()
-    await caller.phone.hangup()
-    await until(lambda: "(in call)" not in service.asterisk.cli("queue show sales"))
     assert (await anna.dial("*331")).outcome == "PAUSE_AFTER_CALL"
+    await caller.phone.hangup()
+    await until(lambda: LUNCH in facts(service))
+    service.agrees()
 
 
 async def logged_in_yesterday(service: Service) -> None:

@@ -51,6 +51,25 @@ def lamp(asterisk: Asterisk, name: str) -> str:
 # -- somebody changes Asterisk itself ------------------------------------------------------------
 
 
+async def test_a_reload_that_clears_global_variables_is_no_restart(
+    make_service: MakeService, wire: Wire, desk: Any, asterisk: Asterisk
+) -> None:
+    """``clearglobalvars = yes`` and ``dialplan reload`` while the link is cut: what somebody does
+    then is adopted, not undone as after a restart."""
+    service = make_service(wire=wire)
+    await (await desk("1001")).dial("*314001")
+    wire.cut()
+    asterisk.cli("dialplan reload")
+    asterisk.cli(f"queue remove member {ME} from support")
+    wire.mend()
+    await until(lambda: facts(service, "queue-leave"))
+    assert facts(service, "queue-leave") == [
+        ("queue-leave", "4001", ["support"], "", "asterisk"),
+    ]
+    assert service.members()["support"] == set()
+    service.agrees()
+
+
 async def test_what_is_done_at_the_console_is_adopted_once(
     service: Service, desk: Any, asterisk: Asterisk
 ) -> None:
