@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from fastagi.agents import errors
+from fastagi.agents.clock import Step
 from fastagi.agents.commands import (
     Actor,
     Adopt,
@@ -127,6 +128,7 @@ class Reconciler:
         self._attention.set()
         service.left_open.append(self._attention.set)
         service.changed.append(lambda change: self._note_plan(change.after))
+        service.clock_set.append(self._clock_was_set)
 
     # -- what is told to it
 
@@ -146,6 +148,11 @@ class Reconciler:
         """A queue call has ended: what was planned for then may be due."""
         if self._planned:
             self._attention.set()
+
+    def _clock_was_set(self, _: Step) -> None:
+        """What Asterisk refused is tried again now, not when the clock shows that time again."""
+        self._not_before.clear()
+        self._attention.set()
 
     def _note_plan(self, agent: AgentState) -> None:
         if agent.planned is not None:

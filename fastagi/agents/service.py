@@ -31,6 +31,7 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from fastagi.agents import errors
+from fastagi.agents.clock import Clock, Step, in_words
 from fastagi.agents.commands import (
     Actor,
     Command,
@@ -191,6 +192,11 @@ class Store(Protocol):
     async def shift_ends(self) -> list[str]:
         """The times of day (``18:30``) at which agents are logged off, each once."""
 
+    async def clock_was_set(self, before: datetime, by: timedelta, begun: Collection[str]) -> None:
+        """The machine's clock, which showed ``before``, was set by so much: logins and pauses that
+        go on began that much later. Where several services share the database, only those that
+        have ``begun`` here, by their ids."""
+
     async def pin_attempt(
         self,
         keys: Keys,
@@ -298,7 +304,7 @@ class AgentService:
         policy: Policy,
         log: Log,
         *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock | None = None,
         steady: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         new_id: Callable[[], str] = ordered_id,
@@ -311,7 +317,13 @@ class AgentService:
         self.fence = fence or Fence(log)
         self._pins = pins
         self._log = log
-        self._clock = clock
+        self._clock = clock or Clock()
+        self._steps_followed = 0
+        self._following = asyncio.Lock()
+        # Logins and pauses that have begun in this process, as far as they go on.
+        self._begun: set[str] = set()
+        # Called after the machine's clock was set, when the store knows.
+        self.clock_set: list[Callable[[Step], None]] = []
         self.steady = steady or steady_clock()
         self._sleep = sleep
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -378,6 +390,29 @@ class AgentService:
 
     def now(self) -> datetime:
         return self._clock()
+
+    # -- the machine's clock
+
+    async def follow_clock(self) -> None:
+        """After the machine's clock was set: what goes on in the store has lasted as long as
+        before. To be called before anything is judged by how long it lasts. Raises
+        StoreUnavailable."""
+        self._clock()
+        if len(self._clock.steps) == self._steps_followed:
+            return
+        async with self._following:
+            while self._steps_followed < len(self._clock.steps):
+                step = self._clock.steps[self._steps_followed]
+                await self.store.clock_was_set(step.before, step.by, self._begun)
+                self._steps_followed += 1
+                self._log.warning(
+                    "the machine's clock was set: logins and pauses go on as long as they lasted",
+                    by=in_words(step.by),
+                    mend="keep the clock right with a time service such as chrony",
+                )
+                for callback in self.clock_set:
+                    with self.fence.item("clock"):
+                        callback(step)
 
     # -- PINs
 
@@ -535,6 +570,7 @@ class AgentService:
         if not self.linked:
             raise errors.Unavailable("the manager link to Asterisk is down")
         try:
+            await self.follow_clock()
             async with self._lock("agent:" + command.agent):
                 if only_if is not None:
                     state = await self.store.agent(command.agent)
@@ -683,11 +719,22 @@ class AgentService:
     def tell(self, change: Change) -> None:
         """Whoever waits for changes learns of one that is written down."""
         if change.alters:
+            self._note_begun(change)
             for callback in self.changed:
                 try:
                     callback(change)
                 except Exception as error:  # the change is made all the same
                     self.fence.skipped("changes", error, agent=change.before.number)
+
+    def _note_begun(self, change: Change) -> None:
+        before, after = change.before, change.after
+        for was, now in ((before.session, after.session), (before.pause, after.pause)):
+            if was is now:
+                continue
+            if was is not None and (now is None or now.id != was.id):
+                self._begun.discard(was.id)
+            if now is not None and (was is None or now.id != was.id):
+                self._begun.add(now.id)
 
     def _see_to_it(self) -> None:
         for callback in self.left_open:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from fastagi.agents import errors
+from fastagi.agents.clock import Step
 from fastagi.agents.commands import Actor, Command, LogOff, Pause, Unpause, WhenInCall
 from fastagi.agents.devices import Device
 from fastagi.agents.events import Event
@@ -79,6 +80,7 @@ class Timers:
             log, "not everything that is due could be done yet", "all that was due is done"
         )
         service.changed.append(self._changed)
+        service.clock_set.append(self._clock_was_set)
 
     # -- what is told to it
 
@@ -101,6 +103,15 @@ class Timers:
         if self._sightings.told(members, self._clock()):
             self._wake.set()
 
+    def _clock_was_set(self, step: Step) -> None:
+        """All that is due at a time of day is looked for anew, and phones have been away for as
+        long as they have."""
+        self._shifts_due = None
+        self._not_before.clear()
+        self._idle.clear()
+        self._sightings.clock_was_set(step.by)
+        self._wake.set()
+
     # -- running
 
     async def run(self) -> None:
@@ -108,7 +119,8 @@ class Timers:
             self._wake.clear()
             due = await self.look()
             await asyncio.sleep(AT_MOST)
-            rest = (due - self._clock()).total_seconds()
+            # Not longer, also when the clock was set back since.
+            rest = min((due - self._clock()).total_seconds(), EVERY.total_seconds())
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, rest)):
                     await self._wake.wait()
@@ -118,8 +130,12 @@ class Timers:
 
         Never raises what passes by: a store or an Asterisk that is away is told to the log.
         """
-        dues = [self._clock() + EVERY]
         self._trouble.clear()
+        await self._guarded(self._service.follow_clock())
+        dues = [self._clock() + EVERY]
+        if self._trouble:  # what lasts how long cannot be judged yet
+            self._tell()
+            return dues[0]
         await self._guarded(self._look_at_agents(dues))
         if self._shifts_due is None or self._shifts_due <= self._clock():
             self._shifts_due = None

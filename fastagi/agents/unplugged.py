@@ -6,7 +6,7 @@ a phone that goes away again has its full time again, so nobody is tossed in and
 """
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from fastagi.agents.commands import LogOff, PauseReason
@@ -77,6 +77,13 @@ class Sightings:
     def forget(self, asterisk: str) -> None:
         """The link was down: phones may have come and gone, their time begins anew."""
         self._of[asterisk] = {}
+
+    def clock_was_set(self, by: timedelta) -> None:
+        """What was seen is as long ago as before."""
+        for known in self._of.values():
+            for key, since in known.items():
+                if since is not None:
+                    known[key] = since + by
 
     def told(self, members: Iterable[ReportedMember], now: datetime) -> bool:
         """Takes what Asterisk told just now; whether a phone went or came back."""

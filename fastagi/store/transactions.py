@@ -3,7 +3,15 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -823,6 +831,20 @@ class PeeweeStore:
             return None if row is None else row[0]
 
         return await self.run(job, writes=False)
+
+    async def clock_was_set(self, before: datetime, by: timedelta, begun: Collection[str]) -> None:
+        def job(connection: Connection) -> None:
+            for table in ("login_sessions", "pause_segments"):
+                moved = f"UPDATE {table} SET since = since + ? WHERE ended_at IS NULL"
+                if self.sqlite:  # one service: whatever goes on was written by this clock
+                    connection.execute(
+                        f"{moved} AND since <= ?", (by.total_seconds(), before.timestamp())
+                    )
+                else:
+                    connection.execute(f"{moved} AND id = ANY(?)", (by.total_seconds(), [*begun]))
+            connection.forget()
+
+        await self.run(job)
 
     async def set_note(self, key: str, value: str) -> None:
         await self.run(lambda connection: write_note(connection, key, value))

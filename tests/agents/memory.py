@@ -15,6 +15,7 @@ from itertools import groupby
 import structlog
 
 from fastagi.agents import errors
+from fastagi.agents.clock import Step
 from fastagi.agents.commands import (
     Actor,
     AddToQueue,
@@ -368,6 +369,15 @@ class MemoryStore:
 
     # -- PINs and notes
 
+    async def clock_was_set(self, before: datetime, by: timedelta, begun: Collection[str]) -> None:
+        await self._transaction("clock_was_set")
+        for number, agent in self.agents.items():
+            for name in ("session", "pause"):
+                part = getattr(agent, name)
+                if part is not None:
+                    part = replace(part, since=part.since + by)
+                    self.agents[number] = agent = replace(agent, **{name: part})
+
     async def pin_attempt(
         self,
         keys: Keys,
@@ -709,6 +719,12 @@ class MemoryPins:
 class Clock:
     def __init__(self) -> None:
         self.now = NOON
+        self.steps: list[Step] = []
+
+    def set(self, by: timedelta) -> None:
+        """As somebody sets the machine's clock; it is noticed at once."""
+        self.steps.append(Step(self.now, by))
+        self.now += by
 
     def __call__(self) -> datetime:
         return self.now

@@ -1,10 +1,10 @@
-"""What really went by while the machine's clock was set."""
+"""The machine's clock is set, and it is noticed."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fastagi.agents.clock import Clock, said
+from fastagi.agents.clock import Clock, in_words
 from fastagi.agents.operations import restarted
 
 NINE = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -18,17 +18,15 @@ class Machine:
         self.wall = NINE.timestamp()
         self.steady = 1000.0
         self.clock = Clock(lambda: self.wall, lambda: self.steady)
-        self.heard: list[float] = []
-        self.clock.stepped.append(self.heard.append)
 
     def goes(self, length: timedelta) -> datetime:
         self.wall += length.total_seconds()
         self.steady += length.total_seconds()
-        return self.clock.now()
+        return self.clock()
 
     def set(self, by: timedelta) -> datetime:
         self.wall += by.total_seconds()
-        return self.clock.now()
+        return self.clock()
 
 
 @pytest.fixture
@@ -37,73 +35,45 @@ def machine() -> Machine:
 
 
 def test_a_clock_that_is_left_alone(machine: Machine) -> None:
-    began = machine.clock.now()
-    now = machine.goes(HOUR)
-    assert now - machine.clock.current(began) == HOUR
-    assert machine.clock.current(began) is began
-    assert machine.heard == []
+    assert machine.goes(HOUR) == NINE + HOUR
+    assert machine.clock.steps == []
 
 
 @pytest.mark.parametrize("by", [DAY, -DAY, timedelta(minutes=10), -timedelta(minutes=10)])
-def test_set_while_something_lasts(machine: Machine, by: timedelta) -> None:
-    began = machine.clock.now()
+def test_it_is_set(machine: Machine, by: timedelta) -> None:
     machine.goes(HOUR)
-    machine.set(by)
-    now = machine.goes(HOUR)
-    assert machine.heard == [by.total_seconds()]
-    assert now - machine.clock.current(began) == 2 * HOUR
-    assert now == NINE + 2 * HOUR + by
-    # What begins after it lasts as long as it lasts.
-    began = now
-    assert machine.goes(HOUR) - machine.clock.current(began) == HOUR
-
-
-def test_set_and_set_right_again(machine: Machine) -> None:
-    began = machine.clock.now()
+    assert machine.set(by) == NINE + HOUR + by
+    (step,) = machine.clock.steps
+    assert (step.before, step.by) == (NINE + HOUR, by)
     machine.goes(HOUR)
-    machine.set(DAY)
-    meanwhile = machine.goes(HOUR)
-    machine.set(-DAY)
-    now = machine.goes(HOUR)
-    assert now - machine.clock.current(meanwhile) == HOUR
-    assert now - machine.clock.current(began) == 3 * HOUR
+    assert len(machine.clock.steps) == 1
 
 
-def test_a_time_of_before_the_process(machine: Machine) -> None:
-    """A login of an hour before the service was started: the clock was slow then, too."""
-    began = NINE - HOUR
-    machine.goes(HOUR)
-    machine.set(DAY)
-    assert machine.clock.now() - machine.clock.current(began) == 2 * HOUR
-
-
-def test_after_a_step_back_what_is_not_to_come_is_of_now(machine: Machine) -> None:
-    machine.goes(HOUR)
-    machine.set(-timedelta(minutes=10))
-    began = machine.clock.now()
-    now = machine.goes(timedelta(minutes=5))
-    assert now - machine.clock.current(began) == timedelta(minutes=5)
+def test_what_went_by_before_it_is_noticed_counts(machine: Machine) -> None:
+    machine.steady += HOUR.total_seconds()
+    machine.wall += (HOUR + DAY).total_seconds()
+    machine.clock()
+    (step,) = machine.clock.steps
+    assert (step.before, step.by) == (NINE + HOUR, DAY)
 
 
 def test_what_a_time_service_does_is_no_step(machine: Machine) -> None:
     for _ in range(100):
         machine.goes(HOUR)
         machine.set(timedelta(seconds=1.8))
-    assert machine.heard == []
-    assert machine.clock.steps == ()
+    assert machine.clock.steps == []
 
 
-def test_sleep_is_no_step() -> None:
-    """The real clocks, in a moment: nothing is noticed."""
+def test_the_machines_own_clocks() -> None:
     clock = Clock()
-    first = clock.now()
-    assert clock.now() >= first
-    assert clock.steps == ()
+    first = clock()
+    assert clock() >= first
+    assert clock.steps == []
 
 
 def test_in_words() -> None:
-    assert said(-86405.2) == "1 day, 0:00:05"
-    assert said(600) == "0:10:00"
+    assert in_words(timedelta(seconds=-86405.2)) == "back by 1 day, 0:00:05"
+    assert in_words(timedelta(seconds=600)) == "forward by 0:10:00"
 
 
 T, LATER = "2026-11-22 18:14:52", "2026-11-22 18:14:53"

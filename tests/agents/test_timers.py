@@ -12,6 +12,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from fastagi.agents import errors
+from fastagi.agents.clock import Clock as RealClock
 from fastagi.agents.commands import LogOff, WhenInCall
 from fastagi.agents.events import Event
 from fastagi.agents.limits import PauseLimit, TimePolicy, WhenExceeded
@@ -733,7 +734,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def test_running_it_wakes_for_what_begins(house: House) -> None:
     """On a real clock: a pause of half a second, and a phone."""
-    house.clock = lambda: datetime.now(UTC)  # type: ignore[assignment]
+    house.clock = RealClock()
     house.start()
     half = timedelta(seconds=0.5)
     house.policy = TimePolicy(UTC, half, None)
@@ -749,7 +750,7 @@ async def test_running_it_wakes_for_what_begins(house: House) -> None:
 
 
 async def test_running_it_outlives_what_is_away(house: House) -> None:
-    house.clock = lambda: datetime.now(UTC)  # type: ignore[assignment]
+    house.clock = RealClock()
     house.start()
     house.allow(BACK, timedelta(seconds=0.1))
     await house.do(house.log_in(), house.pause())
@@ -773,3 +774,87 @@ async def test_a_log_off_at_once_is_still_at_once(house: House) -> None:
     change = await house.service.execute(house.log_off(when_in_call=WhenInCall.ALLOW))
     assert change.outcome is Outcome.LOGGED_OFF
     assert house.last.source is Source.PHONE
+
+
+# -- the machine's clock is set
+
+
+DAY = timedelta(days=1)
+SET = pytest.mark.parametrize("by", [DAY, -DAY, 2 * HOUR, -2 * HOUR])
+
+
+@SET
+async def test_a_pause_lasts_as_long_as_it_lasts(house: House, by: timedelta) -> None:
+    house.allow(BACK, 45 * MINUTE)
+    await house.do(house.log_in(), house.pause())
+    await house.after(minutes=20)
+    house.clock.set(by)
+    assert len(await house.after(minutes=24, seconds=59)) == 2
+    assert len(await house.after(seconds=1)) == 3
+    assert house.last.type is UNPAUSE
+    assert house.last.occurred_at == NOON + 45 * MINUTE + by
+    house.all_well()
+
+
+@SET
+async def test_a_login_lasts_as_long_as_it_lasts(house: House, by: timedelta) -> None:
+    await house.do(house.log_in())
+    house.clock.pass_(hours=3)
+    house.clock.set(by)
+    house.clock.pass_(hours=1)
+    await house.do(house.log_off())
+    assert house.last.session_seconds == 4 * 3600
+    house.all_well()
+
+
+async def test_a_login_with_a_slow_clock_is_no_end_of_shift(house: House) -> None:
+    """The machine starts in the past, and its clock is set right an hour later."""
+    house.policy = replace(house.policy, shift_end="20:00")
+    await house.do(house.log_in())
+    await house.after(hours=1)
+    house.clock.set(DAY)
+    assert await house.after(seconds=5) == [(LOGIN, "")]
+    # At 13:00 of the right day; the shift ends at 20:00.
+    assert await house.after(hours=6, minutes=59) == [(LOGIN, "")]
+    assert len(await house.after(minutes=1)) == 2
+    assert (house.last.type, house.last.reason) == (LOGOUT, "end of shift")
+
+
+async def test_a_clock_set_back_does_not_put_the_end_of_the_shift_off(house: House) -> None:
+    house.policy = replace(house.policy, shift_end="20:00")
+    await house.do(house.log_in())
+    await house.after(hours=1)
+    house.clock.set(-DAY)
+    await house.after(hours=6, minutes=59)
+    assert house.told == [(LOGIN, "")]
+    await house.after(minutes=2)
+    assert (house.last.type, house.last.reason) == (LOGOUT, "end of shift")
+
+
+@SET
+async def test_a_phone_is_away_as_long_as_it_is_away(house: House, by: timedelta) -> None:
+    await house.do(house.log_in())
+    await house.timers.look()
+    house.phone(away=True)
+    await house.after(seconds=10)
+    house.clock.set(by)
+    assert await house.after(seconds=19) == [(LOGIN, "")]
+    assert await house.after(seconds=1) == AWAY
+    house.all_well()
+
+
+async def test_nothing_is_judged_before_the_store_knows_of_the_clock(house: House) -> None:
+    house.policy = replace(house.policy, shift_end="20:00")
+    await house.do(house.log_in())
+    await house.after(hours=1)
+    house.clock.set(DAY)
+    house.store.down = {"clock_was_set"}
+    with capture_logs() as logs:
+        assert await house.after(seconds=5) == [(LOGIN, "")]
+        with pytest.raises(errors.Unavailable):
+            await house.service.execute(house.log_off())
+        house.store.down.clear()
+        assert await house.after(seconds=5) == [(LOGIN, "")]
+    (said,) = [log for log in logs if log["event"].startswith("the machine's clock was set")]
+    assert said["by"] == "forward by 1 day, 0:00:00"
+    assert "chrony" in said["mend"]
