@@ -115,6 +115,7 @@ class ReportedMember:
     asterisk: str = ""
     # It is a member, but what Asterisk says of it cannot be used: nothing follows from that.
     unsure: bool = False
+    invalid: bool = False  # its state interface names nothing that Asterisk has: it never rings
 
 
 @dataclass(frozen=True, slots=True)

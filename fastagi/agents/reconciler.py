@@ -76,6 +76,10 @@ ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is 
 # The fallback leaves its note first: so long it may take to do what the note says.
 FRESH = timedelta(seconds=2)
 MAX_SAID = 1_000  # refusals that are remembered so that they are logged once
+# So many changes of ours, over so many seconds, are told back to us by no event before it is said
+# that none come. One that was "already so" has none.
+DEAF_AFTER, DEAF_SECONDS = 3, 10.0
+MOST_INVALID = 1_000  # interfaces that are remembered as logged
 
 RECONCILE = "reconcile"  # the actor of repairs
 TASK = "reconcile"  # for the log and the metrics
@@ -299,11 +303,16 @@ def _is_of(note: Note, state: AgentState, key: str) -> bool:
     return session is not None and session.device.key == key and session.since <= note.at + SKEW
 
 
-async def compare(service: AgentService, asterisk: str) -> list[Difference]:
-    """See ``Reconciler.compare``."""
+async def compare(
+    service: AgentService,
+    asterisk: str,
+    look: Callable[[Sequence[ReportedMember]], None] = lambda reported: None,
+) -> list[Difference]:
+    """See ``Reconciler.compare``. ``look`` gets the members that Asterisk reports."""
     queues = await service.store.queue_names()
     agents = await service.store.logged_in()
     reported = await service.queues.members(asterisk)
+    look(reported)
     named = {number_in(m.name) for m in reported} - {agent.number for agent in agents} - {""}
     more = await service.store.states(sorted(named))
     found: list[Difference] = []
@@ -339,6 +348,18 @@ class _Side:
         self._again: set[str] = set()  # agents who could not be judged
         # While a comparison waits: the interfaces (as ``Device.key``) whose removal was heard.
         self._removed: set[str] | None = None
+        # Of our changes since the last event of a queue member, and when the first of them was.
+        self._unheard = 0
+        self._unheard_since = 0.0
+        self._deaf = Trouble(
+            all_of_them.log,
+            "Asterisk sends no queue events: what others change there, phones that go away and the"
+            " ends of calls are found late or not at all",
+            "Asterisk sends queue events again",
+            asterisk=asterisk,
+        )
+        self._invalid: set[str] = set()  # interfaces whose state interface is Invalid, as logged
+        self.service.changed.append(self._expect_news)
         # Agents for whom the store wins, as they could not be put back after a restart yet.
         self._to_put_back: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
@@ -354,16 +375,60 @@ class _Side:
     def reconnected(self) -> None:
         self._reconnected = True
         self._connection += 1
+        self._unheard = 0
         self._news.clear()  # all is compared
         self._bell.set()
 
     def noticed(self, item: MemberNews) -> None:
         if self._met != self._connection:
             return  # all is compared once it is known whether Asterisk has restarted
+        self._unheard = 0
+        if self._deaf:
+            self._deaf.is_over()
+        invalid = item.member.invalid and item.present
+        if invalid is not (item.member.interface in self._invalid):
+            self._note_invalid(item.member, invalid)
         if self._removed is not None and not item.present:
             self._removed.add(key_of(item.member))
         self._news.setdefault(number_in(item.member.name), []).append(item)
         self._bell.set()
+
+    def _expect_news(self, change: Change) -> None:
+        """Each member that we add or remove is told back to us as an event, unless the manager
+        user may not read it."""
+        steps = [step.do for step in change.steps if step.do.asterisk == self.asterisk]
+        if not any(isinstance(do, AddMember | RemoveMember) for do in steps):
+            return
+        now = asyncio.get_running_loop().time()
+        if self._unheard == 0:
+            self._unheard_since = now
+        self._unheard += 1
+        if self._unheard > DEAF_AFTER and now - self._unheard_since > DEAF_SECONDS:
+            self._deaf.is_there(
+                mend="give the manager user read = agent, and no eventfilter that hides QueueMember"
+            )
+
+    def _note_invalid(self, member: ReportedMember, invalid: bool = True) -> None:
+        """Said once, until it is valid again or the member is taken out."""
+        if not invalid:
+            self._invalid.discard(member.interface)
+        elif number_in(member.name) and len(self._invalid) < MOST_INVALID:
+            self._invalid.add(member.interface)
+            self.log.warning(
+                "a member's state interface is Invalid: the queue does not ring this phone",
+                agent=number_in(member.name),
+                queue=member.queue,
+                interface=member.interface,
+                state_interface=member.state_interface,
+                mend="correct state_interface in the device rule, or the endpoint or hint it names",
+                **({"asterisk": self.asterisk} if self.asterisk else {}),
+            )
+
+    def _look_for_invalid(self, reported: Sequence[ReportedMember]) -> None:
+        self._invalid &= {member.interface for member in reported if member.invalid}
+        for member in reported:
+            if member.invalid and member.interface not in self._invalid:
+                self._note_invalid(member)
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -692,7 +757,7 @@ class _Side:
         await self._take_out_owed()
         later = await self._take_notes()
         await self._pause_static_members()
-        found = await compare(self.service, self.asterisk)
+        found = await compare(self.service, self.asterisk, self._look_for_invalid)
         differing = {difference.agent for difference in found}
         lost = differing - {d.agent for d in found if lost_link or not d.reread}
         if lost - self._to_put_back:

@@ -17,6 +17,8 @@ _UNSAYABLE = SEPARATORS.search
 
 # devicestate.h: AST_DEVICE_UNAVAILABLE, "for example because it is not registered".
 UNREACHABLE = "5"
+# AST_DEVICE_INVALID, "not valid: an error occurred": no such endpoint, no such hint.
+INVALID = "4"
 
 MAX_SECONDS = 10**12  # since 1970
 
@@ -60,6 +62,7 @@ def member(raw: bytes, asterisk: str = "") -> ReportedMember:
         status == UNREACHABLE,
         float(int(last)),
         asterisk,
+        invalid=status == INVALID,
     )
 
 
@@ -80,6 +83,7 @@ def _of_headers(headers: dict[str, str], asterisk: str) -> ReportedMember:
         unreachable=headers.get("Status") == UNREACHABLE,
         last_call=float(number("LastCall", headers.get("LastCall") or 0, most=MAX_SECONDS)),
         asterisk=asterisk,
+        invalid=headers.get("Status") == INVALID,
     )
 
 

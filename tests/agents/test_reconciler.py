@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -865,6 +866,71 @@ async def test_who_was_taken_out_a_moment_before_stays_out(
     assert [e.source for e in hall.events if e.type is EventType.QUEUE_LEAVE] == [Source.ASTERISK]
 
 
+# -- what the admin has to know
+
+
+def warned(logs: Sequence[Any], start: str) -> list[Any]:
+    return [log for log in logs if log["event"].startswith(start)]
+
+
+async def test_an_asterisk_that_sends_no_queue_events_is_told_once(hall: Hall) -> None:
+    """As to a manager user without ``read = agent``, or with an ``eventfilter``: the echoes of our
+    own changes never come."""
+    await hall.settle()
+    heard = hall.asterisk.on_news
+    hall.asterisk.on_news = lambda news: None
+    with capture_logs() as logs:
+        for _ in range(6):
+            await hall.do(hall.log_in(), hall.log_off())
+        assert warned(logs, "Asterisk sends") == []  # all within a moment
+        side = hall.reconciler._sides[""]
+        side._unheard_since -= reconciler.DEAF_SECONDS + 1
+        await hall.do(hall.log_in(), hall.log_off(), hall.log_in())
+        (said,) = warned(logs, "Asterisk sends no queue events")
+        assert "read = agent" in said["mend"]
+        hall.asterisk.on_news = heard
+        await hall.do(hall.log_off())
+        await hall.settle()
+    assert len(warned(logs, "Asterisk sends queue events again")) == 1
+
+
+async def test_echoes_that_come_are_enough(hall: Hall) -> None:
+    await hall.settle()
+    with capture_logs() as logs:
+        for _ in range(6):
+            await hall.do(hall.log_in(), hall.log_off())
+            await hall.settle()
+        hall.reconciler._sides[""]._unheard_since -= reconciler.DEAF_SECONDS + 1
+        await hall.do(hall.log_in())
+    assert warned(logs, "Asterisk sends") == []
+
+
+async def test_a_state_interface_that_is_invalid_is_told_once(hall: Hall) -> None:
+    """Whether an event tells of it or the comparison; and once more after it was valid."""
+    await hall.settle()
+    side = hall.reconciler._sides[""]
+    good = ReportedMember(
+        "sales", PHONE, "hint:1001@typo", "Agent/1001", 0, False, "", in_call=False, dynamic=True
+    )
+    bad = replace(good, invalid=True)
+    somebody = replace(bad, name="Somebody else", interface="PJSIP/9")
+    what = "a member's state interface is Invalid"
+    with capture_logs() as logs:
+        for member in (bad, bad, somebody, replace(bad, queue="support")):
+            side.noticed(MemberNews(member, present=True))
+        side._look_for_invalid([bad, somebody])
+        (said,) = warned(logs, what)
+        assert (said["agent"], said["queue"], said["interface"], said["state_interface"]) == (
+            *("1001", "sales", PHONE, "hint:1001@typo"),
+        )
+        side._look_for_invalid([good])
+        side._look_for_invalid([bad])
+        assert len(warned(logs, what)) == 2
+        side.noticed(MemberNews(bad, present=False))
+        side.noticed(MemberNews(bad, present=True))
+        assert len(warned(logs, what)) == 3
+
+
 async def test_two_removals_are_not_taken_for_one_that_nobody_heard(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -882,12 +948,12 @@ async def test_two_removals_are_not_taken_for_one_that_nobody_heard(
     silently(hall, remove("sales"))
     looks = 0
 
-    async def look(service: AgentService, asterisk: str) -> list[Difference]:
+    async def look(service: AgentService, asterisk: str, *more: Any) -> list[Difference]:
         nonlocal looks
         looks += 1
         if looks == 2:
             silently(hall, remove("sales"))
-        found = await compare(service, asterisk)
+        found = await compare(service, asterisk, *more)
         if looks == 1:
             side.noticed(MemberNews(member, present=False))
             hall.asterisk.console(add("sales"))

@@ -44,7 +44,7 @@ async def test_what_goes_on(store: PeeweeStore, by: timedelta) -> None:
 
 async def test_a_login_of_a_right_clock_is_not_moved(store: PeeweeStore) -> None:
     """Written before a restart of the machine, whose clock then was in the past until it was set
-    right: with one service all is its own, and yet this one is right as it is. With several, it is none that has begun here."""
+    right: it is no login of that clock. With several services, it is none that has begun here."""
     await done(store, log_in(id="in"))
     await store.clock_was_set(NOW - 2 * DAY, 2 * DAY, ())
     state = (await store.states(["1001"]))["1001"]
