@@ -353,8 +353,7 @@ class _Side:
         self._unheard_since = 0.0
         self._deaf = Trouble(
             all_of_them.log,
-            "Asterisk sends no queue events: what others change there, phones that go away and the"
-            " ends of calls are found late or not at all",
+            "Asterisk sends no queue events",
             "Asterisk sends queue events again",
             asterisk=asterisk,
         )
@@ -405,7 +404,9 @@ class _Side:
         self._unheard += 1
         if self._unheard > DEAF_AFTER and now - self._unheard_since > DEAF_SECONDS:
             self._deaf.is_there(
-                mend="give the manager user read = agent, and no eventfilter that hides QueueMember"
+                effect="what others change in Asterisk, phones that go away and ends of calls are"
+                " found late or not at all",
+                mend="read = agent for the manager user, no eventfilter that hides QueueMember",
             )
 
     def _note_invalid(self, member: ReportedMember, invalid: bool = True) -> None:
@@ -415,7 +416,8 @@ class _Side:
         elif number_in(member.name) and len(self._invalid) < MOST_INVALID:
             self._invalid.add(member.interface)
             self.log.warning(
-                "a member's state interface is Invalid: the queue does not ring this phone",
+                "a member's state interface is Invalid",
+                effect="the queue does not ring this phone",
                 agent=number_in(member.name),
                 queue=member.queue,
                 interface=member.interface,

@@ -30,6 +30,18 @@ def cautions(data: dict[str, Any]) -> Cautions:
     yield from _sample(data)
     yield from _prompts(data)
     yield from _patterns(data)
+    yield from _old(data)
+
+
+def _old(data: dict[str, Any]) -> Cautions:
+    pause = data.get("pause")
+    if isinstance(pause, dict) and "wrapup" in pause:
+        yield (
+            ("pause", "wrapup"),
+            "has no effect any more: a pause in wrap-up begins at once, one that waits for a call's"
+            " end begins with it",
+            "nothing: take the line out",
+        )
 
 
 def hashes(text: str) -> Iterator[tuple[int, int, str]]:

@@ -345,7 +345,7 @@ class PauseSettings(Section):
     """What a pause does to an agent in a queue call."""
 
     when_in_call: WhenInCall = WhenInCall.ALLOW
-    wrapup: Duration = timedelta(0)  # so long after a queue call counts as still in it
+    wrapup: Duration = timedelta(0)  # of 0.3 and before; has no effect any more
 
 
 class UnpluggedSettings(Section):

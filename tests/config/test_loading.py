@@ -426,6 +426,13 @@ agents:
     assert [a.logoff_at for a in settings.agents or ()] == ["18:30", "never", "never", "08:05"]
 
 
+def test_a_wrap_up_of_an_earlier_version_is_taken_and_told(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "pause:\n  when_in_call: after_call\n  wrapup: 5s\n")
+    (warning,) = [w for w in settings.warnings if w.path == "pause.wrapup"]
+    assert warning.line == 3
+    assert "has no effect any more" in warning.message
+
+
 def test_what_is_not_written_of_it(tmp_path: Path) -> None:
     settings = loaded(tmp_path, "unplugged:\n  # pause_after: 1m\n")
     assert settings.pause.when_in_call is WhenInCall.ALLOW

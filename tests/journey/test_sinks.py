@@ -1,6 +1,8 @@
 """What others hear of it: manager clients, queue_log, lamps, the events command."""
 
+import asyncio
 import re
+import time
 from typing import Any
 
 import pytest
@@ -187,6 +189,59 @@ async def test_without_the_right_it_waits_and_is_told_in_order(
     types = [fact["Type"] for fact in peer.facts()]
     assert types == ["agent-login", "agent-pause", "agent-unpause", "agent-logout"]
     await until(lambda: lamps(asterisk, "4001") == {"agent": "NOT_INUSE", "pause": "NOT_INUSE"})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("read = agent\n", "read =\n"),
+        ("read = agent\n", "read = agent\neventfilter = !Event: QueueMember.*\n"),
+    ],
+    ids=["no class", "a filter"],
+)
+async def test_a_manager_user_that_hears_nothing_is_told(
+    make_service: Any, desk: Any, asterisk: Any, wire: Wire, old: str, new: str
+) -> None:
+    """The echoes of the service's own changes never come. Codes go on as ever."""
+    service = make_service(wire=wire)
+    right = asterisk.manager_sections
+    asterisk.manager_sections = right.replace(old, new)
+    assert asterisk.manager_sections != right
+    asterisk.reload("manager")
+    wire.cut()
+    wire.mend()
+    await until(lambda: len(service.logged("manager link is up")) == 2)
+    phone = await desk("1001")
+    deadline = time.monotonic() + 100
+    while not (said := service.logged("Asterisk sends no queue events")):
+        assert time.monotonic() < deadline
+        assert (await phone.dial("*314001")).outcome == "LOGGED_IN"
+        assert (await phone.dial("*32")).outcome == "LOGGED_OFF"
+    assert len(said) == 1
+    assert "read = agent" in str(said)
+
+
+async def test_a_phone_that_the_queue_does_not_ring_is_told(make_service: Any, desk: Any) -> None:
+    """A hint's context with a typo: Asterisk takes the member, and never rings it."""
+    service = make_service(
+        devices=[
+            {
+                "match": "10XX",
+                "context": "phones",
+                "interface": "PJSIP/{extension}",
+                "state_interface": "hint:{extension}@no-such-context",
+            }
+        ],
+        unplugged=None,
+    )
+    phone = await desk("1001")
+    assert (await phone.dial("*314001")).outcome == "LOGGED_IN"
+    await until(lambda: service.logged("a member's state interface is Invalid"))
+    await asyncio.sleep(1)
+    (said,) = service.logged("a member's state interface is Invalid")
+    assert "4001" in str(said)
+    assert "hint:1001@no-such-context" in str(said)
+    assert "(Invalid)" in service.asterisk.cli("queue show sales")
 
 
 def test_the_rendered_manager_user_has_no_more_rights(service: Service) -> None:
