@@ -15,7 +15,7 @@ LARGE = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ClockStep:
     """The clock was set by so much; ``before`` is what it showed just before."""
 
     before: datetime
@@ -39,7 +39,7 @@ class Clock:
         self._wall = wall
         self._steady = steady
         self._offset = wall() - steady()
-        self.steps: list[Step] = []
+        self.steps: list[ClockStep] = []
 
     def __call__(self) -> datetime:
         """Aware, in UTC."""
@@ -49,11 +49,11 @@ class Clock:
         self._offset = offset
         now = datetime.fromtimestamp(wall, UTC)
         if abs(by) >= LARGE:
-            self.steps.append(Step(now - by, by))
+            self.steps.append(ClockStep(now - by, by))
         return now
 
 
-def in_words(step: timedelta) -> str:
+def clock_words(step: timedelta) -> str:
     """``forward by 1 day, 0:00:05``"""
     way = "forward" if step > timedelta() else "back"
     return f"{way} by {timedelta(seconds=round(abs(step).total_seconds()))}"

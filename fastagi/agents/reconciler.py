@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from fastagi.agents import errors
-from fastagi.agents.clock import Step
+from fastagi.agents.clock import ClockStep
 from fastagi.agents.commands import (
     Actor,
     Adopt,
@@ -153,7 +153,7 @@ class Reconciler:
         if self._planned:
             self._attention.set()
 
-    def _clock_was_set(self, _: Step) -> None:
+    def _clock_was_set(self, _: ClockStep) -> None:
         """What Asterisk refused is tried again now, not when the clock shows that time again."""
         self._not_before.clear()
         self._attention.set()

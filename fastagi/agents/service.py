@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from fastagi.agents import errors
-from fastagi.agents.clock import Clock, Step, in_words
+from fastagi.agents.clock import Clock, ClockStep, clock_words
 from fastagi.agents.commands import (
     Actor,
     Command,
@@ -323,7 +323,7 @@ class AgentService:
         # Logins and pauses that have begun in this process, as far as they go on.
         self._begun: set[str] = set()
         # Called after the machine's clock was set, when the store knows.
-        self.clock_set: list[Callable[[Step], None]] = []
+        self.clock_set: list[Callable[[ClockStep], None]] = []
         self.steady = steady or steady_clock()
         self._sleep = sleep
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -407,7 +407,7 @@ class AgentService:
                 self._steps_followed += 1
                 self._log.warning(
                     "the machine's clock was set: logins and pauses go on as long as they lasted",
-                    by=in_words(step.by),
+                    by=clock_words(step.by),
                     mend="keep the clock right with a time service such as chrony",
                 )
                 for callback in self.clock_set:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from fastagi.agents import errors
-from fastagi.agents.clock import Step
+from fastagi.agents.clock import ClockStep
 from fastagi.agents.commands import Actor, Command, LogOff, Pause, Unpause, WhenInCall
 from fastagi.agents.devices import Device
 from fastagi.agents.events import Event
@@ -103,7 +103,7 @@ class Timers:
         if self._sightings.told(members, self._clock()):
             self._wake.set()
 
-    def _clock_was_set(self, step: Step) -> None:
+    def _clock_was_set(self, step: ClockStep) -> None:
         """All that is due at a time of day is looked for anew, and phones have been away for as
         long as they have."""
         self._shifts_due = None

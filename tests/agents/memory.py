@@ -15,7 +15,7 @@ from itertools import groupby
 import structlog
 
 from fastagi.agents import errors
-from fastagi.agents.clock import Step
+from fastagi.agents.clock import ClockStep
 from fastagi.agents.commands import (
     Actor,
     AddToQueue,
@@ -719,11 +719,11 @@ class MemoryPins:
 class Clock:
     def __init__(self) -> None:
         self.now = NOON
-        self.steps: list[Step] = []
+        self.steps: list[ClockStep] = []
 
     def set(self, by: timedelta) -> None:
         """As somebody sets the machine's clock; it is noticed at once."""
-        self.steps.append(Step(self.now, by))
+        self.steps.append(ClockStep(self.now, by))
         self.now += by
 
     def __call__(self) -> datetime:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fastagi.agents.clock import Clock, in_words
+from fastagi.agents.clock import Clock, clock_words
 from fastagi.agents.operations import restarted
 
 NINE = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -72,8 +72,8 @@ def test_the_machines_own_clocks() -> None:
 
 
 def test_in_words() -> None:
-    assert in_words(timedelta(seconds=-86405.2)) == "back by 1 day, 0:00:05"
-    assert in_words(timedelta(seconds=600)) == "forward by 0:10:00"
+    assert clock_words(timedelta(seconds=-86405.2)) == "back by 1 day, 0:00:05"
+    assert clock_words(timedelta(seconds=600)) == "forward by 0:10:00"
 
 
 T, LATER = "2026-11-22 18:14:52", "2026-11-22 18:14:53"

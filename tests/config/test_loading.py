@@ -429,7 +429,7 @@ agents:
 def test_a_wrap_up_of_an_earlier_version_is_taken_and_told(tmp_path: Path) -> None:
     settings = loaded(tmp_path, "pause:\n  when_in_call: after_call\n  wrapup: 5s\n")
     (warning,) = [w for w in settings.warnings if w.path == "pause.wrapup"]
-    assert warning.line == 3
+    assert warning.line == 4  # a secret stands above
     assert "has no effect any more" in warning.message
 
 
