@@ -165,7 +165,8 @@ async def test_a_pause_in_wrap_up_begins_at_once(make_service: Any, desk: Any) -
     service: Service = make_service(pause={"when_in_call": "after_call", "wrapup": "60s"})
     asterisk = service.asterisk
     asterisk.queue_sections = "".join(
-        f"[{name}]\nstrategy = ringall\nretry = 1\nwrapuptime = 8\nringinuse = no\njoinempty = yes\n"
+        f"[{name}]\nstrategy = ringall\nretry = 1\nwrapuptime = 8\nringinuse = no\n"
+        "joinempty = yes\n"
         for name in asterisk.queues.values()
     )
     asterisk.reload("queues")
