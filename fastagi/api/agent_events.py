@@ -44,7 +44,8 @@ ClientId = Annotated[
     str,
     Path(
         pattern=r"^[A-Za-z0-9._@-]{1,64}$",
-        description="A name under which hooks are kept: they are seen under it alone.",
+        description="A name under which hooks are kept: they are seen under it alone, and signed"
+        " with a secret of its own.",
         examples=["12"],
     ),
 ]

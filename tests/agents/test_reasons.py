@@ -1,10 +1,14 @@
 """Which pause reason is meant, whatever somebody writes."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from fastagi.agents.commands import Pause, PauseReason, from_dict, to_dict
+from fastagi.agents.commands import Adopt, LogIn, Pause, PauseReason, Seen, from_dict, to_dict
+from fastagi.agents.model import Change, decide
 from fastagi.agents.reasons import find, folded
-from fastagi.contract import Source
+from fastagi.contract import EventType, Source
+from tests.agents.memory import an_agent, device
 
 LUNCH = PauseReason("1", "lunch", "Almoço da equipe")
 BREAK = PauseReason("2", "Pausa café", "")
@@ -71,3 +75,22 @@ def test_a_description_makes_no_other_reason_and_is_not_recorded() -> None:
     command = Pause(id="c", agent="1001", source=Source.API, reason=LUNCH)
     assert to_dict(command)["reason"] == {"code": "1", "name": "lunch"}
     assert from_dict(to_dict(command)) == command
+
+
+@pytest.mark.parametrize(
+    ("written", "code"), [("LUNCH", "1"), ("Almoco da equipe", "1"), ("1", "1"), ("tea", "")]
+)
+def test_what_is_written_at_the_console_is_known_too(written: str, code: str) -> None:
+    """Its limits hold then; the name stays as Asterisk has it, which is compared with it."""
+    hall = an_agent("1001", "sales")
+    now = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    login = LogIn(id="l", agent="1001", source=Source.PHONE, device=device("1001"))
+    there = decide(hall, login, now)
+    assert isinstance(there, Change)
+    seen = Seen("sales", "701", 0, True, written)
+    adopt = Adopt(id="a", agent="1001", source=Source.ASTERISK, members=(seen,), reasons=REASONS)
+    change = decide(there.after, adopt, now)
+    assert isinstance(change, Change)
+    assert change.after.pause is not None
+    assert change.after.pause.reason == PauseReason(code, written)
+    assert [(e.type, e.reason) for e in change.events] == [(EventType.PAUSE, written)]
