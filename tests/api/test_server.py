@@ -911,3 +911,21 @@ async def test_one_client_does_not_take_every_place_of_listeners(
     for _, writer in answers:
         writer.close()
     feeding.cancel()
+
+
+async def test_heads_over_the_wire(house: House, serve: Serve) -> None:
+    """Nothing follows a head, so the connection can be used again; also after the endless one's."""
+    it = await serve(house.application())
+    feeding = asyncio.create_task(house.feed.run())
+    limits = httpx2.Limits(max_connections=1)
+    try:
+        async with httpx2.AsyncClient(
+            base_url=f"http://localhost:{it.port}", limits=limits, timeout=20
+        ) as http:
+            for path in ("/live/agents", "/events?after=0", "/health/ready", "/page/page.js"):
+                head = await http.head(path)
+                assert (head.status_code, head.content) == (200, b""), path
+                assert (await http.get("/health/live")).json() == {"status": "alive"}
+            assert house.feed.listeners == 0
+    finally:
+        feeding.cancel()
