@@ -30,6 +30,7 @@ def cautions(data: dict[str, Any]) -> Cautions:
     yield from _sample(data)
     yield from _prompts(data)
     yield from _patterns(data)
+    yield from _outside(data)
     yield from _old(data)
 
 
@@ -83,6 +84,31 @@ def _sample(data: dict[str, Any]) -> Cautions:
                 f"the sample's PIN, which everybody knows: {_some([n for _, n in with_it])}",
                 "a PIN of their own for each of them",
             )
+
+
+def _outside(data: dict[str, Any]) -> Cautions:
+    """Codes from outside, and agents without a PIN."""
+    agents = data.get("agents")
+    without = [
+        (index, agent)
+        for index, agent in enumerate(agents if isinstance(agents, list) else ())
+        if isinstance(agent, dict) and agent.get("pin") is None and agent.get("pin_hash") is None
+    ]
+    numbers = [(index, str(a.get("number", ""))) for index, a in without if a.get("outside")]
+    if numbers:
+        yield (
+            ("agents", numbers[0][0], "outside"),
+            f"at an outside number nobody logs in without a PIN: {_some([n for _, n in numbers])}",
+            "a pin for each of them",
+        )
+    login = data.get("login")
+    if without and isinstance(login, dict) and login.get("from"):
+        who = _some([str(agent.get("number", "")) for _, agent in without])
+        yield (
+            ("login", "from"),
+            f"whoever calls from there can log agents without a PIN in and off: {who}",
+            "a pin for each of them",
+        )
 
 
 def _some(numbers: Collection[str]) -> str:

@@ -87,6 +87,15 @@ def warned(tmp_path: Path, text: str, **environ: str) -> list[Problem]:
             "agents: [{number: 7, name: A, pin: 4321}, {number: 8, name: B, pin: '4321'}]",
             *(1, 36, "agents[0].pin", "the sample's PIN", "a PIN of their own"),
         ),
+        (
+            "agents: [{number: 7, name: A, outside: ['0712345678']}]",
+            *(1, 40, "agents[0].outside", "without a PIN: agent 7", "a pin for each"),
+        ),
+        (
+            "login: {from: [from-trunk]}\n"
+            "agents: [{number: 7, name: A}, {number: 8, name: B, pin: 918273}]",
+            *(1, 15, "login.from", "without a PIN in and off: agent 7", "a pin for each"),
+        ),
     ],
 )
 def test_it_is_said_with_its_place_and_cure(
@@ -118,6 +127,8 @@ def test_it_is_said_with_its_place_and_cure(
         'devices: [{match: "alice-desk", interface: "PJSIP/{extension}"}]',
         'devices: [{match: "a[nxz]b", interface: "PJSIP/{extension}"}]',
         'devices: [{match: "SIPXX", interface: "PJSIP/{extension}"}]',
+        "login: {from: [from-trunk]}\nagents: [{number: 8, name: B, pin: 918273}]",
+        "agents: [{number: 8, name: B, pin: 918273, outside: ['0712345678']}]",
         "http: {}",
         "http: off",
         "http: null",

@@ -56,6 +56,18 @@ MISTAKES: dict[str, tuple[str, int, int, str, str]] = {
         "agents:\n  - number: 1\n    name: A\n    pni: 1\n",
         *(4, 5, "agents[0].pni", "did you mean 'pin'?"),
     ),
+    "codes from nowhere": (
+        "login:\n  from: [phones, 'PJSIP/']\n",
+        *(2, 18, "login.from[1]", "'PJSIP/' is no endpoint, such as PJSIP/trunk"),
+    ),
+    "codes from a pattern": (
+        "login: {from: ['PJSIP/_2[']}\n",
+        *(1, 16, "login.from[0]", "'[' without ']'"),
+    ),
+    "an outside number with a blank": (
+        "agents: [{number: 1, name: A, pin: 918, outside: ['07 12']}]\n",
+        *(1, 51, "agents[0].outside[0]", "write 0712345678"),
+    ),
     "missing key": ("agents:\n  - name: A\n", 2, 5, "agents[0].number", "is missing"),
     "missing key, flow": ("queues: [{name: a}]\n", 1, 10, "queues[0].number", "is missing"),
     "empty value": ("agents:\n  - {number: 1, name: }\n", 2, 23, "agents[0].name", "is empty"),

@@ -245,6 +245,36 @@ async def test_a_code_through_a_local_channel_acts_for_the_phone_that_dialled(
     service.agrees()
 
 
+async def test_a_code_that_is_consulted_in_a_call_acts_for_who_consults_it(
+    inbound: Callable[..., Service], desk: Any, asterisk: Asterisk
+) -> None:
+    """An attended transfer by keys: 1003 calls, and 1001 pauses while the caller is on hold."""
+    asterisk.more_dialplan += "[phones](+)\nexten => 795,1,Dial(PJSIP/1001,30,t)\n"
+    features = asterisk.etc / "features.conf"
+    before = features.read_text()
+    service = inbound()
+    features.write_text("[general]\n[featuremap]\natxfer => *2\n")
+    asterisk.cli("module reload features")
+    try:
+        agent, caller = await desk("1001"), await desk("1003")
+        assert (await agent.dial("*314001")).outcome == "LOGGED_IN"
+        assert (await caller.dial("*314002")).outcome == "LOGGED_IN"
+        call = await caller.phone.dial("795")
+        await agent.phone.wait_answered()
+        mark = asterisk.mark()
+        await agent.phone.press("*2")
+        await until(lambda: "pbx-transfer" in asterisk.played(since=mark), what="the transfer")
+        await agent.phone.press("*331#")
+        await until(lambda: service.agents()["4001"]["status"] == "paused", what="the pause")
+        assert service.agents()["4002"]["status"] == "available"
+        assert 'Gosub("Local/*331' in asterisk.log_since(mark)
+        assert call.active
+        await caller.phone.hangup()
+    finally:
+        features.write_text(before)
+        asterisk.cli("module reload features")
+
+
 async def test_an_endpoint_is_the_extension_of_the_rule_with_its_interface(
     make_service: Any, desk: Any
 ) -> None:
