@@ -29,6 +29,12 @@ def _steady() -> float:
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
+def steady_clock() -> Callable[[], float]:
+    """Seconds since 1970 as they were when it was made, and from then on without any step."""
+    began = time.time() - _steady()
+    return lambda: began + _steady()
+
+
 class Clock:
     """Gives the time of day; ``steps`` are those of the clock that were noticed, by whoever asked
     what time it is."""

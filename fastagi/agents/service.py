@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from fastagi.agents import errors
-from fastagi.agents.clock import Clock, ClockStep, clock_words
+from fastagi.agents.clock import Clock, ClockStep, clock_words, steady_clock
 from fastagi.agents.commands import (
     Actor,
     Command,
@@ -266,13 +266,6 @@ def ordered_id() -> str:
     """28 hexadecimal digits, unique for ever, later ones greater: rows and index entries named so
     are appended, which costs a database a tenth of writing in random places."""
     return f"{time.time_ns():016x}{random.getrandbits(48):012x}"
-
-
-def steady_clock() -> Callable[[], float]:
-    """Seconds since 1970 as they were when it was made, and from then on without any step: the
-    machine's clock may be set meanwhile."""
-    began = time.time() - time.monotonic()
-    return lambda: began + time.monotonic()
 
 
 @contextmanager
