@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from fastagi import drift
 from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.ami.client import ManagerError
@@ -46,7 +45,7 @@ async def check(
     for finding in await asyncio.to_thread(unconfirmed, settings, place):
         yield finding
     names = [asterisk.name for asterisk in settings.asterisks]
-    answers, linked = await _service(settings)
+    answers, linked = await service(settings)
     looked_at = partial(store, settings.database, names, running=linked is not None)
     findings, agents = await asyncio.to_thread(looked_at)
     for finding in (*findings, *answers, *http(settings, place)):
@@ -62,20 +61,6 @@ async def check(
                 yield replace(finding, where=named + finding.where)
     for finding in await asyncio.to_thread(fallback, settings):
         yield finding
-
-
-async def _service(settings: Settings) -> tuple[list[Finding], frozenset[str] | None]:
-    """Does it answer, and can it write its store? Then the names of the Asterisks that it is
-    connected to."""
-    answers = await service(settings)
-    if not any(finding.level is Level.OK for finding in answers):
-        return answers, None
-    try:
-        return answers, await drift.linked(settings)
-    except drift.Away as error:
-        (answer,) = answers
-        what = f"it answers calls with 'please try again': {one_line(error)}"
-        return [problem("service", what, answer.where, "# see its log: it says what to do")], None
 
 
 async def _one_asterisk(

@@ -20,7 +20,7 @@ from fastagi.check.extensions import Shape
 from fastagi.check.findings import Finding, ok, one_line, problem, some, warning
 from fastagi.config import AsteriskSettings, Settings
 from fastagi.config.values import NEVER, SOUND_SUFFIXES
-from fastagi.contract import WITHOUT_DIGITS, Outcome, Script
+from fastagi.contract import LINKED, LINKS, WITHOUT_DIGITS
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
 from fastagi.store import BadDatabaseUrl, Views
 from fastagi.store.schema import schema
@@ -367,56 +367,38 @@ def _as_owner(path: Path) -> str:
 # -- the service ----------------------------------------------------------------------------------
 
 
-async def service(settings: Settings) -> list[Finding]:
-    """Makes a call to it that changes nothing: the status of a phone where nobody is logged in."""
+async def service(settings: Settings) -> tuple[list[Finding], frozenset[str] | None]:
+    """Does it answer, and can it write its store? It is asked as `fastagi agents` does.
+
+    Then also the names of the Asterisks that it is connected to; None where it cannot work.
+    """
     about = "service"
     host, port = settings.fastagi.advertised
     where = f"agi://{settings.fastagi.advertised}"
+    stranger = f"ss -ltnp 'sport = :{port}'   # shows who; the service? see fastagi.allow"
     channel = Channel(settings.language)
-    opening = headers(
-        Dialled(Script.STATUS, "", "", "check"), "FastAGI/check", settings.device_rules(), host=host
-    )
+    opening = headers(Dialled(LINKS, "", "", "links"), "FastAGI/check", (), host=host)
     try:
         async with asyncio.timeout(SERVICE_WITHIN):
             await dial(host, port, opening, channel, Prepared(""), lambda *_: None)
     except (ServiceAway, TimeoutError) as error:
         if await asyncio.to_thread(_listens, host, port):
-            return [
-                problem(
-                    about,
-                    "something listens there that is not this service, or does not let us in "
-                    f"({one_line(error) or 'no answer in time'})",
-                    where,
-                    f"ss -ltnp 'sport = :{port}'   # shows who; the service? see fastagi.allow",
-                )
-            ]
-        return [
-            warning(
-                about,
-                "it is not running: callers hear 'please try again'",
-                where,
-                "systemctl start fastagi   # or: fastagi serve",
+            what = (
+                "something listens there that is not this service, or does not let us in "
+                f"({one_line(error) or 'no answer in time'})"
             )
-        ]
-    if channel.outcome == Outcome.UNAVAILABLE:
-        return [
-            problem(
-                about,
-                "it answers, but reaches its store or Asterisk's manager interface not",
-                where,
-                "# see its log, and the other findings here",
-            )
-        ]
-    if not channel.outcome:
-        return [
-            problem(
-                about,
-                "something listens there that is not this service",
-                where,
-                f"ss -ltnp 'sport = :{port}'   # shows who; or give fastagi.listen another port",
-            )
-        ]
-    return [ok(about, "it answers calls", where)]
+            return [problem(about, what, where, stranger)], None
+        what = "it is not running: callers hear 'please try again'"
+        return [warning(about, what, where, "systemctl start fastagi   # or: fastagi serve")], None
+    words = channel.variables.get(LINKED, "").split()
+    if not words:
+        what = "something listens there that is not this service, or is one of another version"
+        return [problem(about, what, where, stranger)], None
+    if "store=usable" not in words:
+        what = "it answers calls with 'please try again', as it cannot use its database"
+        return [problem(about, what, where, "# see its log: it says what to do")], None
+    linked = (word.removeprefix("asterisk=") for word in words if word.startswith("asterisk="))
+    return [ok(about, "it answers calls", where)], frozenset(linked)
 
 
 def _listens(host: str, port: int) -> bool:
