@@ -453,26 +453,35 @@ async def test_the_log_is_cut_back_when_a_reader_has_ended(
 # -- file systems
 
 
+def as_root(*command: str) -> None:
+    """Only root can mount."""
+    words = command if os.geteuid() == 0 else ("sudo", "-n", *command)
+    try:
+        subprocess.run(words, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.fail(f"needs root, or sudo without a password: {error}", pytrace=False)
+
+
 class Disk:
-    """A small disk of its own, as root can have one."""
+    """A small disk of its own."""
 
     def __init__(self, folder: Path, size: str) -> None:
         self.folder = folder / "disk"
         self.folder.mkdir()
-        image = folder / "disk.image"
-        for command in (
-            ("truncate", "-s", size, str(image)),
-            ("mkfs.ext4", "-q", str(image)),
-            ("mount", "-o", "loop", str(image), str(self.folder)),
-        ):
-            subprocess.run(command, check=True, capture_output=True)
+        image = str(folder / "disk.image")
+        owner = f"root_owner={os.getuid()}:{os.getgid()}"
+        subprocess.run(("truncate", "-s", size, image), check=True)
+        mkfs = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        assert mkfs is not None
+        subprocess.run((mkfs, "-q", "-m", "0", "-E", owner, image), check=True)
+        as_root("mount", "-o", "loop", image, str(self.folder))
 
     def break_down(self) -> None:
         """What the kernel does when a disk fails: it can only be read from then on."""
-        subprocess.run(("mount", "-o", "remount,abort", str(self.folder)), check=True)
+        as_root("mount", "-o", "remount,abort", str(self.folder))
 
     def read_only(self) -> None:
-        subprocess.run(("mount", "-o", "remount,ro", str(self.folder)), check=True)
+        as_root("mount", "-o", "remount,ro", str(self.folder))
 
     def fill(self) -> None:
         with contextlib.suppress(OSError), (self.folder / "filling").open("wb") as filling:
@@ -484,13 +493,11 @@ class Disk:
         (self.folder / "filling").unlink()
 
     def close(self) -> None:
-        subprocess.run(("umount", "-l", str(self.folder)), check=False)
+        as_root("umount", "-l", str(self.folder))
 
 
 @pytest.fixture
 def disk(tmp_path: Path, sqlite_made: dict[bool, Path]) -> Iterator[Disk]:
-    if os.geteuid() != 0:
-        pytest.fail("only root can mount a file system", pytrace=False)
     made = Disk(tmp_path, "8M")
     shutil.copy(sqlite_made[True], made.folder / "agents.db")
     yield made
