@@ -33,6 +33,13 @@ def ready(service: Service) -> dict[str, Any]:
         return {"code": error.code} | json.loads(error.read())
 
 
+def page_trusts_store(service: Service) -> bool:
+    """What the live page asks for every few seconds: when not, it says so in red."""
+    url = f"http://127.0.0.1:{service.http_port}/live/links"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return bool(json.loads(answer.read())["store"])
+
+
 def is_ready(service: Service) -> bool:
     try:
         return bool(ready(service)["code"] == 200)
@@ -86,6 +93,7 @@ async def test_no_phone_hears_what_is_not_written(
     source.close()
     copy.close()
     assert is_ready(service)
+    assert page_trusts_store(service)
     what(path)
     for phone, code in ((bob, "*314004"), (alice, "*331"), (alice, "*35"), (alice, "*32")):
         heard = await phone.dial(code)
@@ -93,6 +101,7 @@ async def test_no_phone_hears_what_is_not_written(
     said = ready(service)
     assert (said["code"], said["store"], said["store_fault"]) == (503, "unavailable", LOST[what])
     assert str(path) not in json.dumps(said)
+    assert not page_trusts_store(service)
     (line,) = service.logged("the database cannot be used: feature codes say 'try again'")
     assert line["level"] == "error"
     assert str(path) in line["why"]
