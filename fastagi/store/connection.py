@@ -613,7 +613,12 @@ def _encode(value: object) -> str:
 
 def dumped(command: Command) -> str:
     """The JSON of ``commands.to_dict``, in a twentieth of the time."""
-    return f'{_encode(command)[:-1]},"kind":"{type(command).__name__}"}}'
+    text = _encode(command)
+    if isinstance(command, Pause):
+        # The only key of this name; within a text its quotes would be escaped.
+        said = f',"description":{_encode(command.reason.description)}'
+        text = text.replace(said, "", 1)
+    return f'{text[:-1]},"kind":"{type(command).__name__}"}}'
 
 
 def _actor(actor: Actor) -> str:
