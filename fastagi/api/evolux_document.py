@@ -274,6 +274,7 @@ def _common(status: int, message: str, text: str) -> tuple[int, list[dict[str, A
 
 _EVERYWHERE = dict(
     [
+        _common(400, "Bad request", "Two different tokens"),
         _common(401, "Unauthorized", "Wrong token"),
         _common(403, "Forbidden", "This needs the right 'control'"),
         _common(413, "Request entity too large", "The body is larger than 65536 bytes"),
