@@ -144,7 +144,7 @@ def measure(manager: Manager, title: str, channel: str, calls: int) -> None:
         manager.send(
             Action="Originate",
             Channel=channel,
-            Context="agent-features",
+            Context="phones",
             Exten="*32",
             Priority="1",
             Async="true",
