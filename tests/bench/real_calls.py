@@ -139,7 +139,7 @@ def measure(manager: Manager, title: str, channel: str, calls: int) -> None:
     ours: list[float] = []
     pure: list[float] = []
     for n in range(calls + 10):
-        took = manager.originate(channel, "agent-features", "*314001")
+        took = manager.originate(channel, "phones", "*314001")
         time.sleep(0.01)
         manager.send(
             Action="Originate",
