@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastagi.api import errors
-from fastagi.api.face import LARGEST_TEXT
+from fastagi.api.face import LARGEST_TEXT, or_nothing
 
 LARGEST_ID = 2**31 - 1
 
@@ -139,6 +139,7 @@ _JSON_WRONG = ("extension: is missing", "The body is no valid JSON: …")
 _NOT_LOGGED = ("Not logged",)
 _NO_AGENT = ("No such agent",)
 _COMMON: dict[int, tuple[str, ...]] = {
+    400: ("Two different tokens",),
     401: ("A token is needed", "Wrong token"),
     403: ("This needs the right 'control'",),
     413: ("The body is larger than 65536 bytes",),
@@ -351,6 +352,8 @@ def extra(route: Route) -> dict[str, Any]:
     if route.body is not None:
         found["requestBody"] = {
             "required": route.needed,
-            "content": _content(route.body, route.example),
+            "content": _content(
+                route.body if route.needed else or_nothing(route.body), route.example
+            ),
         }
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastagi.api import errors
-from fastagi.api.face import LARGEST_TEXT
+from fastagi.api.face import LARGEST_TEXT, or_nothing
 
 LARGEST_ID = 2**31 - 1
 LARGEST_PRIORITY = 2**31 - 1
@@ -483,5 +483,6 @@ def extra(route: Route) -> dict[str, Any]:
     if route.body is not None:
         schema, example = route.body
         needed = "required" in schema
-        found["requestBody"] = {"required": needed, "content": _json(schema, example)}
+        content = _json(schema if needed else or_nothing(schema), example)
+        found["requestBody"] = {"required": needed, "content": content}
     return found

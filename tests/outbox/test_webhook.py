@@ -438,7 +438,7 @@ async def test_other_answers_are_failures(memory: HookMemory, answer: Any, error
     assert len(there.seen) == 2
 
 
-ODD = [
+ODD_ANSWERS = [
     b"",
     b"\r\n\r\n\r\n",
     b"\x00" * 500,
@@ -473,7 +473,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("answer", ODD, ids=range(len(ODD)))
+@pytest.mark.parametrize("answer", ODD_ANSWERS, ids=range(len(ODD_ANSWERS)))
 async def test_whatever_is_answered_ends_nothing(memory: HookMemory, answer: bytes) -> None:
     """It is delivered or it has failed, in words; the next hook's turn comes."""
 
