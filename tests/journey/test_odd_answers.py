@@ -240,5 +240,4 @@ async def test_four_thousand_members_behind_two_megabits(
         assert (await phone.dial("*331")).outcome == Outcome.PAUSED
         print(f"{line.carried} bytes over the line")
     lost = [entry["reason"] for entry in service.logged("manager link lost")]
-    assert len([why for why in lost if "no answer" in why]) == 0, lost
-    assert len(service.logged("manager link is up")) == 2, "at the start, and after Asterisk's own"
+    assert set(lost) <= {"connection closed by Asterisk"}, "it was killed, and nothing else"
