@@ -13,7 +13,8 @@ from fastagi.store.schema import schema
 def warnings(settings: Settings) -> Iterator[Finding]:
     """What is allowed, and hardly meant."""
     for one in settings.warnings:
-        yield warning("configuration", one.message, one.place, one.mend)
+        mend = one.mend if ": " in one.mend else f"# {one.mend}"  # a line of YAML, or words
+        yield warning("configuration", one.message, one.place, mend)
 
 
 def unconfirmed(settings: Settings, place: str) -> list[Finding]:
