@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,17 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from fastagi import config
-from fastagi.agents.commands import Actor, ChangePenalty, Command, JoinQueue, LeaveQueue, LogOff
-from fastagi.agents.devices import resolve
-from fastagi.agents.errors import QueueMissing, Refused
+from fastagi.agents.errors import Refused
 from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.limits import TimePolicy
-from fastagi.agents.log import Trouble
 from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.agents.protection import NotConfirmed, Removal, losses
 from fastagi.agents.reconciler import Reconciler
-from fastagi.agents.service import AgentService, Policy, StoreUnavailable, waiting_in
+from fastagi.agents.service import AgentService, Policy, StoreUnavailable
 from fastagi.agents.text import printable
 from fastagi.agents.timers import Timers
 from fastagi.agi.features import BUSY, PhoneSettings, handlers, unknown
@@ -36,6 +33,7 @@ from fastagi.ami.asterisks import Asterisks
 from fastagi.ami.client import Client, ManagerError, State
 from fastagi.ami.news import EVENTS, News
 from fastagi.ami.queues import Queues
+from fastagi.bring_along import BringAlong
 from fastagi.config import ConfigError, HostPort, Settings
 from fastagi.config.settings import (
     AlreadyElsewhere,
@@ -45,7 +43,7 @@ from fastagi.config.settings import (
     InUseByAnother,
     MissingQueue,
 )
-from fastagi.contract import LINKED, LINKS, RECONCILE, RELOAD, RELOADED, REPAIRS, Sink, Source
+from fastagi.contract import LINKED, LINKS, RECONCILE, RELOAD, RELOADED, REPAIRS, Sink
 from fastagi.dialplan import out_of_date
 from fastagi.outbox import lamp, queue_log, user_event
 from fastagi.outbox.dispatcher import Dispatcher
@@ -154,7 +152,6 @@ class App:
         self._stop = asyncio.Event()
         self.reloader = Reloader(path, self._use)
         self._along: set[asyncio.Task[None]] = set()
-        self._stranded: set[str] = set()  # logins, by id, that a warning was logged about
         self._news: list[News] = []
         self._guard: Guard | None = None
         self.fence = Fence(log, self._faulty)
@@ -252,6 +249,7 @@ class App:
                 self.service.now,
             )
             self.phone = phone_settings(settings)
+            self.along = BringAlong(self.service, store, lambda: self.phone.rules)
             self.dispatcher = Dispatcher(
                 store.deliveries,
                 {
@@ -539,7 +537,7 @@ class App:
     def _begin_with(
         self, difference: Difference, once: Callable[[str, Awaitable[None]], object]
     ) -> None:
-        once("bring along", self._bring_along(difference))
+        once("bring along", self.along.run(difference))
         once("warm up", self._warm_up())
 
     async def _first_attempts(self) -> None:
@@ -635,7 +633,7 @@ class App:
             lines.append(f"{what}: run again: {stale.mend}")
         log.info("the configuration was reloaded")
         # Not awaited: it may have to wait for Asterisk, and the next reload must not.
-        task = asyncio.create_task(self._bring_along(difference), name="bring along")
+        task = asyncio.create_task(self.along.run(difference), name="bring along")
         self._along.add(task)
         task.add_done_callback(self._brought_along)
         return lines
@@ -644,110 +642,6 @@ class App:
         self._along.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("not everybody was brought along", error=str(error))
-
-    async def _bring_along(self, difference: Difference) -> None:
-        """Those who are logged in while the configuration changes: agents who are not in it any
-        more take no more calls, the others join and leave queues and get their new penalties."""
-
-        def command(kind: type[Command], number: str, **values: object) -> Command:
-            return kind(
-                id=self.service.new_id(),
-                agent=number,
-                source=Source.SYSTEM,
-                actor=Actor(name="configuration"),
-                **values,
-            )
-
-        # From the store, not from the difference: what an earlier start could not finish, as
-        # Asterisk was away, is found again; and so is what this one cannot.
-        for number, queue in difference.to_join:
-            await self._until_stored(partial(self.service.is_to_join, number, queue))
-        to_log_off, to_leave = await self._left_over()
-        for number in to_log_off:
-            await self._insist(command(LogOff, number, reason="archived"))
-        for number, queue in to_leave:
-            await self._insist(command(LeaveQueue, number, queue=queue, confirmed=True))
-        for number, queue in difference.to_join:
-            await self._insist(command(JoinQueue, number, queue=queue))
-        for number, queue, penalty in difference.to_set_penalty:
-            await self._insist(command(ChangePenalty, number, queue=queue, penalty=penalty))
-        left = sorted({number for number, _ in to_leave})
-        await self._until_stored(partial(self._warn_of_idle, left))
-        await self._until_stored(self._warn_of_stranded)
-
-    async def _warn_of_idle(self, numbers: Sequence[str]) -> None:
-        """Of these agents, who have lost a queue: those who are in none now, and wait for none."""
-        waiting = {waiting_in(note)[1] for note in await self.service.read_waiting()}
-        for state in (await self.store.states(numbers)).values():
-            if state.session is not None and not state.joined and state.number not in waiting:
-                log.warning(
-                    "agent is logged in, and in no queue any more",
-                    agent=state.number,
-                    extension=state.session.device.extension,
-                    cure="give the agent a queue, or log the agent off",
-                )
-
-    async def _warn_of_stranded(self) -> None:
-        """Agents who are logged in where no device rule leads to, once: they stay in their queues
-        and can log off, but nobody can log in there."""
-        for state in await self.store.logged_in():
-            session = state.session
-            assert session is not None
-            device = session.device
-            rule = resolve(self.phone.rules, device.extension, device.asterisk)
-            if session.id in self._stranded or (rule is not None and rule.key == device.key):
-                continue
-            self._stranded.add(session.id)
-            log.warning(
-                "agent logged in where no device rule leads to",
-                agent=state.number,
-                extension=device.extension,
-                interface=device.interface,
-                queues=[m.queue for m in state.joined],
-                cure="add a rule for it under devices, or log the agent off",
-                **named(device.asterisk),
-            )
-
-    async def _left_over(self) -> tuple[list[str], list[tuple[str, str]]]:
-        return await self._until_stored(self.store.left_over)
-
-    async def _until_stored(self, ask: Callable[[], Awaitable[T]]) -> T:
-        away = Trouble(log, "the store is away: nobody is brought along yet", "the store is back")
-        while True:
-            try:
-                answer = await ask()
-            except StoreUnavailable as error:
-                away.is_there(error=str(error))
-                await asyncio.sleep(1)
-            else:
-                away.is_over()
-                return answer
-
-    async def _insist(self, command: Command) -> None:
-        while True:
-            try:
-                with self.fence.item("bring along", Refused, agent=command.agent):
-                    await self.service.execute(command)
-            except QueueMissing as refusal:
-                assert isinstance(command, JoinQueue)
-                queue, number = refusal.queues[0], command.agent
-                wait = partial(self.service.wait_for_queue, number, queue, command)
-                await self._until_stored(wait)
-                return
-            except Refused as refusal:
-                if not refusal.passing:
-                    log.warning(
-                        "configuration change not applied to a logged-in agent",
-                        agent=command.agent,
-                        change=type(command).__name__,
-                        queue=getattr(command, "queue", ""),
-                        outcome=refusal.outcome.value,
-                        why=str(refusal),
-                    )
-                    return
-                await asyncio.sleep(1)
-            else:
-                return
 
 
 @contextmanager
