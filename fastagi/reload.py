@@ -75,6 +75,7 @@ class Reloader:
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._read = b""  # digest of the files as they were read last
         self._refused: tuple[bytes, float] | None = None  # to a SIGHUP: fingerprint, and when
+        self._seen = b""  # fingerprint of what was refused last, to whomever
         self._waits = False  # for the store, and it was said
         self._again: tuple[asyncio.TimerHandle, _Request] | None = None  # the store was away
         self._warnings: frozenset[str] = frozenset()  # of the configuration read last
@@ -87,9 +88,8 @@ class Reloader:
         """Logs what is allowed in a configuration, and hardly meant; not again what was there
         before."""
         now = [str(warning) for warning in settings.warnings]
-        for warning in now:
-            if warning not in self._warnings:
-                log.warning("configuration warning", warning=warning)
+        for warning in _some([one for one in now if one not in self._warnings]):
+            log.warning("configuration warning", warning=warning)
         self._warnings = frozenset(now)
 
     def signal(self) -> None:
@@ -137,14 +137,17 @@ class Reloader:
                 request.answer.set_result(report)
 
     async def _reload(self, request: _Request) -> Report:
+        if self._again is not None and request is self._again[1]:
+            self._again = None
         self._read = await asyncio.to_thread(config.content_digest, self._path)
         try:
             settings = await asyncio.to_thread(config.load, self._path)
         except ConfigError as error:
             log.error("the configuration has errors, nothing was changed")
-            for problem in error.problems:
-                log.error("configuration", problem=str(problem))
-            return Report(Outcome.ERRORS, _some([str(problem) for problem in error.problems]))
+            problems = _some([str(problem) for problem in error.problems])
+            for problem in problems:
+                log.error("configuration", problem=problem)
+            return Report(Outcome.ERRORS, problems)
         except OSError as error:
             log.error("the configuration cannot be read", error=str(error))
             return Report(Outcome.ERRORS, (str(error),))
@@ -155,8 +158,12 @@ class Reloader:
         except NotConfirmed as error:
             if request.cause is Cause.SIGNAL:
                 self._refused = (fingerprint, asyncio.get_running_loop().time())
+            lines = [str(loss) for loss in error.losses]
+            if request.confirmed:
+                lines.insert(0, "this is not the configuration that was refused before: look again")
+            self._seen = fingerprint
             refused(error.losses)
-            return Report(Outcome.NOT_CONFIRMED, _some([str(loss) for loss in error.losses]))
+            return Report(Outcome.NOT_CONFIRMED, _some(lines))
         except DirectoryConflict as error:
             log.error("the configuration was not brought in", error=str(error))
             return Report(Outcome.ERRORS, (str(error),))
@@ -166,7 +173,7 @@ class Reloader:
                 log.error("the configuration was not brought in yet", error=str(error))
             self._try_again(request, fingerprint)
             return Report(Outcome.STORE_AWAY, (str(error),))
-        self._refused = None
+        self._refused, self._seen = None, b""
         if self._again is not None:
             self._again[0].cancel()
             self._again = None
@@ -186,7 +193,8 @@ class Reloader:
 
     def _is_confirmed(self, request: _Request, fingerprint: bytes) -> bool:
         if request.confirmed:
-            return request.only in (b"", fingerprint)
+            # Who confirms has seen what was refused: not what somebody has written since.
+            return (request.only or self._seen or fingerprint) == fingerprint
         if request.cause is not Cause.SIGNAL or self._refused is None:
             return False
         # The very configuration that was refused, and sent by somebody who can have known it.

@@ -298,3 +298,70 @@ async def test_a_warning_is_said_once(folder: Path, monkeypatch: pytest.MonkeyPa
     (one,) = said
     assert one["event"] == "configuration warning"
     assert one["warning"].startswith(f"{folder}/b.yml:1:22: prompts.LOGGED_IN: ")
+
+
+async def test_confirm_does_not_confirm_what_was_written_since(folder: Path) -> None:
+    async with running(folder) as service:
+        service.answers = [LOST] * 4
+        await service.reloader.command(confirm=False)
+        write(folder, "b.yml", "language: fr\n")
+        report = await service.reloader.command(confirm=True)
+        assert report.outcome is Outcome.NOT_CONFIRMED
+        assert report.lines == (
+            "this is not the configuration that was refused before: look again",
+            "agent 4001 is logged in, and would be archived",
+        )
+        report = await service.reloader.command(confirm=True)
+        assert report.outcome is Outcome.RELOADED
+    assert service.used == [("en", False), ("fr", False), ("fr", True)]
+
+
+async def test_confirm_confirms_where_nothing_was_refused(folder: Path) -> None:
+    async with running(folder) as service:
+        service.answers = [LOST, [], LOST]
+        for _ in range(3):
+            write(folder, "b.yml", f"language: {'fr' if service.used else 'de'}\n")
+            report = await service.reloader.command(confirm=True)
+            assert report.outcome is Outcome.RELOADED
+    assert all(confirmed for _, confirmed in service.used)
+
+
+async def test_what_was_confirmed_while_the_store_was_away_is_not_confirmed_for_ever(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was broken when the store was back; days later the same text is nobody's decision."""
+    monkeypatch.setattr(reload, "STORE_AGAIN", 3600)
+    async with running(folder) as service:
+        service.answers = [StoreUnavailable("locked")]
+        await service.reloader.command(confirm=True)
+        assert service.reloader._again is not None
+        handle, again = service.reloader._again
+        handle.cancel()
+        write(folder, "b.yml", "languag: fr\n")
+        service.reloader._requests.put_nowait(again)  # as the timer does
+        assert (await service.reloader.command(confirm=False)).outcome is Outcome.ERRORS
+        (folder / "b.yml").unlink()
+        service.answers = [StoreUnavailable("locked")]
+        await service.reloader.command(confirm=False)
+        assert service.reloader._again is not None
+        assert not service.reloader._again[1].confirmed
+
+
+async def test_thousands_of_mistakes_are_a_few_lines_of_the_log(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def note(event: str, **fields: str) -> None:
+        said.extend(fields.values())
+
+    monkeypatch.setattr(reload, "log", SimpleNamespace(warning=note, error=note))
+    agents = "".join(f"  - number: {n}\n    name: A #{n}\n" for n in range(500))
+    write(folder, "b.yml", f"agents:\n{agents}")
+    async with running(folder) as service:
+        await service.reloader.command(confirm=False)
+        assert (len(said), said[-1]) == (21, "and 480 more")
+        del said[:]
+        write(folder, "b.yml", f"agents:\n{agents.replace('#', '')}" + agents.replace("A #", "A "))
+        await service.reloader.command(confirm=False)
+        assert (len(said), said[-1]) == (21, "and 480 more")

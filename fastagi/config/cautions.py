@@ -16,10 +16,7 @@ SAMPLE_PIN = "4321"
 _TEXTS = frozenset(
     ("secret", "token", "password", "name", "description", "database", "login", "type", "username")
 )
-_HASH = re.compile(
-    r"^ *(?:- +)?(?P<key>[\w-]+) *: +(?P<text>[^\s\"'#\[{|>&*!][^#\n]*?)(?P<hash>[ \t]+#)(?=\S)",
-    re.MULTILINE,
-)
+_PLAIN = re.compile(r" *(?:- +)?(?P<key>[\w-]+) *: +[^\s\"'#\[{|>&*!]")
 _LETTERS = re.compile(r"[A-Za-z]+")
 _SHOWN = 5  # names in one message
 
@@ -49,10 +46,12 @@ def hashes(text: str) -> Iterator[tuple[int, int, str]]:
     """Lines with a ``#`` right before a word: line, column (from 0) of the ``#``, and the key."""
     if " #" not in text and "\t#" not in text:
         return
-    for found in _HASH.finditer(text):
-        line = text.count("\n", 0, found.start("hash"))
-        column = found.end("hash") - 1 - (text.rfind("\n", 0, found.end("hash")) + 1)
-        yield line, column, found["key"]
+    for number, line in enumerate(text.split("\n")):
+        at = line.find("#")
+        if at > 0 and line[at - 1] in " \t" and line[at + 1 : at + 2].strip():
+            found = _PLAIN.match(line)
+            if found is not None and found.end() < at:
+                yield number, at, found["key"]
 
 
 def is_text_key(key: str, path: str) -> bool:

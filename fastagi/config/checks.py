@@ -224,6 +224,7 @@ def _agents(data: dict[str, Any], *, references: bool) -> Found:
             names[name.lower()] = name
             if isinstance(number, str):
                 numbers[number] = name
+    said: dict[str, str] = {}  # of a queue: thousands of agents may have it
     for index, agent in _items(data, "agents"):
         if agent.get("pin") is not None and agent.get("pin_hash") is not None:
             yield ("agents", index, "pin_hash"), "there is a pin too: one of them"
@@ -240,7 +241,9 @@ def _agents(data: dict[str, Any], *, references: bool) -> Found:
                 yield path, f"{name!r} stands here twice"
             seen.add(name)
             if references and names.get(name.lower()) != name:
-                yield path, _no_queue(name, names, numbers)
+                if name not in said:
+                    said[name] = _no_queue(name, names, numbers)
+                yield path, said[name]
 
 
 def _no_queue(name: str, names: dict[str, str], numbers: dict[str, str]) -> str:

@@ -25,6 +25,9 @@ _TOP_KEY = re.compile(r"""(?:([A-Za-z_][\w-]*)|"([^"]*)"|'([^']*)')[ \t]*:(?=[ \
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
 _WITHOUT_BRACES = re.compile(r"\$([A-Z][A-Z0-9_]{2,}|[A-Za-z_][A-Za-z0-9_]*\Z)", re.ASCII)
 _BREAK = re.compile("\r\n?|[\x85\u2028\u2029]")  # what ends a line for YAML beside \n
+_MARK = re.compile("^\ufeff+", re.MULTILINE)  # says that a file is UTF-8
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_NOT_UTF8 = "this is not UTF-8: save the file with that encoding"
 _MOST_RETRIES = 50
 # A text has no more nodes than characters. What is beyond, and this much more, comes from aliases
 # of aliases of aliases.
@@ -116,14 +119,19 @@ class Document:
 
 def decode(file: str, data: bytes) -> Document:
     """The file's text; what is not UTF-8 is reported."""
+    if (data[:2] in _UTF16 or 0 in data[:2]) and data.strip(b"\0"):
+        document = Document(file, "", unreadable=True)
+        document.report(0, 0, "", _NOT_UTF8)
+        return document
     try:
-        return Document(file, _BREAK.sub("\n", data.decode("utf-8-sig")))
+        # Files with such a mark that were put together have it in the middle, too.
+        return Document(file, _MARK.sub("", _BREAK.sub("\n", data.decode("utf-8"))))
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8", "replace")
         document = Document(file, "", unreadable=True)
         line = before.count("\n")
         column = len(before) - (before.rfind("\n") + 1)
-        document.report(line, column, "", "this is not UTF-8")
+        document.report(line, column, "", _NOT_UTF8)
         return document
 
 
@@ -302,6 +310,8 @@ def _explain(lines: list[str], line: int, column: int, context: str, problem: st
         return "a second ':' on this line, or wrong indentation: quote text that has ': ' in it"
     if "expected key" in problem or "could not find expected ':'" in problem:
         return "wrong indentation, or ':' is missing after the key"
+    if "maximum nesting depth" in problem:
+        return "nested too deep"
     if "but found another document" in problem:
         return "a second document ('---'): one file holds one"
     return f"{context}: {problem}" if context else problem
@@ -416,8 +426,9 @@ class Builder:
             return value
         found = _WITHOUT_BRACES.search(value)
         if found is not None and (found[0] == value or found[1].isupper()):
-            # A secret may begin with $: only what is spelled as variables are is repeated.
-            named = found[1] if found[1].isupper() else "NAME"
+            # A secret may have a $ in it: only what can be nothing but a name is repeated.
+            is_name = re.fullmatch("[A-Z]+(_[A-Z]+)+", found[1])
+            named = found[1] if is_name or found[1] in self._environ else "NAME"
             self._document.warn(
                 node.start_mark.line,
                 node.start_mark.column,

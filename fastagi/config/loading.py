@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -87,31 +87,37 @@ def load(
     load that was not ``sliceable``. Where leaving out goes wrong, everything is loaded.
     """
     environ = os.environ if environ is None else environ
-    place = Path(path)
     with _collector_off():
-        files, problems = _read(place)
-        if not agents and not problems:
-            quick = _Loading(place, files, environ, agents=False)
-            settings = quick.settings()
-            if settings is not None and quick.left_out:
-                return settings
-        full = _Loading(place, files, environ, agents=True, problems=problems)
-        settings = full.settings()
-        if settings is None:
-            raise ConfigError(full.in_order())
-        settings._sliceable = full.sliceable()
-        if not settings._sliceable:
-            # Another digest than the short way's, so that whoever compares never believes it.
-            settings._fingerprint_material = hashlib.sha256(
-                b"read whole" + settings._fingerprint_material
-            ).digest()
-        return settings
+        return _load(Path(path), agents, environ)
+
+
+def _load(place: Path, agents: bool, environ: Mapping[str, str]) -> Settings:
+    files, problems = _read(place)
+    if not agents and not problems:
+        quick = _Loading(place, files, environ, agents=False)
+        settings = quick.settings()
+        if settings is not None and quick.left_out:
+            return settings
+    full = _Loading(place, files, environ, agents=True, problems=problems)
+    settings = full.settings()
+    if settings is None:
+        found = full.in_order()
+        del full  # the error would keep it alive
+        raise ConfigError(found)
+    settings._sliceable = full.sliceable()
+    if not settings._sliceable:
+        # Another digest than the short way's, so that whoever compares never believes it.
+        settings._fingerprint_material = hashlib.sha256(
+            b"read whole" + settings._fingerprint_material
+        ).digest()
+    return settings
 
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
     # Ten thousand agents make a million objects that all live: looking for garbage among them,
-    # again and again, takes longer than reading them.
+    # again and again, takes longer than reading them, and nobody else gets a turn meanwhile. They
+    # have to be gone before the collector is back.
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -127,7 +133,7 @@ def signature(path: str | os.PathLike[str]) -> Hashable:
     place = Path(path)
     try:
         if place.is_dir():
-            names = sorted(name for name in os.listdir(place) if _counts(name))
+            names = sorted(name for name in os.listdir(place) if _counts(name) or _misnamed(name))
             return tuple((name, *_stamp(place / name)) for name in names)
     except OSError:
         return ()
@@ -157,6 +163,11 @@ def _counts(name: str) -> bool:
     return name.endswith(".yml") and not name.startswith(".")
 
 
+def _misnamed(name: str) -> bool:
+    """It would count with another ending: that is a mistake, so it has to be seen come and go."""
+    return name.lower().endswith((".yml", ".yaml")) and name[0] != "." and not _counts(name)
+
+
 def _content(file: Path) -> bytes:
     """Raises OSError, and ValueError for what is no ordinary file: a pipe, a device, or one without
     end behind a link."""
@@ -184,7 +195,7 @@ def _read(place: Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
             names = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
             chosen = [name for name in names if _counts(name.name) and not name.is_dir()]
             for name in names:
-                if name.suffix == ".yaml":
+                if _misnamed(name.name):
                     wrong(name, f"not read: in a folder *.yml counts, call it {name.stem}.yml")
             if not chosen and not problems:
                 wrong(place, "no *.yml in this folder")
@@ -375,8 +386,9 @@ class _Loading:
     def warnings(self) -> list[Problem]:
         """By place, without those of agents that were left out."""
         for document in self._documents:
+            lines = document.text.split("\n")
             for line, column, key in hashes(document.text):
-                path = path_by_line(document.text.split("\n"), line)
+                path = path_by_line(lines, line)
                 if is_text_key(key, path):
                     document.warn(
                         line,
@@ -489,12 +501,26 @@ class _Loading:
                 message = secrets.without(message, value)
             elif len(value) > _SHOWN:
                 message = message.replace(repr(value), f"{value[:_SHOWN]!r}…")
-        for other in self._documents:  # a message may name what stands elsewhere
-            for text in other.hidden_values:
-                if len(text) >= _TELLING and repr(text) in message:
-                    message = message.replace(repr(text), "'…'")
+        message = self._hiding(message)
         shown = spell((*walked, *path[len(walked) :]) if missing else walked)
         self.problems.append(Problem(document.file, line + 1, column + 1, shown, message))
+
+    def _hiding(self, message: str) -> str:
+        """A message may name what stands elsewhere. Each text in quotes is looked up, as there may
+        be as many hidden values as agents, and as many messages."""
+        quotes = [at for at, char in enumerate(message) if char in "'\""]
+        for number, start in enumerate(quotes):
+            for end in quotes[number + 1 :]:
+                text = message[start : end + 1]
+                if text in self._hidden:
+                    return self._hiding(message.replace(text, "…"))
+        return message
+
+    @cached_property
+    def _hidden(self) -> frozenset[str]:
+        """Values of the environment, as messages quote them."""
+        values = set().union(*(document.hidden_values for document in self._documents))
+        return frozenset(repr(value) for value in values if len(value) >= _TELLING)
 
     def _report_invalid(self, item: Any) -> None:
         kind: str = item["type"]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import timedelta, tzinfo
 from enum import StrEnum
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
@@ -32,6 +31,7 @@ from fastagi.config.values import (
     Context,
     DatabaseUrl,
     Duration,
+    FilePath,
     HookSecret,
     Host,
     HostPort,
@@ -141,8 +141,8 @@ def _client(value: Any) -> Any:
 class TlsSettings(Section):
     """PEM files; ``certificate`` with its chain."""
 
-    certificate: Path
-    key: Path
+    certificate: FilePath
+    key: FilePath
 
 
 class HttpLockoutSettings(Section):

@@ -21,6 +21,7 @@ JOINERS = "\u200c\u200d"  # part of words in Persian, Hindi and others
 _MARKERS = re.compile(r"(<{7}|\|{7}|={7}|>{7})(?: |$)")
 # Blanks that look like one and are none for YAML, and what cannot be seen at all.
 _ODD = re.compile("[\u00a0\u1680\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff]")
+_NO_WIDTH = "\u200b\u2060\ufeff"
 _BESIDE = " \t:-,[]{}#"  # an odd blank beside one of these stands between words, not in a text
 _KEY = re.compile(r"""[A-Za-z_][\w-]*|"[^"]*"|'[^']*'""")
 _NO_BLANK = re.compile(r"""(?:^|(?<=[\s{,]))(?P<key>[A-Za-z_][\w-]*):(?=["'])""")
@@ -55,7 +56,8 @@ def odd_blanks(text: str) -> Iterator[Mistake]:
             if _in_quotes_or_comment(line, at):
                 continue
             if not before or not after or before in _BESIDE or after in _BESIDE:
-                yield Mistake(number, at, f"{character(found[0])} stands here: write a blank")
+                cure = "take it out" if found[0] in _NO_WIDTH else "write a blank"
+                yield Mistake(number, at, f"{character(found[0])} stands here: {cure}")
                 break
 
 

@@ -10,6 +10,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, timedelta, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -230,7 +231,7 @@ def _unmapped(network: Network) -> Network:
 def database_url(value: object) -> str:
     """May hold a password, so the message never repeats it."""
     text = _text(value)
-    if any(char < " " or char == "\x7f" for char in text):
+    if not is_text(text):
         raise ValueError("control characters cannot stand in a database URL")
     scheme, _, rest = text.partition(":")
     if scheme == "sqlite":
@@ -295,6 +296,13 @@ def path_for_dialplan(value: object) -> str:
     if not _PATH.fullmatch(text):
         raise ValueError("a path in a dialplan has up to 250 of letters, digits and _ . / + @ -")
     return text
+
+
+def file_path(value: object) -> Path:
+    text = _text(value)
+    if not is_text(text):
+        raise ValueError("control characters cannot stand in the name of a file")
+    return Path(text)
 
 
 def username(text: str) -> str:
@@ -401,6 +409,7 @@ PathForDialplan = Annotated[str, BeforeValidator(path_for_dialplan)]
 Host = Annotated[str, BeforeValidator(host)]
 HostPortValue = Annotated[HostPort, BeforeValidator(host_port)]
 NetworkValue = Annotated[Network, BeforeValidator(network)]
+FilePath = Annotated[Path, BeforeValidator(file_path)]
 DatabaseUrl = Annotated[str, BeforeValidator(database_url)]
 PlainText = Annotated[str, AfterValidator(plain)]
 AsteriskName = Annotated[str, AfterValidator(asterisk_name)]

@@ -31,6 +31,10 @@ def warned(tmp_path: Path, text: str, **environ: str) -> list[Problem]:
             ),
         ),
         (
+            "asterisk: {secret: abc$HUNTER22}",  # a part of a secret, and no variable here
+            *(1, 20, "asterisk.secret", "no value of the environment", "did you mean ${NAME}?"),
+        ),
+        (
             "http: {tokens: {crm: $crm_token_of_mine}}",
             *(1, 22, "http.tokens.crm", "no value of the environment", "did you mean ${NAME}?"),
         ),

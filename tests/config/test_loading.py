@@ -2,9 +2,14 @@
 
 import os
 import socket
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from zoneinfo import TZPATH, ZoneInfo
 
 import pytest
@@ -20,11 +25,14 @@ from fastagi.config import (
     HostPort,
     Settings,
     UnpluggedSettings,
+    checks,
     content_digest,
     find,
     load,
+    loading,
     signature,
 )
+from fastagi.config.cautions import hashes
 from fastagi.config.values import duration, host_port
 from fastagi.contract import Outcome, Script
 from tests.config.test_mistakes import sections_without
@@ -540,7 +548,7 @@ agents: [{{number: 1, name: A, logoff_at: {word}}}]
     assert settings.queues[0].pauses[0].limit_duration is None
     assert settings.agents is not None
     assert settings.agents[0].logoff_at == "never"
-    assert settings.warnings == ()
+    assert [warning.path for warning in settings.warnings] == ["pause.wrapup"], "of no effect"
 
 
 @pytest.mark.parametrize("word", OFF)
@@ -696,3 +704,124 @@ def test_signature_and_content(tmp_path: Path) -> None:
     assert content_digest(tmp_path) != content
     assert signature(tmp_path / "nowhere") == ()
     assert content_digest(tmp_path / "nowhere") != content
+
+
+MINIMAL = 'asterisk: {secret: "x"}\ndevices: []\npause_reasons: []\nqueues: []\nagents: []\n'
+
+
+def problems(place: Path, environ: Mapping[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(place, environ=environ or {})
+    return [str(problem).removeprefix(f"{place}/") for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_other_encodings_are_told(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.yml").write_bytes(MINIMAL.encode(encoding))
+    assert problems(tmp_path) == ["a.yml:1:1: this is not UTF-8: save the file with that encoding"]
+
+
+def test_files_put_together_have_their_marks_in_the_middle(tmp_path: Path) -> None:
+    """Written by Windows' editors, joined by ``copy a.yml+b.yml`` or ``cat``."""
+    text = MINIMAL.replace("queues", "\ufeffqueues").replace("\n", "\r\n")
+    (tmp_path / "a.yml").write_bytes(b"\xef\xbb\xbf" * 2 + text.encode())
+    assert load(tmp_path, environ={}).queues == ()
+
+
+def test_what_has_no_width_is_to_be_taken_out(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(MINIMAL.replace("queues: ", "queues:\u200b "), "utf-8")
+    assert problems(tmp_path)[-1].endswith("U+200B (ZERO WIDTH SPACE) stands here: take it out")
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "- " * 5000])
+def test_nested_too_deep(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yml").write_text(MINIMAL + "login:\n  " + text)
+    (problem,) = problems(tmp_path)
+    assert "nested too deep" in problem or "is not closed" in problem
+
+
+@pytest.mark.parametrize("name", ["agents.yaml", "agents.YML", "agents.Yaml"])
+def test_another_ending_is_seen_come_and_go(tmp_path: Path, name: str) -> None:
+    """It is a mistake as long as it is there: once it is gone, the rest has to be read."""
+    (tmp_path / "a.yml").write_text(MINIMAL)
+    without = signature(tmp_path)
+    (tmp_path / name).write_text("agents: []\n")
+    (problem,) = problems(tmp_path)
+    assert problem == f"{name}:1:1: not read: in a folder *.yml counts, call it agents.yml"
+    assert signature(tmp_path) != without
+    (tmp_path / name).unlink()
+    assert signature(tmp_path) == without
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('http: {tls: {certificate: "a\\0b", key: k}}', "http.tls.certificate"),
+        ("http: {tls: {certificate: c, key: '${ODD}'}}", "http.tls.key"),
+        ("database: 'sqlite:///${ODD}'", "database"),
+    ],
+)
+def test_names_of_files_that_no_file_can_have(tmp_path: Path, text: str, path: str) -> None:
+    """Else it is met when the file is opened, by somebody who does not know what it is about."""
+    (tmp_path / "a.yml").write_text(f"{MINIMAL}{text}\n")
+    (problem,) = problems(tmp_path, {"ODD": "a\udcffb"})
+    assert f": {path}: " in problem
+
+
+@pytest.mark.parametrize("wrong", ["", "logn: {}\n"])
+def test_what_was_read_is_gone_before_the_collector_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """It would look through millions of objects, and no phone would be answered meanwhile."""
+    (tmp_path / "a.yml").write_text(MINIMAL + wrong)
+    alive: list[int] = []
+    made: list[weakref.ref[Any]] = []
+
+    class Watched(loading._Loading):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            made.append(weakref.ref(self))
+
+    def enable() -> None:
+        alive.append(sum(one() is not None for one in made))
+
+    monkeypatch.setattr(loading, "_Loading", Watched)
+    collector = SimpleNamespace(isenabled=lambda: True, disable=lambda: None, enable=enable)
+    monkeypatch.setattr(loading, "gc", collector)
+    with suppress(ConfigError):
+        load(tmp_path, environ={})
+    assert made
+    assert alive == [0]
+
+
+def test_a_line_of_blanks_takes_no_time() -> None:
+    """It took hours, with all calls waiting."""
+    text = "language: en" + " " * 3_000_000 + "x\nshift: off # a remark\nname: Anna #1\n"
+    assert list(hashes(text)) == [(2, 11, "name")]
+
+
+def test_thousands_of_mistakes_of_one_kind_are_looked_up_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that was renamed in one file, all agents have; each has a remark in the other."""
+    agents = "".join(f"  - {{number: {n}, name: A, queues: [sales]}}\n" for n in range(300))
+    remarks = "".join(f"  - number: {n}\n    name: A #{n}\n" for n in range(300, 600))
+    text = MINIMAL.replace("queues: []", "queues: [{number: 1, name: sale}]")
+    (tmp_path / "a.yml").write_text(text.replace("agents: []", "agents:") + agents + remarks)
+    guessed: list[str] = []
+    real = checks.did_you_mean
+    monkeypatch.setattr(
+        checks, "did_you_mean", lambda word, known: guessed.append(word) or real(word, known)
+    )
+    assert len(problems(tmp_path)) == 300
+    assert guessed == ["sales"]
+    (tmp_path / "a.yml").write_text(text.replace("agents: []", "agents:") + remarks)
+    split: set[int] = set()
+    path_by_line = loading.path_by_line
+    monkeypatch.setattr(
+        loading,
+        "path_by_line",
+        lambda lines, line: split.add(id(lines)) or path_by_line(lines, line),
+    )
+    assert len(load(tmp_path, environ={}).warnings) == 300
+    assert len(split) <= 2, "the text is cut into lines once for each reading"

@@ -692,7 +692,9 @@ def test_not_utf8(tmp_path: Path) -> None:
     file.write_bytes(b"language: en\nagents: [{name: Andr\xe9}]\n")
     with pytest.raises(ConfigError) as caught:
         load(file)
-    assert [str(p) for p in caught.value.problems] == [f"{file}:2:21: this is not UTF-8"]
+    assert [str(p) for p in caught.value.problems] == [
+        f"{file}:2:21: this is not UTF-8: save the file with that encoding"
+    ]
 
 
 SCRAPS = st.lists(

@@ -99,6 +99,15 @@ def test_nor_where_the_mistake_is_another_ones(tmp_path: Path) -> None:
     said = problems(tmp_path, "feature_codes: {login: '${S}', logoff: '31'}", S="31415926")
     assert "one begins with the other" in said
     assert "31415926" not in said
+    values = {"A": "it's 4711 of Q7", "B": "Q7-4711-0815"}
+    said = problems(
+        tmp_path,
+        "queues: [{number: 1, name: \"${A}\"}, {number: 2, name: '${B}'}]\n"
+        'agents: [{number: 1, name: A, queues: ["${A}x", Q7-4711-081]}]',
+        **values,
+    )
+    assert "no queue 'Q7-4711-081'" in said
+    assert not any(value in said for value in values.values())
 
 
 def test_it_is_told_all_the_same_what_is_wrong(tmp_path: Path) -> None:
