@@ -21,7 +21,7 @@ from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.limits import TimePolicy
 from fastagi.agents.model import AgentState
 from fastagi.agents.operations import QueuesUnavailable
-from fastagi.agents.protection import NotConfirmed, Removal, losses
+from fastagi.agents.protection import NotConfirmed, Removal, losses, only_hopes
 from fastagi.agents.reconciler import Reconciler
 from fastagi.agents.service import AgentService, Policy, StoreUnavailable
 from fastagi.agents.text import printable
@@ -603,13 +603,24 @@ class App:
 
     # -- the configuration while serving
 
+    async def _lacking(self, settings: Settings) -> dict[str, set[str]]:
+        """By Asterisk: queues that it lacks and that agents would get for all they have now; as far
+        as it can be asked. Raises StoreUnavailable."""
+        removal = await asyncio.to_thread(self.views.removal, settings)
+        lacking: dict[str, set[str]] = {}
+        for asterisk, queues in only_hopes(removal).items():
+            with suppress(QueuesUnavailable, KeyError):
+                lacking[asterisk] = await self.queues.lacking(asterisk, sorted(queues))
+        return lacking
+
     async def _use(self, settings: Settings, confirmed: bool) -> list[str]:
         """Brings changed settings in. Returns what there is to be known of it; raises NotConfirmed,
         DirectoryConflict and StoreUnavailable, and then nothing was changed."""
         before, rules = self.settings, self.phone.rules
+        lacking = await self._lacking(settings)
 
         def allow(removal: Removal) -> None:
-            found = losses(removal, rules, settings.device_rules())
+            found = losses(removal, rules, settings.device_rules(), lacking)
             if found and not confirmed:
                 raise NotConfirmed(found)
             for loss in found:

@@ -4,7 +4,8 @@ A file emptied for a second, moved away, half written: what it seems to say is t
 gone. What costs agents their login or their calls is therefore done only when it was confirmed.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastagi.agents.devices import DeviceRule, resolve
@@ -22,6 +23,7 @@ class Removal:
     archived: tuple[str, ...] = ()  # numbers of agents who would be archived, or not enabled
     logged_off: tuple[str, ...] = ()  # those of them who are logged in, or about to be
     queues: frozenset[str] = frozenset()  # names of queues that would be archived
+    reasons: frozenset[str] = frozenset()  # codes of pause reasons that would be
     # Of agents who are logged in: agent and queue.
     taken: frozenset[tuple[str, str]] = frozenset()
     given: frozenset[tuple[str, str]] = frozenset()
@@ -54,14 +56,18 @@ def losses(
     removal: Removal,
     before: Sequence[DeviceRule] | None = None,
     after: Sequence[DeviceRule] = (),
+    lacking: Mapping[str, Collection[str]] | None = None,
 ) -> list[Loss]:
     """What has to be confirmed; none when nothing has. ``before`` and ``after``: the device rules;
-    None where it is not known which ones were in use."""
+    None where it is not known which ones were in use. ``lacking``: by Asterisk, those of
+    ``only_hopes`` that it does not have, in small letters."""
     found = [Loss(agent, "is logged in, and would be archived") for agent in removal.logged_off]
     gone = set(removal.logged_off)
+    given = _given(removal)
     for state in removal.logged_in:
         if state.number not in gone:
-            found += [Loss(state.number, what) for what in _lost(state, removal)]
+            new = given.get(state.number, set())
+            found += [Loss(state.number, what) for what in _lost(state, removal, new, lacking)]
             if before is not None:
                 found += [Loss(state.number, what) for what in _homeless(state, before, after)]
     found.sort(key=lambda loss: (len(loss.agent), loss.agent))
@@ -76,19 +82,55 @@ def losses(
     return found
 
 
-def _lost(state: AgentState, removal: Removal) -> Iterator[str]:
+def only_hopes(removal: Removal) -> dict[str, set[str]]:
+    """By Asterisk: the queues given to agents who lose all that they are in. Where Asterisk lacks
+    them, those agents would be in none."""
+    given = _given(removal)
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for state in removal.logged_in:
+        new = given.get(state.number)
+        if new and state.joined and not _left(state, removal):
+            assert state.session is not None
+            found[state.session.device.asterisk] |= new
+    return dict(found)
+
+
+def _given(removal: Removal) -> Mapping[str, set[str]]:
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for agent, queue in removal.given:
+        found[agent].add(queue)
+    return found
+
+
+def _left(state: AgentState, removal: Removal) -> set[str]:
+    """The queues in which the agent would stay."""
+    return {
+        m.queue
+        for m in state.joined
+        if m.queue not in removal.queues and (state.number, m.queue) not in removal.taken
+    }
+
+
+def _lost(
+    state: AgentState,
+    removal: Removal,
+    given: Collection[str],
+    lacking: Mapping[str, Collection[str]] | None,
+) -> Iterator[str]:
+    pause = state.pause
+    if pause is not None and pause.reason.code in removal.reasons:
+        yield f"is paused for {pause.reason.name}, a reason which would be archived"
     joined = [m.queue for m in state.joined]
     closed = [queue for queue in joined if queue in removal.queues]
     for queue in closed:
         yield f"is in queue {queue}, which would be archived"
-    left = {
-        queue
-        for queue in joined
-        if queue not in removal.queues and (state.number, queue) not in removal.taken
-    }
-    gained = {queue for agent, queue in removal.given if agent == state.number}
-    if joined and not left and not gained:
-        yield f"would be in no queue any more (now in {shown(joined)})"
+    if not joined or _left(state, removal):
+        return
+    assert state.session is not None
+    missing = (lacking or {}).get(state.session.device.asterisk, ())
+    if all(queue.lower() in missing for queue in given):
+        why = f"; Asterisk lacks {shown(sorted(given))}" if given else ""
+        yield f"would be in no queue any more (now in {shown(joined)}{why})"
 
 
 def _homeless(

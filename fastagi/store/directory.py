@@ -235,6 +235,11 @@ def removal(database: Any, declared: Declared, same: bool | None = None) -> Remo
         Queue.archived_at.is_null() & (Queue.origin == YAML)
     )
     queues = frozenset(name for (name,) in open_queues.tuples().execute(database)) - names
+    codes = {reason.code for reason in declared.pause_reasons}
+    open_reasons = PauseReason.select(PauseReason.code).where(
+        PauseReason.archived_at.is_null() & (PauseReason.origin == YAML)
+    )
+    reasons = frozenset(code for (code,) in open_reasons.tuples().execute(database)) - codes
     there = _logged_in(database)
     rows = database.execute_sql(state_query("s.id IS NOT NULL")).fetchall()
     states = tuple(found.state for found in loaded(rows))
@@ -275,6 +280,7 @@ def removal(database: Any, declared: Declared, same: bool | None = None) -> Remo
         archived=archived,
         logged_off=tuple(sorted(number for number in archived if number in there)),
         queues=queues,
+        reasons=reasons,
         taken=frozenset(taken),
         given=frozenset(given - kept),
         logged_in=states,

@@ -1,13 +1,15 @@
 """Whom a changed configuration would take something from."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from fastagi.agents.commands import PauseReason
 from fastagi.agents.devices import Device, DeviceRule, Pattern
-from fastagi.agents.model import AgentState, LoginSession, Membership
-from fastagi.agents.protection import Loss, NotConfirmed, Removal, losses
+from fastagi.agents.model import AgentState, LoginSession, Membership, PauseSegment
+from fastagi.agents.protection import Loss, NotConfirmed, Removal, losses, only_hopes
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -28,11 +30,22 @@ def agent(number: str, *queues: str, extension: str = "1001", left: str = "") ->
     )
 
 
-def found(*agents: AgentState, before: Any = None, after: Any = (), **removal: Any) -> list[str]:
+def removal_of(*agents: AgentState, **removal: Any) -> Removal:
     removal.setdefault("agents", 100)
-    for name in ("queues", "taken", "given"):
+    for name in ("queues", "taken", "given", "reasons"):
         removal[name] = frozenset(removal.get(name, ()))
-    return [str(loss) for loss in losses(Removal(logged_in=agents, **removal), before, after)]
+    return Removal(logged_in=agents, **removal)
+
+
+def found(
+    *agents: AgentState,
+    before: Any = None,
+    after: Any = (),
+    lacking: Any = None,
+    **removal: Any,
+) -> list[str]:
+    what = losses(removal_of(*agents, **removal), before, after, lacking)
+    return [str(loss) for loss in what]
 
 
 ANNA = agent("4001", "sales", "support")
@@ -83,6 +96,30 @@ def test_the_last_queue_may_not() -> None:
     ]
     assert found(ANNA, taken=both, given=[("4001", "billing")]) == []
     assert found(ANNA, taken=both, given=[("4002", "billing")]) != []
+
+
+def test_for_the_last_queue_one_that_asterisk_lacks_is_none() -> None:
+    both = [("4001", "sales"), ("4001", "support")]
+    given = [("4001", "Salse"), ("4001", "returns")]
+    removal = removal_of(ANNA, agent("4002", "sales"), taken=both, given=given)
+    assert only_hopes(removal) == {"": {"Salse", "returns"}}
+    lacking = {"": {"salse", "returns"}}
+    assert found(ANNA, taken=both, given=given, lacking=lacking) == [
+        "agent 4001 would be in no queue any more "
+        "(now in sales, support; Asterisk lacks Salse, returns)"
+    ]
+    assert found(ANNA, taken=both, given=given, lacking={"": {"salse"}}) == []
+    assert found(ANNA, taken=both, given=given, lacking={"paris": {"salse", "returns"}}) == []
+    assert found(ANNA, taken=both[:1], given=given, lacking=lacking) == [], "in support as before"
+    assert only_hopes(removal_of(ANNA, taken=both[:1], given=given)) == {}
+
+
+def test_a_pause_reason_that_goes_under_one_who_is_paused() -> None:
+    paused = replace(ANNA, pause=PauseSegment("p", PauseReason("1", "lunch"), NOW))
+    assert found(ANNA, reasons=["1"]) == found(paused, reasons=["2"]) == []
+    assert found(paused, reasons=["1"]) == [
+        "agent 4001 is paused for lunch, a reason which would be archived"
+    ]
 
 
 def test_a_queue_that_the_agent_is_not_in_does_not_count() -> None:

@@ -136,6 +136,13 @@ async def test_a_queue_renamed_and_a_rule_that_goes_under_logged_in_agents(
     assert await service.reload(status=1) == [
         "agent 4005 would be in no queue any more (now in support)"
     ]
+    settings["queues"].append({"number": "709", "name": "salse"})
+    settings["agents"][4]["queues"] = ["salse"]
+    service.write(settings)
+    assert await service.reload(status=1) == [
+        "agent 4005 would be in no queue any more (now in support; Asterisk lacks salse)"
+    ]
+    del settings["queues"][-1]
     settings["agents"][4]["queues"] = ["support"]
     settings["devices"][0]["match"] = "20XX"
     service.write(settings)

@@ -67,6 +67,14 @@ async def test_queues_taken_given_and_gone(store: PeeweeStore) -> None:
     assert removal.archived == ()
 
 
+async def test_pause_reasons_that_go(store: PeeweeStore) -> None:
+    assert removed(store, settings()).reasons == frozenset()
+    assert removed(store, settings(pause_reasons=[{"code": "1", "name": "b"}])).reasons == {
+        "2",
+        "10",
+    }
+
+
 async def test_what_a_program_created_is_not_taken_away(store: PeeweeStore) -> None:
     await store.run(by_api)
     removal = removed(store, settings())
