@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,7 @@ def test_a_port_that_is_taken_is_named(service: Service) -> None:
     with socket.create_server(("127.0.0.1", service.port)):
         words = ["serve", "--config", str(service.config)]
         ended = subprocess.run(
-            ["python", "-m", "fastagi", *words], capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "fastagi", *words], capture_output=True, text=True, timeout=60
         )
     assert ended.returncode == 1
     assert (
