@@ -1067,7 +1067,10 @@ class Lines:
 def json_line(event: Any, **_: object) -> str:
     import orjson
 
-    return orjson.dumps(event, default=str).decode()
+    try:
+        return orjson.dumps(event, default=str).decode()
+    except TypeError:  # half a character, a number beyond 64 bits: the line is written all the same
+        return json.dumps(event, default=str, skipkeys=True)
 
 
 def console_line(_: object, __: str, event: Any) -> str:

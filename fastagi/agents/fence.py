@@ -147,6 +147,12 @@ class Supervisor:
                 if self._stopping():
                     return
                 raise RuntimeError(f"the task {name} has ended")
+            except asyncio.CancelledError as error:
+                # Not all of them are for this task: what it waited for may have been cancelled.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self.fence.skipped(name, error, restarted=True)
             except Exception as error:
                 if isinstance(_cause(error), AWAY):
                     trouble.is_there(error=_brief(_cause(error)))

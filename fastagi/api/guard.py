@@ -129,7 +129,7 @@ def malformed(scope: Scope) -> str | None:
         return "Host is given more than once"
     if hosts and not _HOST.fullmatch(hosts[0]):
         return "Host names no host"
-    if not hosts and scope.get("http_version") == "1.1":
+    if not hosts and scope.get("http_version", "1.0") != "1.0":
         return "Host is missing"
     return None
 
@@ -565,8 +565,9 @@ def _not_direct(scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
         return "Without tokens only localhost is served: set http.tokens, or ask for localhost"
     if of_another_site(headers):
         return OTHER_SITES
-    if scope.get("http_version") == "1.0":
-        return "Without tokens HTTP/1.0 is not served, which proxies speak: set http.tokens"
+    version = scope.get("http_version", "1.1")
+    if version != "1.1":  # nothing else is known of those that speak for nobody but themselves
+        return f"Without tokens HTTP/{version} is not served, which proxies speak: set http.tokens"
     owner = (scope.get("extensions") or {}).get(OWNER)
     account = None if owner is None else speaks_for_others(owner())
     if account is not None:

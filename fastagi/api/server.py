@@ -17,6 +17,7 @@ import resource
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
@@ -34,6 +35,7 @@ from fastagi.api.peer import owner
 from fastagi.config.settings import HttpSettings, TlsSettings
 
 try:
+    import httptools
     from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 except ImportError:  # where there is no wheel of httptools: h11 has limits of its own
     HttpToolsProtocol = None  # type: ignore[assignment,misc]
@@ -229,16 +231,24 @@ if HttpToolsProtocol is not None:
         _head = 0  # bytes of it
         _beside = 0  # bytes within a body that are none of it
         _in_body = False
+        _resumed = False  # a second parser reads the body
         _too_much = False  # of the head, or of what is beside a body
+        _taken = 0  # bytes that were read of the piece that was given
         _held = b""  # was sent before its turn, and is not looked at yet
         _last = b""  # what is said when all that was asked before is answered
         _ended = False  # nothing more is read
 
         def on_message_begin(self) -> None:
+            if self._resumed:
+                return
             super().on_message_begin()
             self.scope["extensions"] = self.extensions
             self.head_since = self.loop.time()
             self._head = 0
+
+        def on_url(self, url: bytes) -> None:
+            if not self._resumed:
+                super().on_url(url)
 
         def on_header(self, name: bytes, value: bytes) -> None:
             if self._in_body:
@@ -249,6 +259,8 @@ if HttpToolsProtocol is not None:
             super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
+            if self._resumed:
+                return
             self.head_since = None
             self._in_body = True
             self._beside = 0
@@ -259,8 +271,30 @@ if HttpToolsProtocol is not None:
             super().on_body(body)
 
         def on_message_complete(self) -> None:
-            self._in_body = False
+            self._in_body = self._resumed = False
             super().on_message_complete()
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """Another protocol was offered (Java's client offers HTTP/2 with its first request),
+            and is not taken. httptools takes what follows for that protocol: it is the body.
+
+            Called while that is handled, and before anything of the request is worked at."""
+            upgrade = sys.exc_info()[1]
+            assert isinstance(upgrade, httptools.HttpParserUpgrade)
+            self._taken = upgrade.args[0]  # the rest is looked at once more
+            framing = {
+                name: value
+                for name, value in self.headers
+                if name in (b"content-length", b"transfer-encoding")
+            }
+            if not framing or framing == {b"content-length": b"0"}:
+                return
+            head = b"".join(b"%b: %b\r\n" % header for header in framing.items())
+            self.cycle.more_body = True
+            self.cycle.message_event.clear()
+            self._in_body = self._resumed = True
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % head)
 
         def data_received(self, data: bytes) -> None:
             if self._ended:
@@ -280,15 +314,17 @@ if HttpToolsProtocol is not None:
                     self.flow.pause_reading()
                     return
                 piece = data[begin : self._end(data, begin)]
-                begin += len(piece)
+                self._taken = len(piece)
                 super().data_received(piece)
+                size = self._taken
+                begin += size
                 if self.transport.is_closing():
                     return
                 if self.head_since is not None:
-                    self._head += len(piece)
+                    self._head += size
                     self._too_much |= self._head > MAX_HEAD
                 elif self._in_body:
-                    self._beside += len(piece)
+                    self._beside += size
                     if self._beside > MAX_TRAILERS:
                         self.cut()
                 if self._too_much and not self._ended:
@@ -302,9 +338,12 @@ if HttpToolsProtocol is not None:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self.transport.is_closing() or self.pipeline or self.answering:
+            if self.transport.is_closing() or self.pipeline:
                 return
-            if self._last:
+            if self.answering:
+                if self._in_body and self._held:  # its turn has come, and its body is held
+                    self.loop.call_soon(self._go_on)
+            elif self._last:
                 self._say(self._last)
             elif self._held:
                 self.loop.call_soon(self._go_on)
@@ -494,7 +533,10 @@ class HttpServer:
 
         def begun(task: asyncio.Task[bool]) -> None:
             self._arriving.discard(task)
-            if task.cancelled() or not task.result():
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self._log("error", "an HTTP connection could not begin", exc_info=error)
+            if task.cancelled() or error is not None or not task.result():
                 self._places.leave(place)
                 sock.close()
 

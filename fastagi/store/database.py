@@ -18,7 +18,7 @@ from playhouse.pool import PooledPostgresqlDatabase
 
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault
-from fastagi.store.file import StoreUnusable
+from fastagi.store.file import Claimed, StoreUnusable
 from fastagi.store.migrations import migrate
 
 IN_USE = "{}: another service uses this file; two services need PostgreSQL"
@@ -153,6 +153,8 @@ class Claim:
     def __init__(self, place: Place) -> None:
         """Raises StoreUnusable."""
         self._file = -1
+        self._place = place
+        self._claimed: Claimed | None = None
         if place.path is None:
             return
         # Not the file itself: to close it would take away SQLite's own locks on it
@@ -173,6 +175,22 @@ class Claim:
             raise _denied(path, error) from error
         self._file = file
 
+    def take(self) -> None:
+        """The database file itself, once it is there: it may have other names. Raises
+        StoreUnusable."""
+        path = self._place.path
+        if path is None or self._claimed is not None:
+            return
+        try:
+            self._claimed = Claimed(path)
+        except BlockingIOError:
+            text = IN_USE.format(self._place.name)
+            raise StoreUnusable(text, fault=StoreFault.LOCKED) from None
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _denied(path, error) from error
+
     @property
     def last(self) -> str:
         """The identity of the database that was used last; "" when none was."""
@@ -185,6 +203,9 @@ class Claim:
                 os.ftruncate(self._file, len(identity))
 
     def close(self) -> None:
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -9,6 +9,7 @@ import os
 import struct
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from fastagi.agents.service import StoreUnavailable
@@ -55,14 +56,45 @@ def _descriptor(path: str) -> tuple[tuple[int, int], int]:
         return which, _kept[which]
 
 
+_claimed: set[tuple[int, int]] = set()  # by services of this process
+
+
+class Claimed:
+    """The file itself, whatever its name: by a link or another mount it has several, and SQLite
+    keeps apart only those who say the same one (https://www.sqlite.org/howtocorrupt.html, 2.5).
+
+    By a lock of flock's, which has nothing to do with SQLite's own on Linux; elsewhere, and where
+    the file system knows none, nobody is kept out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises BlockingIOError when another service has it, and OSError when there is none."""
+        self._which, self._file = _descriptor(str(path))
+        if self._which in _claimed:
+            raise BlockingIOError
+        if sys.platform.startswith("linux"):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass
+        _claimed.add(self._which)
+
+    def close(self) -> None:
+        if sys.platform.startswith("linux"):
+            with suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        _claimed.discard(self._which)
+
+
 class DatabaseFile:
     """One for each store; any thread may ask. Raises StoreUnavailable with what is wrong."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._name = str(path)
-        self._wal = self._name + "-wal"
-        self._shm = self._name + "-shm"
+        self._wal = self._shm = ""  # beside the file, where the name is a link's
         self._which: tuple[int, int] | None = None
         self._file = -1
         self._least = 0  # bytes
@@ -77,6 +109,8 @@ class DatabaseFile:
         which, file = _descriptor(self._name)
         if self._which is not None and which != self._which:
             raise self._fault(StoreFault.REPLACED, "the file was replaced by another one")
+        real = os.path.realpath(self._name)
+        self._wal, self._shm = real + "-wal", real + "-shm"
         _, self._index = _descriptor(self._shm)
         wal = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
         there = os.fstat(wal)
@@ -173,11 +207,16 @@ class DatabaseFile:
 
     # -- who is in the way
 
+    @property
+    def log_name(self) -> str:
+        """The -wal file; "" before it is opened."""
+        return self._wal
+
     def log_size(self) -> int:
         """Bytes of the -wal file."""
         try:
             return os.stat(self._wal).st_size
-        except OSError:
+        except OSError:  # none, or not opened yet
             return 0
 
     def writer(self) -> str:

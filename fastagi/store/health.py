@@ -190,7 +190,7 @@ class Health:
         log.warning(
             "the database's -wal file grows, as another program reads the database without end:"
             " end that program",
-            file=f"{file.path}-wal",
+            file=file.log_name,
             bytes=self.log_bytes,
             reader=reader or "see `fuser -v` of the file",
         )

@@ -182,7 +182,11 @@ class PeeweeStore:
         if self._serve and self._claim is None:
             self._claim = Claim(place)
         claim = self._claim
+        if claim is not None:
+            claim.take()
         applied, identity = prepare(place, last=claim.last if claim else "", new=new)
+        if claim is not None:
+            claim.take()  # it may have been made just now
         try:
             self._presence.start()
             with self._database.connection_context():

@@ -248,3 +248,30 @@ def test_a_text_that_never_is_the_same_is_no_flood() -> None:
 
 def test_a_change_under_way_elsewhere_is_no_fault() -> None:
     assert issubclass(InProgress, AWAY)
+
+
+async def test_what_a_task_waits_for_may_be_cancelled(quick: None) -> None:
+    """That is no end of the task, which nobody has cancelled: it would be gone for good, and the
+    service ready."""
+    stopping = asyncio.Event()
+    behind = fence()
+    keeper = Supervisor(behind, stopping.is_set)
+    tries = 0
+
+    async def work() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        await asyncio.Event().wait()
+
+    with capture_logs():
+        task = asyncio.create_task(keeper.keep("timers", work))
+        await until(lambda: keeper.down == ["timers"])
+        await until(lambda: tries == 3 and not keeper.down)
+    assert behind.faults == {"timers": 2}
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()

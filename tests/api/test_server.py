@@ -929,3 +929,98 @@ async def test_heads_over_the_wire(house: House, serve: Serve) -> None:
             assert house.feed.listeners == 0
     finally:
         feeding.cancel()
+
+
+LAST = GET + b"Connection: close\r\n\r\n"
+IN_CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(LOGIN), LOGIN)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: %d\r\n\r\n%b" % (len(LOGIN), LOGIN),
+        b"Transfer-Encoding: chunked\r\n\r\n" + IN_CHUNKS,
+    ],
+    ids=["length", "chunked"],
+)
+async def test_a_body_behind_another_request_is_read(
+    house: House, serve: Serve, body: bytes
+) -> None:
+    """It is held while the first is answered."""
+    it = await serve(house.application())
+    answer = await sent(it.port, GET + b"\r\n" + POST + body + LAST)
+    assert answer.count(b'"number":"1001","logged":false') == 1
+    assert answer.count(b"HTTP/1.1 204 No Content\r\n") == 1
+    assert answer.count(b'"number":"1001","logged":true') == 1
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: %d\r\n\r\n%b" % (len(LOGIN), LOGIN),
+        b"Transfer-Encoding: chunked\r\n\r\n" + IN_CHUNKS,
+    ],
+    ids=["length", "chunked"],
+)
+@pytest.mark.parametrize("cut", [0, 1, 3], ids=["whole", "in_the_blank_line", "before_it"])
+async def test_a_body_with_an_offer_of_another_protocol_is_read(
+    house: House, serve: Serve, body: bytes, cut: int
+) -> None:
+    """Java's HttpClient offers HTTP/2 with its first request, whatever that is."""
+    it = await serve(house.application())
+    head, _, rest = (POST + UPGRADE + body).partition(b"\r\n\r\n")
+    text = head + b"\r\n\r\n" + rest + POST + UPGRADE + body + LAST
+    begin = len(head) + 4 - cut if cut else 0
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+    try:
+        if begin:
+            writer.write(text[:begin])
+            await until(lambda: any(c.scope is not None for c in it._state.connections))
+        writer.write(text[begin:])
+        async with asyncio.timeout(20):
+            answer = await reader.read()
+    finally:
+        writer.close()
+    assert answer.count(b"HTTP/1.1 204 No Content\r\n") == 2
+    assert answer.count(b'"number":"1001","logged":true') == 1
+
+
+async def test_a_request_behind_a_refused_upgrade(house: House, serve: Serve) -> None:
+    it = await serve(house.application())
+    answer = await sent(it.port, GET + UPGRADE + b"\r", b"\n" + LAST)
+    assert answer.count(b'"number":"1001"') == 2
+
+
+@pytest.mark.parametrize("version", [b"0.9", b"1.0", b"2.0"])
+@pytest.mark.parametrize("host", [b"", b"Host: localhost\r\n"], ids=["no_host", "host"])
+async def test_without_tokens_only_http_1_1_is_served(
+    house: House, serve: Serve, version: bytes, host: bytes
+) -> None:
+    it = await serve(house.application())
+    answer = await sent(
+        it.port, b"GET /0.1/agents/1001/status HTTP/" + version + b"\r\n" + host + b"\r\n"
+    )
+    status = int(answer.split(b" ", 2)[1])
+    assert status in (400, 403)
+    assert b"1001" not in answer
+
+
+async def test_a_connection_that_cannot_begin_leaves_its_place(
+    house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = await serve(house.application())
+    good = it._config.http_protocol_class
+
+    def bad(**_: Any) -> Any:
+        raise ValueError("boom")
+
+    monkeypatch.setattr(it._config, "http_protocol_class", bad)
+    with structlog.testing.capture_logs() as logs:
+        assert await sent(it.port, GET + b"\r\n") == b""
+    assert [entry["event"] for entry in logs] == ["an HTTP connection could not begin"]
+    assert len(it._places) == 0
+    monkeypatch.setattr(it._config, "http_protocol_class", good)
+    assert b"200 OK" in await sent(it.port, LAST)

@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from fastagi.agents.hooks import client_secret
-from fastagi.cli import console_line
+from fastagi.cli import console_line, json_line
 
 from .conftest import PIN, SECRET, Serve, Setting, environment, fastagi
 
@@ -181,3 +181,16 @@ def test_the_secret_of_a_client(setting: Setting) -> None:
     assert json.loads(result.out) == {"client": "crm", "secret": secrets[0]}
     result = fastagi("hooks", "secret", "c r m", "--config", str(setting.file))
     assert (result.status, result.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["half a \udcff", 2**70, {1: "one"}, {"a": 2**70}],
+    ids=["half", "large", "key", "deep"],
+)
+def test_whatever_stands_in_a_line_it_is_written(value: object) -> None:
+    """A file's name that is no UTF-8, a number out of somebody's message: the log is no reason
+    that work fails."""
+    line = json_line({"event": "x", "value": value})
+    assert json.loads(line)["event"] == "x"
+    assert line.isascii()

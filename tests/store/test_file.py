@@ -577,3 +577,98 @@ async def test_the_directory_is_not_brought_into_another_file(
     replace_by_another(path)
     with pytest.raises(StoreUnavailable, match="replaced"):
         store.bring_in(settings(4))
+
+
+# -- one file of several names
+
+
+def by_link(path: Path) -> Path:
+    path.with_name("elsewhere").mkdir()
+    other = path.with_name("elsewhere") / "link.db"
+    other.symlink_to(path)
+    return other
+
+
+def by_hard_link(path: Path) -> Path:
+    other = path.with_name("hard.db")
+    other.hardlink_to(path)
+    return other
+
+
+def by_folder(path: Path) -> Path:
+    other = path.parent.with_name(path.parent.name + "-link")
+    other.symlink_to(path.parent)
+    return other / path.name
+
+
+NAMES = [by_link, by_hard_link, by_folder]
+
+
+@pytest.mark.parametrize("named", NAMES)
+async def test_a_file_with_another_name(
+    path: Path, opened: Opened, named: Callable[[Path], Path]
+) -> None:
+    """/var/lib/fastagi.db may be a link to a larger disk."""
+    other = named(path)
+    store = opened(f"sqlite:///{other}", serve=True)
+    await done(store, log_in())
+    assert (await store.health.ask()).fault is None
+    views = Views(f"sqlite:///{other}", store.file)
+    assert [one.number for one in views.agents(["1001"])] == ["1001"]
+    assert store.file is not None
+    assert store.file.log_size() > 0
+    delete(path if named is by_link else other)
+    with pytest.raises(StoreUnavailable) as refused:
+        await done(store, log_in("1002", "1002"))
+    assert refused.value.fault is StoreFault.MISSING
+
+
+async def test_a_link_to_nothing_makes_the_file_there(path: Path, opened: Opened) -> None:
+    other = by_link(path)
+    delete(path)
+    store = opened(f"sqlite:///{other}", serve=True)
+    assert (await store.health.ask()).fault is None
+    assert size(path) > 0
+
+
+async def test_a_link_that_leads_elsewhere_now(path: Path, opened: Opened) -> None:
+    other = by_link(path)
+    store = opened(f"sqlite:///{other}", serve=True)
+    await done(store, log_in())
+    shutil.copy(path, beside(path, ".copy"))
+    other.unlink()
+    other.symlink_to(beside(path, ".copy"))
+    with pytest.raises(StoreUnavailable) as refused:
+        await done(store, log_in("1002", "1002"))
+    assert refused.value.fault is StoreFault.REPLACED
+    assert (await store.health.ask()).fault is StoreFault.REPLACED
+
+
+@pytest.mark.parametrize("named", NAMES)
+def test_two_services_do_not_get_one_file_by_two_names(
+    store: PeeweeStore, path: Path, named: Callable[[Path], Path]
+) -> None:
+    """Their -wal files may be different ones: that spoils the database."""
+    other = named(path)
+    with pytest.raises(StoreUnusable, match="another service uses this file"):
+        open_store(f"sqlite:///{other}", serve=True)
+    start = (
+        "import sys; from fastagi.store import open_store, StoreUnusable\n"
+        "try: open_store(sys.argv[1], serve=True)\n"
+        "except StoreUnusable as error: print(error)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", start, f"sqlite:///{other}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "another service uses this file" in said.stdout
+
+
+async def test_who_ends_leaves_the_file_to_the_next(
+    store: PeeweeStore, path: Path, opened: Opened
+) -> None:
+    other = by_link(path)
+    await store.close()
+    assert (await opened(f"sqlite:///{other}", serve=True).health.ask()).fault is None
