@@ -299,7 +299,7 @@ def path_for_dialplan(value: object) -> str:
 
 
 def file_path(value: object) -> Path:
-    text = _text(value)
+    text = str(value) if isinstance(value, Path) else _text(value)
     if not is_text(text):
         raise ValueError("control characters cannot stand in the name of a file")
     return Path(text)
