@@ -40,13 +40,18 @@ Path = tuple[str | int, ...]
 
 def spell(path: Path) -> str:
     """``("agents", 3, "pin")`` -> ``agents[3].pin``. A key that may be a secret, or part of one, is
-    shown as ``…``: somebody wrote a token where its name belongs, or forgot the blank after ':'."""
+    shown as ``…``: somebody wrote a token where its name belongs, or forgot the blank after ':'. So
+    is what stands below a secret: ``secret: {…}``."""
     text = ""
+    within = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            shown = _shown_key(part)
+            # Below tokens stand their names.
+            secret = within != "tokens" and secrets.is_key(within)
+            shown = "…" if secret else _shown_key(part)
+            within = part
             text += f".{shown}" if text else shown
     return text
 
@@ -456,9 +461,11 @@ class Builder:
             if default is not None:
                 return set_to or default
             if set_to is None:
-                return wrong(
-                    found, f"the environment has no {name} (${{{name}:-…}} gives a default)"
-                )
+                # The secret itself may stand in the braces.
+                hidden = not name.isupper() and any(map(secrets.is_key, self._path))
+                named = "variable of this name" if hidden else name
+                default = f"${{{'NAME' if hidden else name}:-…}}"
+                return wrong(found, f"the environment has no {named} ({default} gives a default)")
             return set_to
 
         return _VARIABLE.sub(one, value)

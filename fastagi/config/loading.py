@@ -54,6 +54,7 @@ MOST_BYTES = 32 * 2**20  # of one file; ten thousand agents are two million
 _TELLING = 4  # characters of a value of the environment that are worth to be hidden
 _SHOWN = 60  # characters of a wrong value
 
+_LIKE_A_KEY = re.compile("[a-z]+(_[a-z]+)*")
 _NAMES = re.compile(rb"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -208,7 +209,8 @@ def _read(place: Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
         try:
             files.append((str(name), _content(name)))
         except FileNotFoundError:
-            wrong(name, "no such file or folder")
+            away = "is a link to a file that is not there"
+            wrong(name, away if name.is_symlink() else "no such file or folder")
         except ValueError as error:
             wrong(name, str(error))
         except OSError as error:
@@ -485,7 +487,13 @@ class _Loading:
         return document, at.start_mark, path[:walked]
 
     def _report(
-        self, path: KeyPath, message: str, *, key: bool = False, missing: bool = False
+        self,
+        path: KeyPath,
+        message: str,
+        *,
+        key: bool = False,
+        missing: bool = False,
+        hidden: bool = False,  # the last part of the path
     ) -> None:
         document, mark, walked = self._locate(path, key)
         if document is None:
@@ -496,13 +504,15 @@ class _Loading:
             return  # said already what is wrong there
         value = path[-1] if key else self._value(path)
         if isinstance(value, str):
-            hidden = (line, column) in document.hidden or any(map(secrets.is_key, path))
-            if hidden or secrets.looks_like_one(value):
+            secret = (line, column) in document.hidden or any(map(secrets.is_key, path))
+            if secret or secrets.looks_like_one(value):
                 message = secrets.without(message, value)
             elif len(value) > _SHOWN:
                 message = message.replace(repr(value), f"{value[:_SHOWN]!r}…")
         message = self._hiding(message)
         shown = spell((*walked, *path[len(walked) :]) if missing else walked)
+        if hidden:
+            shown = spell((*walked[:-1], "…"))
         self.problems.append(Problem(document.file, line + 1, column + 1, shown, message))
 
     def _hiding(self, message: str) -> str:
@@ -540,11 +550,16 @@ class _Loading:
                 return  # it is there, by a wrong name: that is said
             self._report(path, MISSING, missing=True)
         elif kind == "extra_forbidden":
-            name = str(path[-1])
-            message = f"unknown key{did_you_mean(name, _known_keys(path[:-1]))}"
+            hidden = False
+            name, known = str(path[-1]), _known_keys(path[:-1])
+            guess = did_you_mean(name, known)
+            message = f"unknown key{guess}"
+            if not guess and len(path) > 1 and any(map(secrets.is_key, known)):
+                # A secret in the place of its key? Ours are small letters.
+                hidden = _LIKE_A_KEY.fullmatch(name) is None
             if name.partition(":")[0] in _known_keys(path[:-1]):
                 message = f"a blank is missing after '{name.partition(':')[0]}:'"
-            self._report(path, message, key=True)
+            self._report(path, message, key=True, hidden=hidden)
         elif kind in ("enum", "literal_error"):
             self._report(path, self._choose(path, on_key), key=on_key)
         else:

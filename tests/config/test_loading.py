@@ -675,7 +675,7 @@ def test_what_is_no_ordinary_file(tmp_path: Path) -> None:
     odd = "is no ordinary file (a pipe, a socket or a device)"
     assert said == {
         **dict.fromkeys(("b.yml", "c.yml", "d.yml", "g.yml"), odd),
-        "e.yml": "no such file or folder",
+        "e.yml": "is a link to a file that is not there",
         "f.yml": "is larger than 32 MiB: is that a configuration?",
     }
 
@@ -825,3 +825,9 @@ def test_thousands_of_mistakes_of_one_kind_are_looked_up_once(
     )
     assert len(load(tmp_path, environ={}).warnings) == 300
     assert len(split) <= 2, "the text is cut into lines once for each reading"
+
+
+def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(MINIMAL)
+    (tmp_path / "b.yml").symlink_to(tmp_path / "gone")
+    assert problems(tmp_path) == ["b.yml:1:1: is a link to a file that is not there"]

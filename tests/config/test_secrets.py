@@ -153,3 +153,24 @@ def test_settings_are_as_silent(tmp_path: Path) -> None:
     assert is_language("en")
     settings = Settings.model_validate({"asterisk": {"secret": SECRET}})
     assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("asterisk: {secret: {hunter22}}", "asterisk.secret"),
+        ("asterisk:\n  secret: {hunter22: 1}", "asterisk.secret"),
+        ("asterisk: {secret: x, hunter22: secret}", "asterisk.…: unknown key"),
+        ("asterisk: {secret: x}\nhttp: {tokens: {crm: {hunter22}}}", "http.tokens.crm.…"),
+        ("asterisk: {secret: '${hunter22}'}", "the environment has no variable of this name"),
+        ("asterisk: {secret: x, department: y}", "asterisk.department: unknown key"),
+        ("asterisk: {secret: '${AMI}'}", "the environment has no AMI (${AMI:-…}"),
+    ],
+)
+def test_a_secret_in_the_place_of_a_key_or_a_name(tmp_path: Path, text: str, said: str) -> None:
+    nobody = "devices: []\npause_reasons: []\nqueues: []\nagents: []\n"
+    (tmp_path / "x.yml").write_text(f"{text}\n{nobody}")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, environ={})
+    assert said in str(caught.value)
+    assert "hunter22" not in str(caught.value)
