@@ -33,8 +33,8 @@ from asterisk.agi import (
     AGIUsageError,
 )
 
-from fastagi.agents.callers import Access, Caller, Standing, access, who_calls
-from fastagi.agents.devices import Device, DeviceRule, Pattern, resolve
+from fastagi.agents.callers import Access, Caller, Standing, access, device_of_caller, who_calls
+from fastagi.agents.devices import Device, DeviceRule, Pattern
 from fastagi.agents.notes import Note
 from fastagi.agi import prompts
 from fastagi.agi.prompts import Digits, Facts, Number, Phrase
@@ -324,14 +324,13 @@ class Call:
         pressed = pressed or self.phone.wait_for_digit(ANSWER_WITHIN)
         if pressed == "#" and self._hash_may_follow:
             pressed = self.phone.wait_for_digit(ANSWER_WITHIN)
-        self._hash_may_follow = False
         text = ""
-        while pressed and pressed != "#":
+        while pressed and pressed != "#" and len(text) < digits:
             text += pressed
-            if len(text) >= digits:
-                self._hash_may_follow = True
-                break
-            pressed = self.phone.wait_for_digit(NEXT_DIGIT_WITHIN)
+            if len(text) < digits:
+                pressed = self.phone.wait_for_digit(NEXT_DIGIT_WITHIN)
+        # After the last digit, and where the caller was too slow with it.
+        self._hash_may_follow = text != "" and pressed != "#"
         return text
 
     def ask_reason(self) -> None:
@@ -357,14 +356,18 @@ class Call:
         """The queue member that the caller's phone is. Raises Refused for who may not use the
         codes, and TryAgain where the caller has to be asked who it is."""
         caller = self.caller
-        device = resolve(self.known.access.rules, self.extension)
+        device = device_of_caller(caller, self.known.access.rules, "")
         if caller.standing is Standing.STRANGER:
+            if not caller.interface:
+                raise Refused(Outcome.NOT_FROM_HERE)
             # Not so the phone whose device rule is gone, as long as it is in a queue.
             device = Device(caller.endpoint, "", caller.interface, caller.interface)
             try:
                 self.here(device)
             except Refused:
                 raise Refused(Outcome.NOT_FROM_HERE) from None
+        if device is not None and caller.standing is Standing.OUTSIDE and device.type == "local":
+            device = None  # a caller ID from outside makes nobody sit at a phone in the house
         if device is None:
             raise TryAgain("no phone: only the service can ask for the agent's number and PIN")
         return device

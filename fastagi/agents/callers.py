@@ -11,7 +11,14 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from fastagi.agents.devices import DeviceRule, Pattern, endpoint_of, is_extension, resolve
+from fastagi.agents.devices import (
+    Device,
+    DeviceRule,
+    Pattern,
+    endpoint_of,
+    is_extension,
+    resolve,
+)
 from fastagi.contract import CALL_CONTEXT
 
 # What is asked of Asterisk: expressions of the dialplan, with nothing in them from outside.
@@ -61,8 +68,9 @@ class Caller:
     """``extension`` is where the caller sits, "" when that is not known; ``number`` the caller ID.
 
     ``interface`` names the channel's endpoint, such as ``PJSIP/1001``; "" behind a Local channel
-    whose caller is not known. ``ruled``: a device rule makes a phone of the endpoint. ``why`` says
-    for the log why a stranger is one.
+    whose caller is not known. ``ruled``: a device rule makes a phone of the endpoint; ``at_home``:
+    Asterisk says that its calls begin in the phones' context. ``why`` says for the log why a
+    stranger is one.
     """
 
     standing: Standing
@@ -72,10 +80,15 @@ class Caller:
     ruled: bool = False
     why: str = ""
     context: str = ""  # that the call came from, where it was asked for
+    at_home: bool = False
 
     @property
     def endpoint(self) -> str:
         return self.interface.partition("/")[2]
+
+    @property
+    def technology(self) -> str:
+        return self.interface.partition("/")[0]
 
 
 def entry(text: str) -> str | tuple[str, Pattern]:
@@ -165,13 +178,16 @@ def _by_channel(
     if not direct or context in phones:
         # An inbound context may hand its callers on to the phones' one: what counts is where the
         # calls of this endpoint begin.
-        if technology.upper() == "PJSIP" and is_extension(endpoint):
-            at_home = (yield CONFIGURED.format(endpoint)) in phones
+        told = technology.upper() == "PJSIP" and is_extension(endpoint)
+        if told:
+            at_home = not _is_anybody(endpoint) and (yield CONFIGURED.format(endpoint)) in phones
         else:
             at_home = direct and not access.by_endpoint
         if at_home:
             extension = endpoint if access.by_endpoint else number
-            return Caller(Standing.PHONE, extension, number, interface, context=context)
+            return Caller(
+                Standing.PHONE, extension, number, interface, context=context, at_home=told
+            )
     return Caller(
         Standing.STRANGER,
         endpoint if access.by_endpoint and is_extension(endpoint) else number,
@@ -193,11 +209,55 @@ def _context(context: str) -> Generator[str, str, str]:
 def extension_of(technology: str, endpoint: str, rules: Sequence[DeviceRule]) -> str:
     """The extension of the phone that this endpoint is: its name, or that of the rule with this
     very interface, such as ``PJSIP/alice-desk`` for 201. "" where it is no phone."""
+    if _is_anybody(endpoint):
+        return ""
     device = resolve(rules, endpoint)
-    if device is not None and device.type == "local":
+    if device is not None and device.type == "local" and may_be(device, technology):
         return endpoint
     interface = f"{technology}/{endpoint}"
     for rule in rules:
         if rule.type == "local" and (extension := rule.extension_of(interface)):
             return extension
     return ""
+
+
+def _is_anybody(endpoint: str) -> bool:
+    """PJSIP's endpoint for whoever calls without an account."""
+    return endpoint.lower() == "anonymous"
+
+
+def may_be(device: Device, technology: str) -> bool:
+    """Whether the phone behind this device can call with that technology: a trunk ``IAX2/1001`` is
+    not the phone ``PJSIP/1001``. Of a Local channel without more nobody can tell."""
+    for interface in (device.interface, device.state_interface):
+        named, slash, _ = interface.partition("/")
+        if slash and named.lower() != "local":
+            return named.lower() == technology.lower()
+    return True
+
+
+def device_of_caller(caller: Caller, rules: Sequence[DeviceRule], asterisk: str) -> Device | None:
+    """The queue member that the caller's phone is.
+
+    The first rule that matches the extension, unless that is plainly another phone with the same
+    extension, in another context, and a further rule has the caller's very interface.
+    """
+    first = resolve(rules, caller.extension, asterisk)
+    own = caller.interface.lower()
+    if first is None or not own or first.interface.lower() in (own, ""):
+        return first
+    if first.interface.lower().startswith("local/"):
+        return first
+    for rule in rules:
+        if rule.type == "local" and rule.extension_of(caller.interface) == caller.extension:
+            return rule.device(caller.extension, asterisk)
+    return first
+
+
+_NUMBER = re.compile(r"\+?[0-9]*[1-9][0-9]*")
+
+
+def tells_apart(number: str) -> bool:
+    """Whether this caller ID is one caller's. Who withholds the number shows ``anonymous``, ``0``
+    or another word that many share."""
+    return _NUMBER.fullmatch(number) is not None

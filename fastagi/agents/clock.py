@@ -12,6 +12,10 @@ from datetime import UTC, datetime, timedelta
 
 # Smaller steps are those of a time service that keeps the clock right.
 LARGE = timedelta(seconds=2)
+# Two clocks are not read in one moment. A process that is stopped between the one and the other,
+# for so many seconds, has not seen a clock that was set.
+TOGETHER = 0.1
+READINGS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +49,28 @@ class Clock:
         self._wall = wall
         self._steady = steady
         self._offset = wall() - steady()
+        _, self._offset = self._read()
         self.steps: list[ClockStep] = []
 
     def __call__(self) -> datetime:
         """Aware, in UTC."""
-        wall = self._wall()
-        offset = wall - self._steady()
+        wall, offset = self._read()
         by = timedelta(seconds=offset - self._offset)
         self._offset = offset
         now = datetime.fromtimestamp(wall, UTC)
         if abs(by) >= LARGE:
             self.steps.append(ClockStep(now - by, by))
         return now
+
+    def _read(self) -> tuple[float, float]:
+        """The time of day, and how far it is ahead of the other clock: as before, where the two
+        cannot be read together."""
+        for _ in range(READINGS):
+            before = self._steady()
+            wall = self._wall()
+            if self._steady() - before < TOGETHER:
+                return wall, wall - before
+        return wall, self._offset
 
 
 def clock_words(step: timedelta) -> str:

@@ -872,6 +872,7 @@ class _Side:
         self, numbers: Sequence[str], news: dict[str, list[MemberNews]] | None
     ) -> Counter[str]:
         connection = self._connection
+        await self.service.follow_clock()
         async with self.service.holding(numbers) as states:
             self._again.update(set(numbers) - set(states))
             if news is not None:  # a change that was on its way is there by now

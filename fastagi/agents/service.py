@@ -739,6 +739,8 @@ class AgentService:
         settled = False
         deadline = time.monotonic() + PATIENCE
         while True:
+            # It may have been set while others were waited for: what begins now is of the new time.
+            await self.follow_clock()
             try:
                 return await self.store.begin(command, self._clock())
             except errors.InProgress as other:

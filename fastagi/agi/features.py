@@ -17,7 +17,17 @@ from urllib.parse import parse_qsl
 import structlog
 
 from fastagi.agents import errors
-from fastagi.agents.callers import Access, Caller, Questions, Standing, access, who_calls
+from fastagi.agents.callers import (
+    Access,
+    Caller,
+    Questions,
+    Standing,
+    access,
+    device_of_caller,
+    may_be,
+    tells_apart,
+    who_calls,
+)
 from fastagi.agents.commands import (
     Actor,
     Command,
@@ -203,7 +213,9 @@ class Call:
                 self._hash_may_follow = may_follow
                 return await self._collect(await self._beep(sound, "0123456789*#"), digits)
             if typed.text or typed.timed_out or not may_follow:
-                self._hash_may_follow = len(typed.text) >= digits
+                # After the last digit, and where the caller was too slow with it.
+                at_end = len(typed.text) >= digits or typed.timed_out
+                self._hash_may_follow = at_end and typed.text != ""
                 return typed.text
 
     async def ask_choice(self, phrase: Phrase, digits: int) -> str:
@@ -218,14 +230,13 @@ class Call:
         pressed = first or await self.session.wait_for_digit(int(ANSWER_WITHIN * 1000))
         if pressed == "#" and self._hash_may_follow:
             pressed = await self.session.wait_for_digit(int(ANSWER_WITHIN * 1000))
-        self._hash_may_follow = False
         text = ""
-        while pressed and pressed != "#":
+        while pressed and pressed != "#" and len(text) < digits:
             text += pressed
-            if len(text) >= digits:
-                self._hash_may_follow = True
-                break
-            pressed = await self.session.wait_for_digit(int(NEXT_DIGIT_WITHIN * 1000))
+            if len(text) < digits:
+                pressed = await self.session.wait_for_digit(int(NEXT_DIGIT_WITHIN * 1000))
+        # After the last digit, and where the caller was too slow with it.
+        self._hash_may_follow = text != "" and pressed != "#"
         return text
 
     async def confirm(self, template: tuple[str, ...], facts: Facts) -> bool:
@@ -259,7 +270,7 @@ class Call:
         except StopIteration as found:
             self.caller = found.value
         self.extension = self.caller.extension
-        self.device = resolve(self.settings.rules, self.extension, self.asterisk)
+        self.device = device_of_caller(self.caller, self.settings.rules, self.asterisk)
         if self.caller.standing is Standing.STRANGER:
             if await self._without_a_rule() is None:
                 raise errors.NotFromHere(self._cure())
@@ -296,18 +307,37 @@ class Call:
         if not caller.interface:
             return None
         key = device_key(self.asterisk, caller.interface)
-        return await self.service.agent_on(key) or await self.service.agent_with_extension(
-            caller.endpoint, self.asterisk
-        )
+        return await self.service.agent_on(key) or await self._with_extension(caller.endpoint)
+
+    async def _with_extension(self, extension: str) -> AgentState | None:
+        """Who was logged in with this extension, if it may have been at the caller's phone."""
+        state = await self.service.agent_with_extension(extension, self.asterisk)
+        if state is None or state.session is None:
+            return None
+        there, caller = state.session.device, self.caller
+        if there.type != "local" or (caller.interface and not may_be(there, caller.technology)):
+            return None
+        if self.device is not None and there.context != self.device.context:
+            return None  # another phone, which has the same extension in another context
+        return state
 
     async def occupant(self) -> AgentState | None:
         """The agent who is logged in where the caller sits, if any."""
+        if self._is_elsewhere_by_caller_id:
+            return None
         state = None if self.device is None else await self.service.agent_at(self.device)
         if state is None and self.caller.standing is Standing.PHONE:
             state = await self._without_a_rule()
             if state is None and self.extension:
-                state = await self.service.agent_with_extension(self.extension, self.asterisk)
+                state = await self._with_extension(self.extension)
         return state
+
+    @property
+    def _is_elsewhere_by_caller_id(self) -> bool:
+        """A caller ID from outside may tell an outside number, but makes nobody sit at a phone in
+        the house: that would be acting for its agent without the PIN."""
+        outside = self.caller.standing is Standing.OUTSIDE
+        return outside and self.device is not None and self.device.type == "local"
 
     async def agent_here(self) -> AgentState:
         """The same. Who calls from elsewhere than a phone is asked for the number, and proves it
@@ -335,7 +365,9 @@ class Call:
         by_name = caller.ruled or self.settings.extension_from_endpoint
         if caller.standing is Standing.PHONE and caller.interface and by_name:
             return Place(f"phone:{self.asterisk}:{caller.interface.lower()}", outside=False)
-        if caller.number:
+        if caller.at_home and caller.number:
+            return Place(f"phone:{self.asterisk}:{caller.number}", outside=False)
+        if tells_apart(caller.number):
             return Place(f"number:{caller.number}", outside=True)
         if self.asked_extension:
             return Place(f"extension:{self.asked_extension}", outside=True)
@@ -435,7 +467,9 @@ async def login(call: Call) -> Outcome:
         state = await call.identify(number)
         await call.prove(state)
         call.extension = call.asked_extension or sits_at
-        device = resolve(call.settings.rules, call.extension, call.asterisk)
+        device = call.device
+        if call.extension != sits_at:
+            device = resolve(call.settings.rules, call.extension, call.asterisk)
         if device is None:
             raise errors.NoSuchExtension(_no_rule(call))
         await call.service.may_log_in_at(state, device)

@@ -425,8 +425,26 @@ async def _phones(
     gone: list[str] = []  # taken for the extension of a phone that does not exist
     nobody: list[str] = []
     inbound: dict[str, list[str]] = {}
+    matched: dict[str, list[str]] = {}  # lines that a rule takes for phones
     reached: dict[str, bool] = {}
+
+    async def reaches(context: str) -> bool:
+        if context not in reached:
+            reached[context] = await _reaches(settings, pbx, context)
+        return reached[context]
+
     for endpoint in endpoints if rules else ():  # without any, nobody can log in anywhere
+        technology = endpoint.device.partition("/")[0]
+        # What calls like a line, and not from where the phones do.
+        if (
+            endpoint.trunk
+            and endpoint.context not in ("", *ours)
+            and ours
+            and extension_of(technology, endpoint.name, rules)
+            and await reaches(endpoint.context)
+        ):
+            matched.setdefault(endpoint.context, []).append(endpoint.device)
+            continue
         extension, otherwise = _extensions_of(settings, endpoint, rules)
         device = resolve(rules, extension) if extension else None
         if device is not None and (
@@ -435,9 +453,7 @@ async def _phones(
             or any(device == rule.device(extension) for rule in broken)
         ):
             continue
-        if endpoint.context and endpoint.context not in reached:
-            reached[endpoint.context] = await _reaches(settings, pbx, endpoint.context)
-        if endpoint.context and not reached[endpoint.context]:
+        if endpoint.context and not await reaches(endpoint.context):
             continue
         phone = not (endpoint.trunk or endpoint.name == "anonymous")
         there = resolve(rules, otherwise) if otherwise and phone else None
@@ -449,14 +465,20 @@ async def _phones(
             if extension or _by_endpoint(settings):  # else its calls may have any caller ID
                 nobody.append(endpoint.device)
         elif endpoint.context and not (
-            endpoint.context in listed.contexts
-            or listed.lists(endpoint.device.partition("/")[0], endpoint.name)
+            endpoint.context in listed.contexts or listed.lists(technology, endpoint.name)
         ):
             inbound.setdefault(endpoint.context, []).append(endpoint.device)
     return [
         *_misfits(settings, named, gone),
         *_without_rule(nobody),
-        *(_inbound(context, devices, context in ours) for context, devices in inbound.items()),
+        *(
+            _inbound(context, devices, "a device rule has that context" * (context in ours))
+            for context, devices in inbound.items()
+        ),
+        *(
+            _inbound(context, devices, "a device rule matches their names, which is too much")
+            for context, devices in matched.items()
+        ),
     ]
 
 
@@ -516,12 +538,10 @@ def _without_rule(nobody: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _inbound(context: str, devices: Sequence[str], is_phones: bool) -> Finding:
-    if is_phones:
-        what = (
-            "they count as phones, as a device rule has that context: whoever calls can log "
-            "agents off"
-        )
+def _inbound(context: str, devices: Sequence[str], phones_as: str) -> Finding:
+    """``phones_as``: why they count as phones; "" where they do not."""
+    if phones_as:
+        what = f"they count as phones, as {phones_as}: whoever calls can log agents in and off"
     else:
         what = "the service refuses whom login.from does not list"
     return warning(

@@ -374,7 +374,7 @@ class MemoryStore:
         for number, agent in self.agents.items():
             for name in ("session", "pause"):
                 part = getattr(agent, name)
-                if part is not None:
+                if part is not None and part.since <= before:
                     part = replace(part, since=part.since + by)
                     self.agents[number] = agent = replace(agent, **{name: part})
 

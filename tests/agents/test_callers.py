@@ -14,7 +14,9 @@ from fastagi.agents.callers import (
     Caller,
     Standing,
     access,
+    device_of_caller,
     entry,
+    tells_apart,
     who_calls,
 )
 from fastagi.agents.devices import DeviceRule, Pattern
@@ -89,6 +91,11 @@ CASES = [
     # other technologies have no such function either
     Case(STRANGER, "5551234", "DAHDI/i1/5551234-1", told={CAME_FROM: "phones"}, number="5551234"),
     Case(PHONE, "1001", "DAHDI/12-1", told={CAME_FROM: "phones"}, by_endpoint=False),
+    # a trunk of another technology, named like a phone; a caller without an account
+    Case(STRANGER, "1001", "IAX2/1001-4711", told={CAME_FROM: "phones"}),
+    Case(STRANGER, "1001", "SIP/1001-00000001", told={CAME_FROM: "phones"}),
+    Case(STRANGER, "anonymous", "PJSIP/anonymous-00000001", told=at_home("anonymous", "phones")),
+    Case(OUTSIDE, "", "PJSIP/anonymous-00000001", listed=["PJSIP/anonymous"]),
     # whom login.from lists: the outside number tells where they are, a number of the house not
     Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["PJSIP/trunk"]),
     Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["pjsip/_tru[n]k"]),
@@ -137,6 +144,59 @@ def test_who_calls(case: Case) -> None:
     caller, _ = asked(case)
     assert (caller.standing, caller.extension) == (case.standing, case.extension)
     assert bool(caller.why) is (case.standing is STRANGER)
+
+
+WIDE = (
+    DeviceRule(Pattern.parse("_."), "phones", "PJSIP/{extension}"),
+    DeviceRule(Pattern.parse("_."), "phones", "Local/{extension}@ring", "PJSIP/{extension}"),
+    DeviceRule(Pattern.parse("_."), "phones", "Local/{extension}@ring", "hint:{extension}@phones"),
+)
+
+
+@pytest.mark.parametrize("rule", WIDE, ids=lambda rule: f"{rule.interface} {rule.state_interface}")
+def test_a_pattern_for_everything_makes_no_phone_of_everybody(rule: DeviceRule) -> None:
+    for channel, by_state in (
+        ("PJSIP/1001-00000001", PHONE),
+        ("pjsip/1001-00000001", PHONE),
+        ("IAX2/carrier-4711", STRANGER),
+        ("PJSIP/anonymous-00000001", STRANGER),
+        ("PJSIP/Anonymous-00000001", STRANGER),
+    ):
+        # Of a Local channel whose state is a hint's nobody can tell what rings there.
+        unsure = rule.state_interface == WIDE[2].state_interface and channel.startswith("IAX2")
+        caller, _ = asked(Case(PHONE, "", channel, told={CAME_FROM: "from-trunk"}), (rule,))
+        assert caller.standing is (PHONE if unsure else by_state), channel
+
+
+FLOORS = (
+    DeviceRule(Pattern.parse("1001"), "sales", "PJSIP/1001"),
+    DeviceRule(Pattern.parse("1001"), "office", "PJSIP/office-1001"),
+    DeviceRule(Pattern.parse("1002"), "sales", "Local/1002@ring"),
+    DeviceRule(Pattern.parse("1002"), "sales", "PJSIP/1002"),
+)
+
+
+@pytest.mark.parametrize(
+    ("channel", "interface"),
+    [
+        ("PJSIP/1001-00000001", "PJSIP/1001"),
+        ("PJSIP/office-1001-00000001", "PJSIP/office-1001"),
+        ("PJSIP/1002-00000001", "Local/1002@ring"),  # the first that matches
+    ],
+)
+def test_two_phones_with_one_extension(channel: str, interface: str) -> None:
+    caller, _ = asked(Case(PHONE, "", channel), FLOORS)
+    device = device_of_caller(caller, FLOORS, "")
+    assert device is not None
+    assert device.interface == interface
+
+
+@pytest.mark.parametrize("shown", ["anonymous", "Anonymous", "restricted", "0", "0000000000", ""])
+def test_a_withheld_number_tells_nobody_from_others(shown: str) -> None:
+    assert not tells_apart(shown)
+    assert tells_apart("1001")
+    assert tells_apart("+33712345678")
+    assert tells_apart("0033712345678")
 
 
 def test_of_a_phone_nothing_is_asked() -> None:

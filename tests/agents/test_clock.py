@@ -64,6 +64,34 @@ def test_what_a_time_service_does_is_no_step(machine: Machine) -> None:
     assert machine.clock.steps == []
 
 
+@pytest.mark.parametrize("stops", [1, 2, 3, 100])
+def test_a_process_that_is_stopped_while_it_reads_has_seen_no_step(stops: int) -> None:
+    machine, left = Machine(), 0
+
+    def wall() -> float:
+        """Read, and then nothing runs for a minute."""
+        nonlocal left
+        now = machine.wall
+        if left:
+            left -= 1
+            machine.wall += 60
+            machine.steady += 60
+        return now
+
+    clock = Clock(wall, lambda: machine.steady)
+    left = stops
+    for _ in range(5):
+        clock()
+        machine.wall += 5
+        machine.steady += 5
+    assert clock.steps == []
+    machine.wall += HOUR.total_seconds()
+    clock()
+    left = 0
+    clock()
+    assert [step.by for step in clock.steps] == [HOUR]
+
+
 def test_the_machines_own_clocks() -> None:
     clock = Clock()
     first = clock()

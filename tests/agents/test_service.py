@@ -1139,6 +1139,33 @@ async def test_callers_without_a_number_share_no_lock(hall: Hall) -> None:
     assert hall.slept == []
 
 
+@pytest.mark.parametrize("by", [timedelta(hours=1), -timedelta(hours=1)])
+async def test_the_clock_is_set_while_a_login_waits_for_another_change(
+    hall: Hall, by: timedelta
+) -> None:
+    """It begins by the new clock, and is not moved as if it had begun by the old one."""
+    async with hall.service.holding(["1001"]):
+        login = asyncio.create_task(hall.do(hall.log_in()))
+        for _ in range(10):  # as far as it gets
+            await asyncio.sleep(0)
+        hall.clock.set(by)
+    await login
+    await hall.service.follow_clock()
+    assert hall.state.session is not None
+    assert hall.state.session.since == hall.clock.now
+
+
+async def test_somebody_put_in_at_the_console_just_after_the_clock_was_set(hall: Hall) -> None:
+    await hall.settle()
+    hall.clock.set(-timedelta(hours=1))
+    phone = "PJSIP/1001"
+    hall.asterisk.console(AddMember("sales", phone, phone, "Agent/1001"))
+    await hall.settle()
+    await hall.service.follow_clock()
+    assert hall.state.session is not None
+    assert hall.state.session.since == hall.clock.now
+
+
 @pytest.mark.parametrize("days", [-1, 1])
 async def test_the_machines_clock_is_set_and_a_lock_stays_a_lock(hall: Hall, days: int) -> None:
     agent = an_agent("1001", pin="1234")

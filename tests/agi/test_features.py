@@ -13,10 +13,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from agents.memory import BREAK, LUNCH, NOON, Hall, an_agent
+from agents.memory import BREAK, LUNCH, NOON, QUEUES, Hall, an_agent
 from fastagi.agents.commands import Pause, PauseReason, WhenInCall
 from fastagi.agents.devices import DeviceRule, Pattern
 from fastagi.agents.limits import PauseLimit, QueuePause, WhenExceeded
+from fastagi.agents.model import Membership
 from fastagi.agents.unplugged import PHONE_AWAY
 from fastagi.agi import prompts
 from fastagi.agi.features import (
@@ -978,6 +979,100 @@ async def test_two_with_the_same_extension_are_nobody_for_certain(desk: Desk) ->
     assert (await desk.good(Script.UNPAUSE)).variables[Variable.NUMBER] == "1002"
 
 
+async def test_a_trunk_named_like_the_phone_of_an_agent_is_not_that_phone(desk: Desk) -> None:
+    await logged_in(desk)
+    for more in ({"agi_channel": "IAX2/1001-4711"}, {"agi_channel": "SIP/1001-00000001"}):
+        answered = await desk.good(Script.LOGOFF, more=more)
+        assert answered.outcome == Outcome.NOT_FROM_HERE
+    assert desk.hall.state.session is not None
+
+
+async def test_nor_is_a_trunk_named_like_the_outside_number_of_one(desk: Desk) -> None:
+    login = desk.hall.log_in(at="0712345678")
+    device = RULES[1].device("0712345678")
+    await desk.hall.do(replace(login, device=device))
+    answered = await desk.good(Script.LOGOFF, extension="0712345678")
+    assert answered.outcome == Outcome.NOT_FROM_HERE
+    assert desk.hall.state.session is not None
+
+
+FLOORS = (
+    DeviceRule(Pattern.parse("1001"), "sales", "PJSIP/1001"),
+    DeviceRule(Pattern.parse("1001"), "office", "PJSIP/office-1001"),
+)
+
+
+async def test_a_phone_with_the_same_extension_in_another_context(desk: Desk) -> None:
+    """Agents log in at their own, and act for nobody at the other."""
+    desk.settings = replace(desk.settings, rules=FLOORS)
+    at_office = {"agi_channel": "PJSIP/office-1001-00000001"}
+    assert (await desk.good(Script.LOGIN, "1003", more=at_office)).outcome == Outcome.LOGGED_IN
+    session = desk.hall.store.agents["1003"].session
+    assert session is not None
+    assert session.device == FLOORS[1].device("1001")
+    assert (await desk.good(Script.LOGOFF)).outcome == Outcome.NOT_LOGGED_IN
+    assert (await desk.good(Script.LOGIN, "1001")).outcome == Outcome.LOGGED_IN
+    assert (await desk.good(Script.LOGOFF, more=at_office)).variables[Variable.NUMBER] == "1003"
+
+
+# -- callers from outside, whose numbers can be forged
+
+
+@pytest.mark.parametrize("by_endpoint", [True, False])
+@pytest.mark.parametrize(
+    ("script", "args"),
+    [
+        (Script.LOGOFF, ()),
+        (Script.PAUSE, ("2",)),
+        (Script.STATUS, ()),
+        (Script.QUEUE, ("701",)),
+        (Script.TOGGLE_LOGIN, ()),
+        (Script.TOGGLE_PAUSE, ("2",)),
+    ],
+)
+async def test_a_forged_number_makes_nobody_sit_at_a_desk(
+    desk: Desk, by_endpoint: bool, script: Script, args: tuple[str, ...]
+) -> None:
+    await trunk_listed(desk)
+    desk.settings = replace(desk.settings, extension_from_endpoint=by_endpoint)
+    await desk.hall.do(desk.hall.log_in("1005", "1002"))
+    before = desk.hall.store.agents["1002"]
+    how: dict[str, Any] = {"extension": "trunk", "more": {"agi_callerid": "1005"}}
+    answered = await desk.good(script, *args, digits=["1002", "1", "2", "3"], **how)
+    assert answered.outcome == Outcome.WRONG_PIN
+    assert desk.hall.store.agents["1002"] == before
+    desk.hall.store.failed_at.clear()
+    answered = await desk.good(script, *args, digits=["1002", "4321", "1"], **how)
+    assert answered.variables[Variable.NUMBER] == "1002"  # who has the PIN can do everything
+    assert desk.hall.store.agents["1002"] != before or script is Script.STATUS
+
+
+async def test_callers_without_a_number_lock_nobody_among_them(desk: Desk) -> None:
+    """They show "anonymous", all of them, and are not one place."""
+    await trunk_listed(desk)
+    how: dict[str, Any] = {"extension": "trunk", "more": {"agi_callerid": "anonymous"}}
+    wrong = await desk.good(Script.LOGOFF, "1002", digits=["1", "2", "3"], **how)
+    assert wrong.outcome == Outcome.WRONG_PIN
+    right = await desk.good(Script.LOGOFF, "1002", digits=["4321"], **how)
+    assert right.outcome == Outcome.NOT_LOGGED_IN
+    assert not [key for key in desk.hall.store.usual if "anonymous" in key]
+
+
+async def test_wrong_pins_from_outside_do_not_reach_a_desk_known_by_its_number(desk: Desk) -> None:
+    await trunk_listed(desk)
+    desk.settings = replace(desk.settings, extension_from_endpoint=False)
+    for number in range(20):
+        how: dict[str, Any] = {"extension": "trunk", "more": {"agi_callerid": f"07{number:08}1"}}
+        await desk.dial(Script.LOGOFF, "1002", digits=["1"], **how)
+    await desk.dial(Script.LOGOFF, "1002", digits=["1", "2", "3"], extension="trunk")  # as 1005
+    desk.hall.slept.clear()
+    told = {"${PJSIP_ENDPOINT(alice,context)}": "phones"}
+    at_the_desk: dict[str, Any] = {"extension": "alice", "more": {"agi_callerid": "1005"}}
+    answered = await desk.good(Script.LOGIN, "1002", digits=["4321"], told=told, **at_the_desk)
+    assert answered.outcome == Outcome.LOGGED_IN
+    assert desk.hall.slept == []
+
+
 # -- who may, and what it costs
 
 
@@ -1054,6 +1149,32 @@ async def test_a_hash_after_the_last_digit_of_a_pin_is_no_try(desk: Desk) -> Non
     answered = await desk.good(S.LOGIN, "1002", digits=["123456789012", "", "4321"])
     assert answered.outcome == "LOGGED_IN"
     assert answered.heard == ["agent-pass", "auth-incorrect", "auth-incorrect", "agent-loginok"]
+
+
+async def test_a_hash_that_comes_late_answers_no_next_question(desk: Desk) -> None:
+    """The time for the next digit was over: that ended the number, not the ``#``."""
+    await logged_in(desk)
+    answered = await desk.good(S.QUEUE, digits=["7", "0", "1", "#", "1"])
+    assert answered.outcome == "QUEUE_LEFT"
+    await desk.good(S.QUEUE, "701")
+    four = {"night": "7010", **QUEUES}
+    desk.hall.store.known_queues = four
+    state = desk.hall.state
+    more = (*state.memberships, Membership("night", "7010"))
+    desk.hall.store.agents["1001"] = replace(state, memberships=more)
+    answered = await desk.good(S.QUEUE, digits=["7", "0", "1", "", "#", "1"])
+    assert answered.outcome == "QUEUE_LEFT"
+
+
+async def test_a_late_hash_is_no_try_at_the_pin(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, pin_tries=1)
+    late = iter(["1002 (timeout)", "", "4321"])
+
+    def typed(_: list[str]) -> str:
+        return f"200 result={next(late)}"
+
+    answered = await desk.good(S.LOGIN, answers={"GET DATA": typed})
+    assert answered.outcome == "LOGGED_IN"
 
 
 async def test_nothing_typed_is_not_wrong(desk: Desk) -> None:

@@ -784,7 +784,22 @@ def test_a_trunk_in_the_phones_own_context(healthy: Setting, endpoints: Loads) -
     _, found = findings(healthy)
     what = one_warning(found, "dialplan")["what"]
     assert "through PJSIP/carrier" in what
-    assert "whoever calls can log agents off" in what
+    assert "whoever calls can log agents in and off" in what
+
+
+def test_a_trunk_whose_name_a_device_rule_matches(
+    healthy: Setting, endpoints: Loads, more: Loads
+) -> None:
+    """Providers' accounts are numbers, and so are extensions."""
+    endpoints(
+        endpoint("1099", "from-trunk", "outbound_auth = 1001")
+        + endpoint("1098", "elsewhere", "outbound_auth = 1001")
+    )
+    more("[from-trunk]\nexten => _X.,1,Goto(phones,${EXTEN},1)\ninclude => phones\n[elsewhere]\n")
+    _, found = findings(healthy)
+    what = one_warning(found, "dialplan")["what"]
+    assert "through PJSIP/1099 reach the feature codes" in what
+    assert "they count as phones, as a device rule matches their names" in what
 
 
 def test_an_inbound_context_that_reaches_no_code(

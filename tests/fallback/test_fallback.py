@@ -14,6 +14,7 @@ from fastagi.dialplan import render_fallback_facts
 from tests.fallback.classic import AGI, ROOT, Classic, Member
 from tests.fallback.conftest import settings
 
+LOCAL = "Local/*32@phones-00000001;2"
 SORRY = ["tt-somethingwrong", "please-try-again"]
 BOTH = ("sales", "night shift")
 
@@ -127,6 +128,27 @@ def test_what_only_the_service_can_do(classic: Classic, script: str, digits: str
 def test_one_key_cannot_log_in(classic: Classic) -> None:
     heard = classic.dial("agent/toggle-login", extension="1002")
     assert (heard.outcome, heard.sounds) == ("UNAVAILABLE", SORRY)
+
+
+@pytest.mark.parametrize("extension", ["1002", "7777", "", "10 01", "1001@x"])
+@pytest.mark.parametrize("script", ["agent/pause", "agent/unpause", "agent/logoff"])
+def test_a_local_channel_of_nobody(classic: Classic, script: str, extension: str) -> None:
+    """An empty queue is none that a phone without a name is in."""
+    classic.queues["sales"].clear()
+    heard = classic.dial(script, extension=extension, more={"agi_channel": LOCAL})
+    assert heard.outcome == Outcome.NOT_FROM_HERE
+    assert not [line for line in heard.commands if line.startswith("EXEC")]
+    assert classic.database == {}
+
+
+def test_a_forged_number_makes_nobody_sit_at_a_desk(classic: Classic) -> None:
+    login = {"extension_from": "caller_id", "from": ["PJSIP/trunk"]}
+    facts = render_fallback_facts(settings(login=login))
+    classic.facts.write_text(facts, encoding="utf-8")
+    more = {"agi_channel": "PJSIP/trunk-00000001"}
+    for script in ("agent/pause", "agent/unpause", "agent/logoff"):
+        assert classic.dial(script, more=more).outcome == "UNAVAILABLE"
+    assert untouched(classic)
 
 
 @pytest.mark.parametrize("extension", ["1002", "7777", "", "10 01", "1001@x"])
