@@ -18,7 +18,7 @@ from typing import Final, Protocol, Self
 from urllib.parse import quote
 
 from fastagi.agents import errors
-from fastagi.agents.callers import CAME_FROM
+from fastagi.agents.callers import CAME_FROM, phone_of
 from fastagi.agents.devices import DeviceRule, resolve
 from fastagi.contract import CALL_CONTEXT, WITHOUT_DIGITS, Outcome, Script, Variable
 
@@ -156,18 +156,19 @@ def headers(
     if caller_id and not _PHONE.fullmatch(caller_id):
         raise ValueError(f"{caller_id!r} is no caller ID")
     technology, slash, extension = phone.rpartition("/")
+    endpoint = extension
     device = resolve(rules, extension)
     if not slash:
-        technology = device.interface.partition("/")[0] if device else "PJSIP"
-        if technology == "Local":  # a way to the phone; the phone itself calls in its own channel
-            technology = "PJSIP"
+        its, name = ("", "") if device is None else phone_of(device)
+        # A Local channel is a way to the phone; the phone itself calls in its own channel.
+        technology, endpoint = its or "PJSIP", name or extension
     script = f"{call.script}?asterisk={quote(asterisk, safe='')}" if asterisk else str(call.script)
     now = time.time()
     serial = int(now * 1000) & 0xFFFFFFFF
     name = (
         f"{extension}@phones-{serial:08x};2"
         if technology == "Local"
-        else (f"{extension}-{serial:08x}")
+        else (f"{endpoint}-{serial:08x}")
     )
     lines = [
         ("network", "yes"),

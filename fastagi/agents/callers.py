@@ -212,7 +212,7 @@ def extension_of(technology: str, endpoint: str, rules: Sequence[DeviceRule]) ->
     if _is_anybody(endpoint):
         return ""
     device = resolve(rules, endpoint)
-    if device is not None and device.type == "local" and may_be(device, technology):
+    if device is not None and device.type == "local" and may_be(device, technology, endpoint):
         return endpoint
     interface = f"{technology}/{endpoint}"
     for rule in rules:
@@ -226,14 +226,24 @@ def _is_anybody(endpoint: str) -> bool:
     return endpoint.lower() == "anonymous"
 
 
-def may_be(device: Device, technology: str) -> bool:
-    """Whether the phone behind this device can call with that technology: a trunk ``IAX2/1001`` is
-    not the phone ``PJSIP/1001``. Of a Local channel without more nobody can tell."""
+def phone_of(device: Device) -> tuple[str, str]:
+    """Technology and endpoint of the phone behind this device, as far as can be told: nothing of a
+    Local channel without more, and no endpoint where the interface has more than its name."""
     for interface in (device.interface, device.state_interface):
-        named, slash, _ = interface.partition("/")
-        if slash and named.lower() != "local":
-            return named.lower() == technology.lower()
-    return True
+        technology, slash, endpoint = interface.partition("/")
+        if slash and technology.lower() != "local":
+            return technology, endpoint if is_extension(endpoint) else ""
+    return "", ""
+
+
+def may_be(device: Device, technology: str, endpoint: str = "") -> bool:
+    """Whether the phone behind this device may call as this endpoint: a trunk ``IAX2/1001`` is not
+    the phone ``PJSIP/1001``, and ``PJSIP/201`` is not ``PJSIP/alice-desk``, whose extension is 201.
+    """
+    its, name = phone_of(device)
+    if its.lower() not in ("", technology.lower()):
+        return False
+    return not endpoint or name.lower() in ("", endpoint.lower())
 
 
 def device_of_caller(caller: Caller, rules: Sequence[DeviceRule], asterisk: str) -> Device | None:

@@ -315,7 +315,10 @@ class Call:
         if state is None or state.session is None:
             return None
         there, caller = state.session.device, self.caller
-        if there.type != "local" or (caller.interface and not may_be(there, caller.technology)):
+        name = caller.endpoint if self.settings.extension_from_endpoint else ""
+        if there.type != "local" or (
+            caller.interface and not may_be(there, caller.technology, name)
+        ):
             return None
         if self.device is not None and there.context != self.device.context:
             return None  # another phone, which has the same extension in another context

@@ -16,15 +16,18 @@ from fastagi.agents.callers import (
     access,
     device_of_caller,
     entry,
+    phone_of,
     tells_apart,
     who_calls,
 )
-from fastagi.agents.devices import DeviceRule, Pattern
+from fastagi.agents.devices import DeviceRule, Pattern, resolve
 from fastagi.contract import CALL_CONTEXT
 
 RULES = (
     DeviceRule(Pattern.parse("10XX"), "phones", "PJSIP/{extension}"),
     DeviceRule(Pattern.parse("201"), "office", "PJSIP/alice-desk"),
+    DeviceRule(Pattern.parse("202"), "office", "Local/202@ring", "SIP/bob"),
+    DeviceRule(Pattern.parse("203"), "office", "SIP/pbx2/203"),
     DeviceRule(Pattern.parse("30XX"), "phones", "Local/{extension}@from-queue/n"),
     DeviceRule(Pattern.parse("0X."), "", "Local/{extension}@outbound/n", type="remote"),
 )
@@ -77,6 +80,7 @@ CASES = [
     Case(PHONE, "1001", "PJSIP/1001-00000001", number="unknown"),
     Case(PHONE, "1005", "PJSIP/1001-00000001", number="1005", by_endpoint=False),
     Case(PHONE, "201", "PJSIP/alice-desk-00000001"),
+    Case(PHONE, "203", "SIP/203-00000001"),  # the interface has more than an endpoint
     Case(PHONE, "3001", "PJSIP/3001-00000001"),  # the interface is only a way to it
     # a phone that no rule makes one, by the context that its calls begin in
     Case(PHONE, "alice", ALICE, told=at_home("alice", "phones")),
@@ -94,6 +98,7 @@ CASES = [
     # a trunk of another technology, named like a phone; a caller without an account
     Case(STRANGER, "1001", "IAX2/1001-4711", told={CAME_FROM: "phones"}),
     Case(STRANGER, "1001", "SIP/1001-00000001", told={CAME_FROM: "phones"}),
+    Case(STRANGER, "201", "PJSIP/201-00000001", told=at_home("201", "from-trunk")),
     Case(STRANGER, "anonymous", "PJSIP/anonymous-00000001", told=at_home("anonymous", "phones")),
     Case(OUTSIDE, "", "PJSIP/anonymous-00000001", listed=["PJSIP/anonymous"]),
     # whom login.from lists: the outside number tells where they are, a number of the house not
@@ -168,6 +173,22 @@ def test_a_pattern_for_everything_makes_no_phone_of_everybody(rule: DeviceRule) 
         assert caller.standing is (PHONE if unsure else by_state), channel
 
 
+@pytest.mark.parametrize(
+    ("extension", "phone"),
+    [
+        ("1001", ("PJSIP", "1001")),
+        ("201", ("PJSIP", "alice-desk")),
+        ("202", ("SIP", "bob")),
+        ("203", ("SIP", "")),
+        ("3001", ("", "")),
+    ],
+)
+def test_the_phone_behind_a_device(extension: str, phone: tuple[str, str]) -> None:
+    device = resolve(RULES, extension)
+    assert device is not None
+    assert phone_of(device) == phone
+
+
 FLOORS = (
     DeviceRule(Pattern.parse("1001"), "sales", "PJSIP/1001"),
     DeviceRule(Pattern.parse("1001"), "office", "PJSIP/office-1001"),
@@ -200,7 +221,7 @@ def test_a_withheld_number_tells_nobody_from_others(shown: str) -> None:
 
 
 def test_of_a_phone_nothing_is_asked() -> None:
-    for case in CASES[:5]:
+    for case in CASES[:6]:
         assert asked(case)[1] == []
 
 

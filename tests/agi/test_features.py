@@ -987,6 +987,15 @@ async def test_a_trunk_named_like_the_phone_of_an_agent_is_not_that_phone(desk: 
     assert desk.hall.state.session is not None
 
 
+async def test_nor_is_an_endpoint_named_like_the_extension_of_another_phone(desk: Desk) -> None:
+    rule = DeviceRule(Pattern.parse("201"), "office", "PJSIP/alice-desk")
+    desk.settings = replace(desk.settings, rules=(rule,))
+    assert (await desk.good(Script.LOGIN, "1001", extension="alice-desk")).outcome == "LOGGED_IN"
+    answered = await desk.good(Script.LOGOFF, extension="201")
+    assert answered.outcome == Outcome.NOT_FROM_HERE
+    assert (await desk.good(Script.LOGOFF, extension="alice-desk")).outcome == "LOGGED_OFF"
+
+
 async def test_nor_is_a_trunk_named_like_the_outside_number_of_one(desk: Desk) -> None:
     login = desk.hall.log_in(at="0712345678")
     device = RULES[1].device("0712345678")

@@ -72,6 +72,22 @@ def test_headers_are_those_of_a_real_call() -> None:
     assert request.headers["agi_accountcode"] == ""
 
 
+@pytest.mark.parametrize(
+    ("rule", "channel"),
+    [
+        (DeviceRule(Pattern.parse("201"), "office", "PJSIP/alice-desk"), "PJSIP/alice-desk-"),
+        (DeviceRule(Pattern.parse("201"), "office", "Local/201@ring", "SIP/alice"), "SIP/alice-"),
+        (DeviceRule(Pattern.parse("201"), "office", "Local/201@ring"), "PJSIP/201-"),
+    ],
+)
+def test_the_call_comes_from_the_phone_of_the_rule(rule: DeviceRule, channel: str) -> None:
+    block = dial.headers(dial.dialled("*35", CODES), "201", (rule,))
+    (request,) = Wire().receive(block)
+    assert isinstance(request, Request)
+    assert request.channel.startswith(channel)
+    assert request.callerid == "201"
+
+
 @pytest.mark.parametrize("phone", ["", "a b", "1001\nagi_arg_1: 4001", "1/2/3", "ü"])
 def test_no_phone(phone: str) -> None:
     with pytest.raises(ValueError, match="no phone"):
