@@ -498,6 +498,7 @@ class App:
             difference = store.bring_in(settings, allow)
         except NotConfirmed as error:
             # The phones are served, by the agents, queues and pause reasons there were.
+            self.reloader.was_refused(settings.fingerprint_material)
             refused(error.losses, meanwhile="agents, queues and pause reasons are those of before")
             return Difference()
         report(difference)

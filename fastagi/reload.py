@@ -37,6 +37,7 @@ class Outcome(StrEnum):
     NOT_CONFIRMED = "NOT_CONFIRMED"
     ERRORS = "ERRORS"
     STORE_AWAY = "STORE_AWAY"  # it goes on trying
+    FAILED = "FAILED"  # a fault of the service, which its log has
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,11 @@ class Reloader:
         """``content_digest`` of the files with which the service has started."""
         self._read = digest
 
+    def was_refused(self, fingerprint: bytes) -> None:
+        """At the start, and logged: this configuration is what ``fastagi reload --confirm`` is
+        about."""
+        self._seen = fingerprint
+
     def warn(self, settings: Settings) -> None:
         """Logs what is allowed in a configuration, and hardly meant; not again what was there
         before."""
@@ -129,9 +135,7 @@ class Reloader:
                 report = await self._reload(request)
             except BaseException as error:
                 if request.answer is not None and not request.answer.done():
-                    request.answer.set_exception(
-                        StoreUnavailable(f"the reload failed: {type(error).__name__}, see its log")
-                    )
+                    request.answer.set_result(Report(Outcome.FAILED, (type(error).__name__,)))
                 raise
             if request.answer is not None and not request.answer.done():
                 request.answer.set_result(report)

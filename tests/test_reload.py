@@ -12,7 +12,7 @@ import pytest
 from fastagi import reload
 from fastagi.agents.protection import Loss, NotConfirmed
 from fastagi.agents.service import StoreUnavailable
-from fastagi.config import Settings, content_digest
+from fastagi.config import Settings, content_digest, load
 from fastagi.reload import Outcome, Reloader
 
 TEXT = "asterisk: {secret: x}\ndevices: []\npause_reasons: []\nqueues: []\nagents: []\n"
@@ -365,3 +365,23 @@ async def test_thousands_of_mistakes_are_a_few_lines_of_the_log(
         write(folder, "b.yml", f"agents:\n{agents.replace('#', '')}" + agents.replace("A #", "A "))
         await service.reloader.command(confirm=False)
         assert (len(said), said[-1]) == (21, "and 480 more")
+
+
+async def test_a_fault_of_the_service_is_not_told_to_be_the_store(folder: Path) -> None:
+    """Nobody tries that again: the admin has to know."""
+    service = Service(folder)
+    service.answers = [RuntimeError("a fault")]
+    task = asyncio.create_task(service.reloader.run())
+    report = await service.reloader.command(confirm=False)
+    assert (report.outcome, report.lines) == (Outcome.FAILED, ("RuntimeError",))
+    with pytest.raises(RuntimeError):  # for the supervisor, which logs it and begins anew
+        await task
+
+
+async def test_what_was_refused_at_the_start_is_what_confirm_is_about(folder: Path) -> None:
+    async with running(folder) as service:
+        service.reloader.was_refused(load(folder).fingerprint_material)
+        write(folder, "b.yml", "language: fr\n")
+        service.answers = [LOST] * 2
+        assert (await service.reloader.command(True)).outcome is Outcome.NOT_CONFIRMED
+        assert (await service.reloader.command(True)).outcome is Outcome.RELOADED

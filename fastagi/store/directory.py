@@ -383,7 +383,7 @@ def _refuse_created(
         if row["name"] != agent["name"]:
             raise DirectoryConflict(
                 f"agent {agent['number']}: the number belongs to {row['name']!r} (id {row['id']}), "
-                "who was created through an API"
+                "who was created through an API: take another number, or that name to go on with it"
             )
 
 
@@ -448,7 +448,7 @@ def _clear_logins(database: Any, agents: Sequence[AgentSettings]) -> None:
         if origin != YAML:
             raise DirectoryConflict(
                 f"agent {owner}: the login {login} belongs to agent {number}, "
-                "who was created through an API"
+                "who was created through an API: take another login"
             )
         changing.append(number)
     for chunk in _chunks(changing):
@@ -489,7 +489,7 @@ def _clear_numbers(
         ):
             raise DirectoryConflict(
                 f"queue {owner}: the number {row['number']} belongs to queue {row['name']}, "
-                "which was created through an API"
+                "which was created through an API: take another number"
             )
     for chunk in _chunks(changing):
         Queue.update(number=SQL("'~' || name")).where(Queue.name.in_(chunk)).execute(database)
@@ -518,7 +518,7 @@ def _ids(
         if rows[holder]["origin"] != YAML:
             raise DirectoryConflict(
                 f"{what} {name}: the id {id} belongs to {what} {holder}, "
-                "which was created through an API"
+                "which was created through an API: take another id, or none"
             )
         free += 1
         moves[holder] = ids[holder] = free

@@ -78,7 +78,7 @@ def test_check_says_who_would_go_and_what_is_hardly_meant(healthy: Setting, serv
     assert (pin["level"], pin["about"]) == ("warning", "configuration")
     assert pin["what"] == "the sample's PIN, which everybody knows: agent 4002"
     assert pin["where"].endswith("agents[0].pin")
-    assert pin["mend"] == "a PIN of their own for each of them"
+    assert pin["mend"] == "# a PIN of their own for each of them"
     (who,) = [one for one in found if "confirmed" in one["what"]]
     assert who["level"] == "problem"
     assert "agent 4001 is logged in, and would be archived" in who["what"]
