@@ -144,7 +144,8 @@ class Feed:
         self._away = False
         self.position: int | None = None
         """Up to this event everything was given to the listeners; None: nothing was read yet."""
-        self.ended = False
+        self.ended = False  # for good
+        self.down = False  # it has failed, and is being begun again
 
     # -- what the rest of the service calls
 
@@ -164,18 +165,24 @@ class Feed:
             loop.call_soon_threadsafe(self._woken.set)
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled. When it fails all streams end, and it can be run again."""
+        self.down = False
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(READERS + 1, thread_name_prefix="events")
         try:
             await self._serve(self._loop)
         finally:
-            self.end()
+            self.down = True
+            self._end_all()
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def end(self) -> None:
         """All streams end at once, and no new ones begin."""
         self.ended = True
+        self._end_all()
+
+    def _end_all(self) -> None:
+        self.position = None  # whoever comes back says where it was
         for listener in list(self._listeners):
             listener.end()
         for page in self._pages.values():
@@ -618,6 +625,8 @@ class Stream(Response):
         why = ""
         if feed.ended:
             why = "The service is stopping"
+        elif feed.down:
+            why = "Events cannot be told now: try again"
         elif feed.listeners >= self._most:
             why = "There are too many listeners"
         elif feed.listeners_of(client) >= self._most_of_client:

@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from fastagi.agents.commands import Actor
 from fastagi.agents.events import Event
+from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api import stream
 from fastagi.api.doors import AgentView, Doors
@@ -913,6 +914,52 @@ async def test_the_end_of_the_service_ends_all_streams_at_once(radio: Radio) -> 
     await late.task
     assert late.status == 503
     gate.set()
+
+
+async def test_a_feed_that_failed_is_begun_again(
+    radio: Radio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service is ready again: then it tells its listeners again, too."""
+    await radio.off()
+    good = radio.feed._serve
+    to_fail = asyncio.Event()
+
+    async def serve(loop: asyncio.AbstractEventLoop) -> None:
+        serving = asyncio.create_task(good(loop))
+        failing = asyncio.create_task(to_fail.wait())
+        await asyncio.wait((serving, failing), return_when=asyncio.FIRST_COMPLETED)
+        serving.cancel()
+        failing.cancel()
+        if to_fail.is_set():
+            to_fail.clear()
+            raise ValueError("boom")
+
+    monkeypatch.setattr(Supervisor, "FIRST", 0.05)
+    monkeypatch.setattr(Supervisor, "STABLE", 0.01)
+    monkeypatch.setattr(radio.feed, "_serve", serve)
+    with capture_logs():
+        keeper = Supervisor(Fence(structlog.get_logger()))
+        radio.task = asyncio.create_task(keeper.keep("tell listeners", radio.feed.run))
+        await until(lambda: not radio.feed.down)
+        radio.store.add(3)
+        ear = await radio.tuned(1)
+        await until(lambda: ear.seqs == [2, 3])
+        to_fail.set()
+        await ear.task
+        refused = radio.tune(3)
+        await refused.task
+        assert refused.status == 503
+        await until(lambda: not keeper.down)
+        radio.say(2)
+        again = await radio.tuned(3)
+        await until(lambda: again.seqs == [4, 5])
+        radio.say()
+        await until(lambda: again.seqs == [4, 5, 6])
+    radio.feed.end()
+    await again.task
+    late = radio.tune()
+    await late.task
+    assert late.status == 503
 
 
 async def test_the_store_is_away(radio: Radio, monkeypatch: pytest.MonkeyPatch) -> None:
