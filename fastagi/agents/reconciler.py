@@ -71,6 +71,8 @@ REFUSED_AGAIN = timedelta(seconds=60)  # a planned change that Asterisk refused
 SKEW = timedelta(seconds=2)  # between Asterisk's clock and ours
 RETRY = 1.0  # seconds until it is tried again while the store or Asterisk is away
 MOST_TRIED = 1_000  # notes
+# News of members that wait while the store is away; when there are more, all is compared instead.
+MOST_NEWS = 20_000
 TRIES = 3  # of a note of the fallback that meets a fault of ours
 ALONE_AGAIN = 1.0  # seconds until it is asked again whether another service is still at it
 # The fallback leaves its note first: so long it may take to do what the note says.
@@ -345,6 +347,7 @@ class _Side:
         self._connection = 0  # counts them
         self._met = -1  # the one over which it was seen whether this Asterisk has restarted
         self._news: dict[str, list[MemberNews]] = {}  # by the agent's number, "" where unknown
+        self._unread = 0  # how many these are
         self._again: set[str] = set()  # agents who could not be judged
         # While a comparison waits: the interfaces (as ``Device.key``) whose removal was heard.
         self._removed: set[str] | None = None
@@ -376,6 +379,7 @@ class _Side:
         self._connection += 1
         self._unheard = 0
         self._news.clear()  # all is compared
+        self._unread = 0
         self._bell.set()
 
     def noticed(self, item: MemberNews) -> None:
@@ -389,7 +393,16 @@ class _Side:
             self._note_invalid(item.member, invalid)
         if self._removed is not None and not item.present:
             self._removed.add(key_of(item.member))
+        if self._unread >= MOST_NEWS:
+            self.log.warning(
+                "too many queue events wait for the store: all is compared once it is back",
+                count=self._unread,
+                **({"asterisk": self.asterisk} if self.asterisk else {}),
+            )
+            self.reconnected()
+            return
         self._news.setdefault(number_in(item.member.name), []).append(item)
+        self._unread += 1
         self._bell.set()
 
     def _expect_news(self, change: Change) -> None:
@@ -791,6 +804,7 @@ class _Side:
 
     async def _look_at_news(self) -> None:
         news, self._news = self._news, {}
+        self._unread = 0
         again, self._again = self._again, set()
         try:
             suspects = await self._suspects(news)
@@ -819,7 +833,8 @@ class _Side:
     def _keep(self, news: dict[str, list[MemberNews]], again: set[str]) -> None:
         self._again |= again
         for number, items in news.items():
-            self._news.setdefault(number, []).extend(items)
+            self._news[number] = items + self._news.get(number, [])  # the earlier ones first
+            self._unread += len(items)
 
     async def _suspects(self, news: dict[str, list[MemberNews]]) -> dict[str, list[MemberNews]]:
         """What the store has otherwise, by agent. Most news is our own doing."""

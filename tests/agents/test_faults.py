@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,8 +14,13 @@ from fastagi.agents import reconciler as module
 from fastagi.agents.errors import Unavailable
 from fastagi.agents.fence import Supervisor
 from fastagi.agents.notes import Note
-from fastagi.agents.operations import QueuesUnavailable, RemoveMember
-from fastagi.agents.service import AgentService
+from fastagi.agents.operations import (
+    MemberNews,
+    QueuesUnavailable,
+    RemoveMember,
+    ReportedMember,
+)
+from fastagi.agents.service import AgentService, StoreUnavailable
 from fastagi.agents.timers import Timers
 from fastagi.contract import EventType, Script
 
@@ -377,3 +383,52 @@ async def test_stopping_is_prompt_while_a_task_is_down(
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=20)
     assert done
+
+
+def told(interface: str, name: str, *, present: bool = True) -> MemberNews:
+    member = ReportedMember(
+        "sales", interface, interface, name, 0, False, "", in_call=False, dynamic=True
+    )
+    return MemberNews(member, present)
+
+
+async def test_news_that_wait_for_the_store_have_an_end(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
+) -> None:
+    """A database that is away for a night, and queues in which much happens."""
+    await everybody_in(hall)
+    monkeypatch.setattr(module, "MOST_NEWS", 50)
+    (side,) = hall.reconciler._sides.values()
+    hall.store.down.add("*")
+    hall.asterisk.console(RemoveMember("sales", "PJSIP/1003"))
+    for _ in range(40):
+        for number in range(5):
+            # Of somebody else: whatever happens to him concerns nobody here.
+            hall.reconciler.noticed([told(f"PJSIP/20{number}", "Somebody")])
+        with suppress(StoreUnavailable):
+            await hall.reconciler.catch_up()
+        assert sum(map(len, side._news.values())) <= 50
+    assert said(logs, "too many queue events wait for the store: all is compared once it is back")
+    hall.store.down.clear()
+    await hall.settle()
+    assert "sales" not in [m.queue for m in hall.store.agents["1003"].joined]
+    assert hall.events[-1].source == "asterisk"
+
+
+async def test_news_that_waited_come_before_those_that_came_meanwhile(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await everybody_in(hall)
+    (side,) = hall.reconciler._sides.values()
+    real = hall.store.states
+
+    async def states(numbers: Any) -> Any:
+        side.noticed(told("PJSIP/1003", "Agent/1003", present=False))
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(hall.store, "states", states)
+    side.noticed(told("PJSIP/1003", "Agent/1003"))
+    with pytest.raises(StoreUnavailable):
+        await side.catch_up()
+    assert [item.present for item in side._news["1003"]] == [True, False]
+    monkeypatch.setattr(hall.store, "states", real)
