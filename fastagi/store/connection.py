@@ -6,7 +6,7 @@ runs at every call is therefore SQL text here; everything else uses Peewee's que
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -29,6 +29,7 @@ from fastagi.agents.commands import (
 )
 from fastagi.agents.devices import Device
 from fastagi.agents.events import SINKS, Event
+from fastagi.agents.limits import WhenExceeded
 from fastagi.agents.model import (
     AgentState,
     Change,
@@ -40,7 +41,7 @@ from fastagi.agents.model import (
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import parsed_object
-from fastagi.contract import HOOK_TYPES, Outcome
+from fastagi.contract import HOOK_TYPES, Outcome, Source
 from fastagi.store.clock import Clock
 from fastagi.store.database import Place, explained
 from fastagi.store.file import DatabaseFile
@@ -51,10 +52,49 @@ log = structlog.get_logger()
 
 MAX_STATES = 50_000  # of about 1 KiB
 MAX_EVENTS = 5_000
+MAX_UNREADABLE = 100  # texts that are logged
+
+_unreadable: set[int] = set()  # hashes of what was planned, as logged
+
+
+# SQLite takes anything into any column, and a later version or somebody's hand may have written
+# what this one does not know. One odd row must not keep all the others from being read with it.
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def exactly(seconds: float) -> datetime:
+    """Raises TypeError, ValueError, OverflowError or OSError for what is no time."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    """1970 for what is no time."""
+    try:
+        return exactly(seconds)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return _NO_TIME
+
+
+def span(seconds: float | None) -> timedelta | None:
+    """None also for what is no length of time."""
+    try:
+        return None if seconds is None else timedelta(seconds=seconds)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def when_exceeded(text: str | None) -> WhenExceeded:
+    try:
+        return WhenExceeded(text or "")
+    except ValueError:
+        return WhenExceeded.WARN
+
+
+def as_source(text: str) -> Source:
+    try:
+        return Source(text)
+    except ValueError:
+        return Source.SYSTEM
 
 
 class Loaded:
@@ -165,7 +205,9 @@ def planned_from(text: str) -> LogOff | Pause | None:
     try:
         command = from_dict(parsed_object("planned", text))
     except (KeyError, ValueError) as error:
-        log.error("what was planned cannot be read", error=repr(error))
+        if hash(text) not in _unreadable and len(_unreadable) < MAX_UNREADABLE:
+            _unreadable.add(hash(text))  # it is read again and again
+            log.error("what was planned cannot be read", error=repr(error))
         return None
     return command if isinstance(command, LogOff | Pause) else None
 

@@ -12,7 +12,7 @@ from fastagi.agents.commands import MAX_STORED, Actor
 from fastagi.agents.events import Event
 from fastagi.agents.text import Unusable, number, parsed, storable
 from fastagi.contract import EventType, Sink, Source
-from fastagi.store.connection import Connection, moment
+from fastagi.store.connection import Connection, exactly, moment
 
 log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ def _event_from(row: Sequence[Any]) -> Event:
         reason,
         Source(source),
         Actor.from_dict(parsed("actor", actor)),
-        moment(at),
+        exactly(at),
         context,
         number("session_seconds", seconds),
         asterisk,

@@ -266,8 +266,13 @@ class Hooks:
             unreadable: list[tuple[int, int, str]] = []
             for row in rows:
                 event = events[row[8]]
+                try:
+                    hook = _hook(row)
+                except ValueError as error:  # a later version's, or somebody's hand
+                    unreadable.append((row[0], row[8], f"the hook cannot be read: {error}"))
+                    continue
                 if isinstance(event, Event):
-                    found.append(HookDelivery(_hook(row), row[8], event, row[9]))
+                    found.append(HookDelivery(hook, row[8], event, row[9]))
                 else:
                     unreadable.append((row[0], row[8], str(event)))
             return found, unreadable, others

@@ -5,16 +5,16 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from argon2 import PasswordHasher
 from peewee import JOIN, fn
 
-from fastagi.agents.limits import PauseLimit, WhenExceeded
+from fastagi.agents.limits import PauseLimit
 from fastagi.config.settings import CreatedAgentsSettings
 from fastagi.store import pins, tables
-from fastagi.store.connection import Connection, moment
+from fastagi.store.connection import Connection, moment, span, when_exceeded
 from fastagi.store.transactions import PeeweeStore
 from fastagi.store.views import CHUNK, Views
 
@@ -257,11 +257,7 @@ def _limit(row: dict[str, Any]) -> PauseLimit | None:
     longest, budget = row["max_duration"], row["daily_budget"]
     if longest is None and budget is None:
         return None
-    return PauseLimit(
-        None if longest is None else timedelta(seconds=longest),
-        None if budget is None else timedelta(seconds=budget),
-        WhenExceeded(row["when_exceeded"] or "warn"),
-    )
+    return PauseLimit(span(longest), span(budget), when_exceeded(row["when_exceeded"]))
 
 
 def _queues(database: Any, ids: Sequence[int]) -> dict[int, list[int]]:

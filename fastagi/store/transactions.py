@@ -41,7 +41,6 @@ from fastagi.agents.limits import (
     OpenPause,
     PauseLimit,
     QueuePause,
-    WhenExceeded,
     exceeded_event,
 )
 from fastagi.agents.lockout import USUAL_FOR, Keys, Verdict
@@ -52,7 +51,15 @@ from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import parsed_object
 from fastagi.store import directory
 from fastagi.store.clock import Clock
-from fastagi.store.connection import MAX_STATES, Connection, Loaded, moment, planned_from
+from fastagi.store.connection import (
+    MAX_STATES,
+    Connection,
+    Loaded,
+    moment,
+    planned_from,
+    span,
+    when_exceeded,
+)
 from fastagi.store.database import Claim, Place, explained, parse, prepare
 from fastagi.store.deliveries import PARKED_FOR, Deliveries, release, unstick
 from fastagi.store.directory import Declared, Difference
@@ -564,7 +571,7 @@ class PeeweeStore:
                 " AND (max_duration IS NOT NULL OR daily_budget IS NOT NULL)"
             ).fetchall()
             return {
-                code: PauseLimit(_span(longest), _span(budget), WhenExceeded(then or "warn"))
+                code: PauseLimit(span(longest), span(budget), when_exceeded(then))
                 for code, longest, budget, then in rows
             }
 
@@ -584,7 +591,7 @@ class PeeweeStore:
                 " WHERE q.archived_at IS NULL"
             ).fetchall()
             return {
-                (queue, code): QueuePause(_span(limit), bool(automatic), bool(disabled))
+                (queue, code): QueuePause(span(limit), bool(automatic), bool(disabled))
                 for queue, code, limit, automatic, disabled in rows
             }
 
@@ -883,10 +890,6 @@ def write_note(connection: Connection, key: str, value: str) -> None:
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (key, value),
     )
-
-
-def _span(seconds: float | None) -> timedelta | None:
-    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _all_of(connection: Connection, numbers: Sequence[str]) -> Iterable[Loaded]:

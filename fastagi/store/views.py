@@ -25,7 +25,7 @@ from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import printable
 from fastagi.contract import EventType, Planned, Sink, Source
 from fastagi.store import tables
-from fastagi.store.connection import loaded, moment, state_query
+from fastagi.store.connection import as_source, loaded, moment, state_query
 from fastagi.store.database import Place, explained, parse
 from fastagi.store.deliveries import EVENT_COLUMNS, HOOK, UnreadableEvent, event_from
 from fastagi.store.directory import Declared, removal
@@ -308,7 +308,7 @@ class Views:
         if agent is not None:
             query = query.where(tables.Agent.number == agent)
         for row in self._rows(query):
-            yield *row[:4], moment(row[4]), Source(row[5]), *_ended(row[6:])
+            yield *row[:4], moment(row[4]), as_source(row[5]), *_ended(row[6:])
 
     # -- for comparing the store with Asterisk
 
@@ -509,7 +509,7 @@ def _ended(row: Sequence[Any]) -> tuple[datetime | None, str, Source | None]:
     return (
         None if at is None else moment(at),
         how or "",
-        None if source is None else Source(source),
+        None if source is None else as_source(source),
     )
 
 
@@ -612,6 +612,6 @@ def _view(state: AgentState, source: str | None, pause_source: str | None) -> Ag
         planned=state.plan,
         context=session.device.context if session else "",
         device_type=session.device.type if session else "local",
-        source=Source(source) if session and source else None,
-        pause_source=Source(pause_source) if pause and pause_source else None,
+        source=as_source(source) if session and source else None,
+        pause_source=as_source(pause_source) if pause and pause_source else None,
     )

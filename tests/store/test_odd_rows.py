@@ -1,7 +1,12 @@
 """What another version or another program has left in the store is read, or is unreadable."""
 
 import json
+import shutil
+import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +17,13 @@ from structlog.testing import capture_logs
 from fastagi.agents.commands import COMMANDS, Command, LogOff, Pause, Unpause, from_dict, to_dict
 from fastagi.agents.events import Event
 from fastagi.agents.text import Unusable
+from fastagi.config.settings import CreatedAgentsSettings
 from fastagi.contract import EventType, Source
+from fastagi.store import PeeweeStore, Records, Views, connection
 from fastagi.store.connection import planned_from
 from fastagi.store.deliveries import UnreadableEvent, event_from
+
+from .conftest import done, log_in, pause
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
 JSON = st.recursive(
@@ -54,7 +63,9 @@ def test_what_was_planned_and_cannot_be_read_is_nothing(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 100_000, "", "\0"])
 def test_brackets_too_deep_and_numbers_too_long_are_refused(text: str) -> None:
+    connection._unreadable.clear()
     with capture_logs() as logs:
+        assert planned_from(text) is None
         assert planned_from(text) is None
     assert [entry["event"] for entry in logs] == ["what was planned cannot be read"]
 
@@ -126,3 +137,87 @@ def test_the_row_itself_is_one() -> None:
 def test_a_time_that_is_none(at: Any) -> None:
     with pytest.raises(UnreadableEvent):
         event_from([*ROW[:8], at, *ROW[9:]])
+
+
+ODD_VALUES: list[tuple[str, str, object]] = [
+    ("login_sessions", "since", 1e18),
+    ("login_sessions", "since", "abc"),
+    ("login_sessions", "since", -1e15),
+    ("login_sessions", "source", "a later one"),
+    ("login_sessions", "planned", '{"a"'),
+    ("pause_segments", "since", 1e300),
+    ("pause_segments", "source", "a later one"),
+    ("pause_reasons", "max_duration", 1e300),
+    ("pause_reasons", "max_duration", "long"),
+    ("pause_reasons", "when_exceeded", "a later one"),
+    ("events", "occurred_at", 1e18),
+    ("events", "source", "a later one"),
+]
+
+
+@pytest.mark.parametrize(("table", "column", "value"), ODD_VALUES)
+async def test_one_odd_row_keeps_no_other_from_being_read(
+    sqlite_made: dict[bool, Path],
+    tmp_path: Path,
+    opened: Callable[..., PeeweeStore],
+    table: str,
+    column: str,
+    value: object,
+) -> None:
+    path = tmp_path / "odd.db"
+    shutil.copy(sqlite_made[True], path)
+    store = opened(f"sqlite:///{path}", serve=True)
+    await done(store, log_in())
+    await done(store, log_in("1002", "1002"))
+    await done(store, pause())
+    views = Views(f"sqlite:///{path}", store.file)
+    its = {
+        "login_sessions": "agent_id = (SELECT id FROM agents WHERE number = '1001')",
+        "events": "seq = 1",
+    }
+    hand = sqlite3.connect(path)
+    hand.execute(f"UPDATE {table} SET {column} = ? WHERE {its.get(table, '1')}", (value,))
+    hand.commit()
+    hand.close()
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert [one.number for one in await store.logged_in()] == ["1001", "1002"]
+            assert set(await store.states(["1001", "1002"])) == {"1001", "1002"}
+            await store.planned()
+    assert len(logs) <= 1
+    assert len(await store.lately(100)) == 2
+    assert [one.agent for one in await store.open_pauses()] == ["1001"]
+    await store.limits()
+    assert {"1001", "1002"} <= {one.number for one in views.agents()}
+    assert Records(store, views, CreatedAgentsSettings, lambda: "en").reasons()
+    assert len(views.settled_events(0, 10)) >= 2
+    await done(store, pause("1002"))
+    assert (await store.health.ask()).fault is None
+    views.close()
+
+
+async def test_a_hook_that_cannot_be_read_holds_no_other_back(
+    sqlite_made: dict[bool, Path], tmp_path: Path, opened: Callable[..., PeeweeStore]
+) -> None:
+    path = tmp_path / "odd.db"
+    shutil.copy(sqlite_made[True], path)
+    store = opened(f"sqlite:///{path}", serve=True)
+    agent = await store.agent("1001")
+    assert agent is not None
+    made = []
+    for n in range(2):
+        url = f"https://{n}.example/"
+        hook = await store.hooks.create(
+            "crm", agent.id, "local", EventType.LOGIN, "POST", url, "json"
+        )
+        assert hook is not None
+        made.append(hook)
+    await done(store, log_in())
+    hand = sqlite3.connect(path)
+    hand.execute("UPDATE hooks SET event_type = 'a later one' WHERE id = ?", (made[0].id,))
+    hand.commit()
+    hand.close()
+    now = datetime.now(UTC) + timedelta(days=1)
+    found = await store.hooks.due(now, 10, frozenset())
+    assert [delivery.hook.id for delivery in found] == [made[1].id]
+    assert await store.hooks.parked(made[0].id) == 1
