@@ -307,6 +307,9 @@ if HttpToolsProtocol is not None:
 
         def _read(self, data: bytes) -> None:
             """One request at a time, and one ahead: thousands can be sent at once."""
+            if self.head_since is None and not self.answering and not self._in_body:
+                # Blank lines may come before a request, and are the beginning of none.
+                self.head_since = self.loop.time()
             begin = 0
             while begin < len(data) and not self._ended and not self.transport.is_closing():
                 if self.pipeline:

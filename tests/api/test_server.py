@@ -196,6 +196,25 @@ async def test_a_head_that_does_not_come(
     assert not it._state.connections
 
 
+@pytest.mark.parametrize("blank", [b"\r\n", b"\n", b"\r\n\r\n\r\n"])
+async def test_blank_lines_between_two_requests_hold_no_connection(
+    house: House, serve: Serve, blank: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end the time for the next request, and begin none."""
+    monkeypatch.setattr(server, "TICK", 0.02)
+    it = await serve(house.application())
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+    writer.write(GET + b"\r\n")
+    await reader.readuntil(b"]}")
+    monkeypatch.setattr(server, "HEAD_DEADLINE", 0.1)
+    writer.write(blank)
+    async with asyncio.timeout(20):
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
+    await until(lambda: not it._state.connections)
+
+
 async def test_a_body_that_does_not_come(
     house: House, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
