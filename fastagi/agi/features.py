@@ -734,7 +734,7 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
                     agent=call.agent,
                     extension=call.extension,
                     channel=call.actor.channel,
-                    why=str(refusal),
+                    why=printable(str(refusal)),
                 )
             await _of(call, refusal)
         except (CallerHungUp, ConnectionLost, SessionTimeout):

@@ -144,7 +144,13 @@ def replay(agent: str, events: Iterable[Event]) -> tuple[Told, list[str]]:
                 told.penalties = {}
             told.moving = False
             continue
-        must(told.where == event.extension, event, f"was at {told.where or 'no phone'}")
+        # A log-off tells where it could only pause, after it has told that the agent is off.
+        after_log_off = event.type is EventType.QUEUE_STATIC and not told.where
+        must(
+            told.where == event.extension or after_log_off,
+            event,
+            f"was at {told.where or 'no phone'}",
+        )
         if event.type in (EventType.PAUSE, EventType.UNPAUSE) and in_general(event):
             told.general = event.reason if event.type is EventType.PAUSE else None
             continue
