@@ -194,8 +194,8 @@ class Store(Protocol):
 
     async def clock_was_set(self, before: datetime, by: timedelta, begun: Collection[str]) -> None:
         """The machine's clock, which showed ``before``, was set by so much: logins and pauses that
-        go on began that much later. Where several services share the database, only those that
-        have ``begun`` here, by their ids."""
+        go on began that much later. While several services share the database, only those that
+        have ``begun`` here, by their ids: the others were written by other clocks."""
 
     async def pin_attempt(
         self,

@@ -26,6 +26,13 @@ AGAIN = 0.2  # seconds between two attempts to be seen again
 
 # The third class of keys; 0 and 1 are those of PINs and sinks, 2 that of the directory.
 _KEY = "hashtextextended('service:' || {}, 3)"
+# Held by all of them together, so that they can be counted.
+_ALL = "hashtextextended('services', 3)"
+_COUNT = f"""
+    SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (classid::bigint << 32) | objid::bigint = {_ALL}
+"""
 
 
 class Asks(Protocol):
@@ -41,6 +48,10 @@ class Presence:
     def dead(self, asks: Asks, owners: Collection[str]) -> set[str]:
         """Those among ``owners``, ids of other services, who are not there any more."""
         return set(owners)
+
+    def alone(self, asks: Asks) -> bool:
+        """Whether this is the only service there is, for certain."""
+        return True
 
     def start(self) -> None:
         """From now on the others see this service. Blocks. Raises what the database says."""
@@ -91,6 +102,11 @@ class SharedPresence(Presence):
         # Cut off ourselves and not aware of it yet: so may they be.
         return gone if self.id in free else gone | free
 
+    def alone(self, asks: Asks) -> bool:
+        if not self._seen or time.monotonic() < self._sure_from:
+            return False
+        return bool(asks.execute(_COUNT).fetchone()[0] == 1)
+
     def close(self) -> None:
         if not self._closing and self._thread is not None:
             self._closing = True
@@ -134,7 +150,8 @@ class SharedPresence(Presence):
     def _show(self) -> None:
         self._database.connect(reuse_if_open=True)
         self._database.connection().execute(
-            f"SELECT pg_advisory_lock({_KEY.format('%s::text')})", (self.id,)
+            f"SELECT pg_advisory_lock({_KEY.format('%s::text')}), pg_advisory_lock_shared({_ALL})",
+            (self.id,),
         )
         if self._started.is_set():
             self._sure_from = time.monotonic() + GRACE

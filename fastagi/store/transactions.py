@@ -845,9 +845,10 @@ class PeeweeStore:
 
     async def clock_was_set(self, before: datetime, by: timedelta, begun: Collection[str]) -> None:
         def job(connection: Connection) -> None:
+            alone = connection.presence.alone(connection)
             for table in ("login_sessions", "pause_segments"):
                 moved = f"UPDATE {table} SET since = since + ? WHERE ended_at IS NULL"
-                if self.sqlite:  # one service: whatever goes on was written by this clock
+                if alone:  # whatever goes on was written by this clock
                     connection.execute(
                         f"{moved} AND since <= ?", (by.total_seconds(), before.timestamp())
                     )

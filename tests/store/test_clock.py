@@ -17,7 +17,7 @@ DAY = timedelta(days=1)
 async def test_what_goes_on(store: PeeweeStore, by: timedelta) -> None:
     await done(store, log_in(id="in"))
     await store.confirm(await store.begin(pause(id="p"), LATER))
-    # Somebody whose login another service wrote, or who is not logged in any more.
+    # Somebody who was logged in before this service was started, or is not any more.
     await done(store, log_in("1002", "1002", id="other"))
     await done(store, log_in("1003", "1003", id="gone"))
     await done(store, log_off("1003"))
@@ -31,7 +31,7 @@ async def test_what_goes_on(store: PeeweeStore, by: timedelta) -> None:
     assert open_pause.since == LATER + by
     other = (await store.states(["1002"]))["1002"].session
     assert other is not None
-    assert other.since == (NOW + by if store.sqlite else NOW)
+    assert other.since == NOW + by
     # What it lasted is what went by: budgets and events count that.
     now = LATER + by + timedelta(minutes=30)
     back = Unpause(id="back", agent="1001", source=Source.PHONE, actor=ACTOR)
@@ -44,7 +44,7 @@ async def test_what_goes_on(store: PeeweeStore, by: timedelta) -> None:
 
 async def test_a_login_of_a_right_clock_is_not_moved(store: PeeweeStore) -> None:
     """Written before a restart of the machine, whose clock then was in the past until it was set
-    right: it is no login of that clock. With several services, it is none that has begun here."""
+    right: it is no login of that clock."""
     await done(store, log_in(id="in"))
     await store.clock_was_set(NOW - 2 * DAY, 2 * DAY, ())
     state = (await store.states(["1001"]))["1001"]

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,25 @@ async def test_a_stopped_service_leaves_nothing_behind(
     await third.close()
     assert len(await pair[0].deliveries.due(NOW, 10, Sink.LAMP)) == 1
     assert len(await pair[1].unsettled()) == 1
+
+
+@pytest.mark.postgres
+async def test_whose_logins_a_clock_that_was_set_has_written(pair: Pair) -> None:
+    """With others there only those of this service; when it is alone, all that go on."""
+    first, second = pair
+    await done(first, log_in("1001", "1001", id="here"))
+    await done(second, log_in("1002", "1002", id="there"))
+
+    async def since() -> list[timedelta]:
+        found = (await first.states(["1001", "1002"])).values()
+        return [a.session.since - NOW for a in found if a.session]
+
+    hour = timedelta(hours=1)
+    await first.clock_was_set(LATER, hour, {"here"})
+    assert await since() == [hour, timedelta()]
+    await second.close()
+    await first.clock_was_set(LATER + hour, hour, ())
+    assert await since() == [2 * hour, hour]
 
 
 @pytest.mark.postgres
