@@ -26,6 +26,11 @@ CAME_FROM = "${STACK_PEEK(1,c)}"  # the context that our subroutine was called f
 TRANSFERER = "${TRANSFERERNAME}"  # set where a call's consultation goes through a Local channel
 FIRST_CHANNEL = "${MASTER_CHANNEL(CHANNEL(name))}"  # with which the call began
 CONFIGURED = "${{PJSIP_ENDPOINT({},context)}}"  # the context that calls of an endpoint begin in
+CONFIGURED_IN = {  # by technology; where nothing can be asked nothing is certain
+    "PJSIP": CONFIGURED,
+    "SIP": "${{SIPPEER({},context)}}",
+    "IAX2": "${{IAXPEER({},context)}}",
+}
 
 Questions = Generator[str, str, "Caller"]
 
@@ -178,11 +183,11 @@ def _by_channel(
     if not direct or context in phones:
         # An inbound context may hand its callers on to the phones' one: what counts is where the
         # calls of this endpoint begin.
-        told = technology.upper() == "PJSIP" and is_extension(endpoint)
-        if told:
-            at_home = not _is_anybody(endpoint) and (yield CONFIGURED.format(endpoint)) in phones
-        else:
-            at_home = direct and not access.by_endpoint
+        begins_in, question = "", CONFIGURED_IN.get(technology.upper())
+        if question and is_extension(endpoint) and not _is_anybody(endpoint):
+            begins_in = yield question.format(endpoint)
+        told = begins_in != "" or technology.upper() == "PJSIP"
+        at_home = begins_in in phones if told else direct and not access.by_endpoint
         if at_home:
             extension = endpoint if access.by_endpoint else number
             return Caller(

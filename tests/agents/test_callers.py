@@ -101,6 +101,20 @@ CASES = [
     Case(STRANGER, "201", "PJSIP/201-00000001", told=at_home("201", "from-trunk")),
     Case(STRANGER, "anonymous", "PJSIP/anonymous-00000001", told=at_home("anonymous", "phones")),
     Case(OUTSIDE, "", "PJSIP/anonymous-00000001", listed=["PJSIP/anonymous"]),
+    # the other technologies that know of a context of their own
+    Case(
+        STRANGER, "1001", "IAX2/carrier-4711", by_endpoint=False,
+        told={CAME_FROM: "phones", "${IAXPEER(carrier,context)}": "from-trunk"},
+    ),
+    Case(
+        STRANGER, "1001", "SIP/carrier-00000001", by_endpoint=False,
+        told={CAME_FROM: "phones", "${SIPPEER(carrier,context)}": "from-trunk"},
+    ),
+    Case(
+        PHONE, "1001", "SIP/alice-00000001", by_endpoint=False,
+        told={CAME_FROM: "phones", "${SIPPEER(alice,context)}": "office"},
+    ),
+    Case(PHONE, "1001", "SIP/alice-00000001", told={CAME_FROM: "phones"}, by_endpoint=False),
     # whom login.from lists: the outside number tells where they are, a number of the house not
     Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["PJSIP/trunk"]),
     Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["pjsip/_tru[n]k"]),
