@@ -10,8 +10,10 @@ import contextlib
 import io
 import json
 import os
+import select
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -1033,35 +1035,87 @@ class LocalStamp:
 
 class Lines:
     """A stream that a running loop flushes a few times a second at most, not at each line: under
-    load that is a tenth of the processor's time. Elsewhere, and at exit, it is flushed at once."""
+    load that is a tenth of the processor's time. Elsewhere, and at exit, it is flushed at once.
+
+    Whoever reads the log may stand still, as a pager does, or a journal whose disk is full: calls
+    do not wait for it. What it does not take is kept, up to a limit, and then lost and counted."""
 
     WAIT = 0.05  # seconds
+    PIECE = 1000  # characters, at most 4,000 bytes: a pipe that can be written takes so many
+    MOST = 20_000  # lines that wait
+    PATIENCE = 5.0  # seconds, where no loop runs
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque()
+        self._rest = ""  # of the line that is being written
+        self._lost = 0
         self._awaited = False
-        atexit.register(self._write)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        atexit.register(self._finish)
 
     def write(self, text: str) -> None:
-        self._lines.append(text)
+        if len(self._lines) < self.MOST:
+            self._lines.append(text)
+        else:
+            self._lost += 1
 
     def flush(self) -> None:
-        if self._awaited:
+        if self._awaited and self._loop is not None and self._loop.is_running():
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._write()
-        else:
-            self._awaited = True
-            loop.call_later(self.WAIT, self._write)
+            other = self._loop
+            if other is None or not other.is_running():
+                self._finish()
+                return
+            # Another thread than the loop's: it has no time to wait either.
+            with contextlib.suppress(RuntimeError):
+                other.call_soon_threadsafe(self.flush)
+            return
+        self._loop = loop
+        self._awaited = True
+        loop.call_later(self.WAIT, self._write, loop)
 
-    def _write(self) -> None:
+    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         self._awaited = False
-        lines, self._lines = self._lines, []
+        while self._waits and self._takes(0.0):
+            self._write_piece()
+        if self._waits:
+            self._awaited = True
+            loop.call_later(self.WAIT, self._write, loop)
+
+    def _finish(self) -> None:
+        until = time.monotonic() + self.PATIENCE
+        while self._waits and self._takes(until - time.monotonic()):
+            self._write_piece()
+
+    @property
+    def _waits(self) -> bool:
+        return bool(self._rest or self._lines or self._lost)
+
+    def _takes(self, patience: float) -> bool:
+        """Whether a piece can be written now, or within so many seconds."""
+        try:
+            poll = select.poll()
+            poll.register(self._stream.fileno(), select.POLLOUT)
+            return bool(poll.poll(max(patience, 0.0) * 1000))
+        except (AttributeError, OSError, ValueError):  # no file: nobody stands still there
+            return True
+
+    def _write_piece(self) -> None:
+        parts, size = [self._rest], len(self._rest)
+        while self._lines and size < self.PIECE:
+            parts.append(self._lines.popleft())
+            size += len(parts[-1])
+        if self._lost and not self._lines and size < self.PIECE:
+            lost, self._lost = self._lost, 0
+            parts.append(f"... {lost} lines of the log were lost: nobody took them\n")
+        text = "".join(parts)
+        self._rest = text[self.PIECE :]
         with contextlib.suppress(OSError, ValueError):  # whoever read the log is gone
-            self._stream.write("".join(lines))
+            self._stream.write(text[: self.PIECE])
             self._stream.flush()
 
 

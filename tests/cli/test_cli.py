@@ -1,18 +1,22 @@
 """What all commands share: errors of the configuration, usage, the log; and `fastagi serve`."""
 
+import asyncio
 import base64
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
 
 import pytest
 
 from fastagi.agents.hooks import client_secret
-from fastagi.cli import console_line, json_line
+from fastagi.cli import Lines, console_line, json_line
 
 from .conftest import PIN, SECRET, Serve, Setting, environment, fastagi
 
@@ -194,3 +198,85 @@ def test_whatever_stands_in_a_line_it_is_written(value: object) -> None:
     line = json_line({"event": "x", "value": value})
     assert json.loads(line)["event"] == "x"
     assert line.isascii()
+
+
+def through_a_pipe(lines: Callable[[Lines], object]) -> tuple[bool, Callable[[], str]]:
+    """Whether a loop that wrote these lines went on although nobody read them; and how to read
+    them then."""
+    reading, writing = os.pipe()
+    stream = os.fdopen(writing, "w")
+    log = Lines(stream)
+
+    async def main() -> None:
+        lines(log)
+        log.flush()
+        await asyncio.sleep(3 * Lines.WAIT)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    thread.join(10)
+
+    def read() -> str:
+        found = bytearray()
+
+        def take() -> None:
+            while data := os.read(reading, 65536):
+                found.extend(data)
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        log._finish()
+        stream.close()
+        taking.join(10)
+        os.close(reading)
+        return found.decode()
+
+    return not thread.is_alive(), read
+
+
+def test_who_does_not_read_the_log_holds_up_no_call() -> None:
+    """A pager that stands at its first page, a journal whose disk is full."""
+    said = [f"{n:06} äöü {'x' * 90}\n" for n in range(5000)]
+    went_on, read = through_a_pipe(lambda log: [log.write(line) for line in said])
+    assert went_on
+    assert read() == "".join(said)
+
+
+def test_what_nobody_reads_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lines, "MOST", 1000)
+    said = [f"{n:06} {'x' * 90}\n" for n in range(5000)]
+    went_on, read = through_a_pipe(lambda log: [log.write(line) for line in said])
+    assert went_on
+    lines = read().splitlines(keepends=True)
+    assert lines[:-1] == said[:1000]
+    assert lines[-1] == "... 4000 lines of the log were lost: nobody took them\n"
+
+
+def test_a_log_that_nobody_reads_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lines, "PATIENCE", 0.1)
+    reading, writing = os.pipe()
+    stream = os.fdopen(writing, "w")
+    log = Lines(stream)
+    for _ in range(5000):
+        log.write("x" * 99 + "\n")
+    ending = threading.Thread(target=log._finish, daemon=True)
+    ending.start()
+    ending.join(10)
+    assert not ending.is_alive()
+    os.close(reading)
+    log._finish()  # and none is left that would wait at exit
+    with suppress(BrokenPipeError):
+        stream.close()
+
+
+def test_another_loop_is_flushed_too(capfd: pytest.CaptureFixture[str]) -> None:
+    log = Lines(sys.stderr)
+
+    async def main(text: str, seconds: float) -> None:
+        log.write(text)
+        log.flush()
+        await asyncio.sleep(seconds)
+
+    asyncio.run(main("one\n", 0))  # ends before it is flushed
+    asyncio.run(main("two\n", 3 * Lines.WAIT))
+    assert capfd.readouterr().err == "one\ntwo\n"
