@@ -457,6 +457,8 @@ async def _phones(
             continue
         phone = not (endpoint.trunk or endpoint.name == "anonymous")
         there = resolve(rules, otherwise) if otherwise and phone else None
+        if there is not None and any(there == rule.device(otherwise) for rule in broken):
+            continue  # the rule that would match is told of already
         if device is not None:
             gone.append(f"{endpoint.device} for {extension}, which becomes {device.interface}")
         elif there is not None and there.type == "local" and (extension or _by_endpoint(settings)):
