@@ -141,6 +141,8 @@ class SharedPresence(Presence):
                     self._wait(self._database.connection(), None)
                     if not self._closing:
                         self._database.connection().execute("SELECT 1")  # raises when it is cut
+                # Freed before the connection is closed: the server may notice that a while later.
+                self._database.connection().execute("SELECT pg_advisory_unlock_all()")
             except Exception as error:
                 self._seen = False
                 log.warning("cut off from the other services", error=str(error))

@@ -565,7 +565,7 @@ async def test_created_agents_at_a_phone(make_house: Callable[..., House], desk:
     service = house.service
     new = {"name": "Zoë", "login": "agent.1", "password": "agent_pass", "queues": [1, 3]}
     one = (await house.send("POST", "", new)).json["data"]["id"]
-    digits = {"name": "Yan", "login": "7007", "password": "2468"}
+    digits = {"name": "Yan", "login": "7007", "password": "24680246"}
     two = (await house.send("POST", "", digits)).json["data"]["id"]
     assert {"9501", "7007"} <= service.agents().keys()
 
@@ -592,12 +592,14 @@ async def test_created_agents_at_a_phone(make_house: Callable[..., House], desk:
     assert (await phone.dial("*32")).outcome == "LOGGED_OFF"
 
     # A password of digits is the PIN.
-    asked = await phone.dial("*317007", ("agent-pass", "1111#"), ("auth-incorrect", "2468#"))
+    asked = await phone.dial("*317007", ("agent-pass", "1111#"), ("auth-incorrect", "24680246#"))
     assert asked.outcome == "LOGGED_IN"
-    assert (await house.send("PUT", f"/{two}", {"queues": [1], "password": "1357"})).json == OK
+    assert (await house.send("PUT", f"/{two}", {"queues": [1], "password": "13571357"})).json == OK
     assert service.members()["sales"] == {"PJSIP/1001"}
     await phone.dial("*32")
-    asked = await phone.dial("*317007", ("agent-pass", "2468#"), ("auth-incorrect", "1357#"))
+    asked = await phone.dial(
+        "*317007", ("agent-pass", "24680246#"), ("auth-incorrect", "13571357#")
+    )
     assert asked.outcome == "LOGGED_IN"
     assert service.members()["sales"] == {"PJSIP/1001"}
 
@@ -606,7 +608,7 @@ async def test_created_agents_at_a_phone(make_house: Callable[..., House], desk:
     assert {"9501", "7007"} <= service.agents().keys()
     assert (await house.send("POST", f"/{two}/logoff")).json == OK
     log = service.log.read_text()
-    assert not any(secret in log for secret in ("agent_pass", "2468", "1357", TOKEN))
+    assert not any(secret in log for secret in ("agent_pass", "24680246", "13571357", TOKEN))
     service.agrees()
 
 

@@ -104,7 +104,7 @@ def show(what: str, seen: Seen) -> None:
 
 
 async def test_the_documents_lines(make_service: MakeService, desk: Any) -> None:
-    service = configured(make_service)
+    service = configured(make_service, timeout="30s")
     alice: Desk = await desk("1001")
     async with receiver() as web:
         login = await hook(service, web.url("/fordel/show.php"))
@@ -167,7 +167,7 @@ async def test_a_remote_agent(make_service: MakeService, desk: Any, asterisk: An
     asterisk.more_dialplan += "\n[outbound](+)\nexten => 0555123,1,Dial(PJSIP/1006,30)\n"
     try:
         # which also has Asterisk read its dialplan
-        service = configured(make_service, {"pin": "4321", "outside": ["0555123"]})
+        service = configured(make_service, {"pin": "4321", "outside": ["0555123"]}, timeout="30s")
         phone: Desk = await desk("1001")
         outside: Desk = await desk("1006")
         caller: Desk = await desk("1005")
