@@ -567,7 +567,10 @@ def test_no_descriptor_is_left_for_each_store(path: Path) -> None:
     before = len(file._kept), len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         open_store(f"sqlite:///{path}")._close()
-    assert (len(file._kept), len(os.listdir("/proc/self/fd"))) == before
+    kept, descriptors = before
+    assert len(file._kept) == kept
+    # What earlier tests left to the garbage collector may be closed meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
 async def test_the_directory_is_not_brought_into_another_file(
