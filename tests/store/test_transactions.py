@@ -723,7 +723,8 @@ async def test_a_closed_store_says_so(sqlite_url: str, opened: Opened) -> None:
 
 # -- words on paper
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+# What no command has: nothing that holds it gets this far, and PostgreSQL stores no NUL.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
 
 @given(id=TEXT, caller=TEXT, extension=TEXT, hung_up=st.booleans(), move=st.booleans())
