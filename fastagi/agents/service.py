@@ -343,8 +343,7 @@ class AgentService:
 
     async def agent_at(self, device: Device) -> AgentState | None:
         """Who is logged in on this device. Raises Unavailable."""
-        with _told_as_unavailable():
-            return await self.store.agent_at(device.key)
+        return await self.agent_on(device.key)
 
     async def agent_with_extension(self, extension: str, asterisk: str) -> AgentState | None:
         """Who is logged in with this extension, as the login was stored: device rules may have

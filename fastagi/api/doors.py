@@ -11,6 +11,7 @@ from fastagi.agents.events import Event
 from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
 from fastagi.agents.limits import PauseLimit, QueuePauses
 from fastagi.agents.model import AgentState, Status
+from fastagi.agents.reasons import Described
 from fastagi.agents.service import AgentService
 from fastagi.agents.storage import WELL, StoreHealth
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
@@ -165,17 +166,11 @@ class Stretch(Protocol):
     def ended_at(self) -> datetime | None: ...
 
 
-class Reason(Protocol):
+class Reason(Described, Protocol):
     """A pause reason, archived ones too."""
 
     @property
     def id(self) -> int: ...
-    @property
-    def code(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def description(self) -> str: ...
     @property
     def productive(self) -> bool: ...
     @property
