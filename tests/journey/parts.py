@@ -629,6 +629,11 @@ class Peer:
         packet = "".join(f"{name}: {value}\r\n" for name, value in action.items())
         self._manager._sock._sock.sendall(f"{packet}Async: true\r\n\r\n".encode())
 
+    async def put(self, family: str, key: str, value: str) -> None:
+        """Writes into Asterisk's own database; returns when that is done."""
+        action = {"Action": "DBPut", "Family": family, "Key": key, "Val": value}
+        await asyncio.to_thread(self._manager.send_action, action)
+
     def named(self, event: str) -> list[dict[str, str]]:
         return [told for told in list(self.heard) if told.get("Event") == event]
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from asterisk.manager import Manager
 
 from fastagi.agi.features import Outcome
 from tests.ami.peer import Link
 from tests.ami.peer import Peer as Scripted
 from tests.ami.test_queues import end, item
 from tests.ami.throttle import SlowLine
-from tests.journey.parts import Service, until
+from tests.journey.parts import Peer, Service, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pyst2's use of threading
 
@@ -177,9 +176,6 @@ async def test_notes_that_cannot_be_stored_keep_no_service_from_starting(
     service.signal(signal.SIGTERM)
     assert service.process.wait(40) == 0
     service.process = None
-    manager = Manager()
-    manager.connect("127.0.0.1", asterisk.ami_port)
-    manager.login(asterisk.admin_username, asterisk.admin_secret)
     now = int(time.time() * 1000)
     poison = (
         r'{"s":"agent/pause","i":"PJSIP/\ud800","r":"1"}',
@@ -188,11 +184,10 @@ async def test_notes_that_cannot_be_stored_keep_no_service_from_starting(
     )
     sound = json.dumps({"s": "agent/pause", "i": "PJSIP/1001", "r": "1"}, separators=(",", ":"))
     asterisk.cli("queue pause member PJSIP/1001 reason lunch")
-    for n, value in enumerate((*poison, sound)):
-        put = {"Family": "fastagi", "Key": f"{now + n}-{n}.1", "Val": value}
-        manager.send_action({"Action": "DBPut", **put})
-    await until(lambda: "4 results" in asterisk.cli("database show fastagi"))
-    manager.close()
+    async with Peer(asterisk) as peer:
+        for n, value in enumerate((*poison, sound)):
+            await peer.put("fastagi", f"{now + n}-{n}.1", value)
+    assert "4 results" in asterisk.cli("database show fastagi")
     service.start()
     await until(lambda: "0 results" in asterisk.cli("database show fastagi"))
     told = service.logged("fallback note cannot be read, it is deleted")
