@@ -12,6 +12,7 @@ no settings, no store, no log, which would take ten times as long as the call.
 
 import io
 import json
+import os
 import re
 import signal
 import sys
@@ -38,21 +39,29 @@ from fastagi.agents.devices import Device, DeviceRule, Pattern
 from fastagi.agents.notes import Note
 from fastagi.agi import prompts
 from fastagi.agi.prompts import Digits, Facts, Number, Phrase
-from fastagi.contract import LOGGED_OFF, NOTES_FAMILY, Outcome, Script, Variable
+from fastagi.contract import LOGGED_OFF, MEMBER_NAME, NOTES_FAMILY, Outcome, Script, Variable
 
 LONGEST = 90  # seconds; the dialplan ends the call before
 TRIES = 3  # how often a reason is asked for
 ANSWER_WITHIN = 8_000  # milliseconds for the first digit
 NEXT_DIGIT_WITHIN = 3_000  # milliseconds for each further one
 LIST_IS_WHOLE = 900  # characters; QUEUE_MEMBER_LIST cuts a longer list at 1,023
+CONSOLE_WITHIN = 2  # seconds for an answer of Asterisk's console
 
 _SHOWN = 80  # characters of what a caller sends that are written down
 _MOST_HEADERS = 100
 _LONGEST_LINE = 65_536
+_MOST_SHOWN = 4_000_000  # bytes of an answer of the console
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_.-]")
 _REPLY = re.compile(r"(?P<code>\d{3})(?P<more>-?) ?(?P<text>.*)", re.DOTALL)
 _RESULT = re.compile(r"result=(?P<value>\S*)(?: \((?P<data>.*)\))?", re.DOTALL)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# To the end of the line: a reason may hold whatever follows it.
+_PAUSED = re.compile(
+    r".*? \(paused(?::(?P<reason>.*))? was -?\d+ secs ago\)( \([^()]*\))* has taken"
+)
+_AGENT = re.compile(MEMBER_NAME.format(number=r"(?P<number>[0-9]+)"), re.ASCII)
 
 
 class Silence:
@@ -244,12 +253,34 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class PausedMember:
+    reason: str | None  # None: not known
+    agent: str  # number; "" where the member's name tells none
+    left: bool  # a static or realtime member whose agent is logged off, or has left the queue
+
+
+_NOT_KNOWN = PausedMember(None, "", left=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Here:
     """What Asterisk tells of the phone as a queue member."""
 
-    queues: tuple[str, ...]
-    paused: bool  # in one of them at least
+    queues: tuple[str, ...]  # not those that its agent has left
+    paused: tuple[PausedMember, ...]  # in these of them
     certain: bool  # it is in one of them
+    left: bool  # there are queues that its agent has left, and whose members stay paused
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The queues as PauseQueueMember takes them: "" is all at once."""
+        return self.queues if self.left else ("",)
+
+    @property
+    def reasons(self) -> set[str | None]:
+        """Those of a pause in all queues; none where the phone is available in one."""
+        everywhere = len(self.paused) == len(self.queues)
+        return {member.reason for member in self.paused} if everywhere else set()
 
 
 class Call:
@@ -267,6 +298,7 @@ class Call:
         self.caller = self._recognised()
         self.extension = self.caller.extension
         self.reason = ""  # its code
+        self.agent = ""  # the number, where Asterisk tells it
         self._answered = False
         # A "#" that ends what was dialled or typed may come when that is over: it answers nothing.
         self._hash_may_follow = True
@@ -378,20 +410,29 @@ class Call:
         QUEUE_MEMBER is asked only of queues that the phone is in: of others it answers 0 as well,
         and logs an error.
         """
-        known, perhaps, paused = [], [], False
+        known: list[str] = []
+        perhaps: list[str] = []
+        paused: list[PausedMember] = []
+        left = False
         for queue in self.known.queues:
             listed = self.phone.get_variable(f"QUEUE_MEMBER_LIST({queue})")
-            if device.interface.lower() in listed.lower().split(","):
-                known.append(queue)
-            elif len(listed) > LIST_IS_WHOLE:
-                perhaps.append(queue)
-            else:
+            certain = device.interface.lower() in listed.lower().split(",")
+            if not certain and len(listed) <= LIST_IS_WHOLE:
                 continue
             told = self.phone.get_variable(f"QUEUE_MEMBER({queue},paused,{device.interface})")
-            paused = paused or told == "1"
+            if told != "1":
+                (known if certain else perhaps).append(queue)
+                continue
+            member = paused_member(queue, device.interface)
+            if member.left:
+                left = True
+                continue
+            known.append(queue)
+            paused.append(member)
+            self.agent = self.agent or member.agent
         if not known and not perhaps:
             raise Refused(Outcome.NOT_LOGGED_IN)
-        return Here((*known, *perhaps), paused, certain=bool(known) or paused)
+        return Here((*known, *perhaps), tuple(paused), certain=bool(known), left=left)
 
     # -- notes
 
@@ -422,6 +463,52 @@ class Call:
         self.phone.database_del(NOTES_FAMILY, key)
 
 
+def paused_member(queue: str, interface: str) -> PausedMember:
+    """Why this member is paused. No function of the dialplan tells it, Asterisk's console does."""
+    member = re.escape(interface)
+    line = re.compile(
+        rf"\s+(?:(?P<name>.*?) \({member}(?: from .*?)?\)|{member})(?P<rest> (?:with|\().*)",
+        re.IGNORECASE,
+    )
+    if '"' in queue or _CONTROLS.search(queue):
+        return _NOT_KNOWN
+    for text in _COLOUR.sub("", on_console(f'queue show "{queue}"')).split("\n"):
+        found = line.fullmatch(text)
+        paused = _PAUSED.match(found["rest"]) if found else None
+        if found is None or paused is None:
+            continue
+        named = _AGENT.fullmatch(found["name"] or "")
+        reason = paused["reason"] or ""
+        left = reason == LOGGED_OFF and "(dynamic)" not in found["rest"]
+        return PausedMember(reason, named["number"] if named else "", left)
+    return _NOT_KNOWN
+
+
+def on_console(command: str) -> str:
+    """What Asterisk's own console answers, as ``asterisk -rx`` would; "" where it cannot be asked:
+    another name than asterisk.ctl, no permission, no answer in time."""
+    import socket  # few calls need it
+    import time
+
+    folder = os.environ.get("AST_RUN_DIR")  # set by Asterisk for its AGI programs
+    if not folder:
+        return ""
+    shown = b""
+    ends = time.monotonic() + CONSOLE_WITHIN
+    try:
+        with socket.socket(socket.AF_UNIX) as console:
+            console.settimeout(CONSOLE_WITHIN)
+            console.connect(os.path.join(folder, "asterisk.ctl"))
+            console.sendall(b"cli quit after " + command.encode() + b"\0")
+            while part := console.recv(_LONGEST_LINE):
+                shown += part
+                if len(shown) > _MOST_SHOWN or time.monotonic() > ends:
+                    return ""
+    except (OSError, ValueError):
+        return ""
+    return shown.decode(errors="replace")
+
+
 def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)[:_SHOWN]
 
@@ -437,15 +524,21 @@ def _fitting(note: Note) -> str:
 
 def pause(call: Call) -> Outcome:
     device = call.device()
-    call.here(device)
+    here = call.here(device)
     call.ask_reason()
-    key = call.note(Script.PAUSE, device)
     name = call.known.reasons[call.reason]
-    call.phone.application("PauseQueueMember", "", device.interface, "", name)
-    if call.phone.get_variable("PQMSTATUS") != "PAUSED":
+    if here.reasons == {name}:
+        return Outcome.ALREADY_PAUSED
+    key = call.note(Script.PAUSE, device)
+    results = set()
+    for queue in here.named:
+        call.phone.application("PauseQueueMember", queue, device.interface, "", name)
+        results.add(call.phone.get_variable("PQMSTATUS"))
+    if "PAUSED" not in results:
         call.take_back(key)
         raise Refused(Outcome.NOT_LOGGED_IN)
-    return Outcome.PAUSED
+    changed = here.reasons and None not in here.reasons
+    return Outcome.PAUSE_REASON_CHANGED if changed else Outcome.PAUSED
 
 
 def unpause(call: Call) -> Outcome:
@@ -454,8 +547,11 @@ def unpause(call: Call) -> Outcome:
     if here.certain and not here.paused:
         return Outcome.NOT_PAUSED
     key = call.note(Script.UNPAUSE, device)
-    call.phone.application("UnpauseQueueMember", "", device.interface)
-    if call.phone.get_variable("UPQMSTATUS") != "UNPAUSED":
+    results = set()
+    for queue in here.named:
+        call.phone.application("UnpauseQueueMember", queue, device.interface)
+        results.add(call.phone.get_variable("UPQMSTATUS"))
+    if "UNPAUSED" not in results:
         call.take_back(key)
         raise Refused(Outcome.NOT_LOGGED_IN)
     return Outcome.UNPAUSED
@@ -521,7 +617,7 @@ def serve(phone: Phone, known: Known, script: str, dialled: str, now: datetime) 
         outcome = refusal.outcome
     except TryAgain:
         outcome = Outcome.UNAVAILABLE
-    spoken = Facts(extension=call.extension, reason=call.reason)
+    spoken = Facts(agent=call.agent, extension=call.extension, reason=call.reason)
     phone.finishing = False
     try:
         call.say(prompts.answer(outcome, spoken, known.prompts))
@@ -534,7 +630,7 @@ def serve(phone: Phone, known: Known, script: str, dialled: str, now: datetime) 
 
 
 def _variables(call: Call, outcome: Outcome) -> Iterator[tuple[str, str]]:
-    paused = outcome is Outcome.PAUSED
+    paused = outcome in (Outcome.PAUSED, Outcome.ALREADY_PAUSED, Outcome.PAUSE_REASON_CHANGED)
     yield Variable.NUMBER.value, ""  # Asterisk tells of a member's interface, not of its name
     yield Variable.EXTENSION.value, call.extension
     yield Variable.PAUSE_REASON.value, call.known.reasons[call.reason] if paused else ""

@@ -1,16 +1,20 @@
 """Plays Asterisk towards a classic AGI: starts it, sends the headers, answers, hangs up.
 
 Its queues and its database are two dictionaries; answers are Asterisk's own (res_agi.c, app_queue.c
-of 22.10).
+of 22.10). Its console is a socket that knows `queue show`.
 """
 
 import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ class Member:
     paused: bool = False
     reason: str = ""
     dynamic: bool = True
+    name: str = ""  # "" is the interface, as Asterisk has it
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Classic:
     queues: dict[str, dict[str, Member]] = field(default_factory=dict)
     database: dict[str, str] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)  # sounds
+    console: Callable[[str], bytes] | None = None  # in place of what it answers
 
     def join(self, interface: str, *queues: str, **state: Any) -> None:
         for queue in queues:
@@ -75,13 +81,15 @@ class Classic:
         die_at      Asterisk itself goes at that command
         """
         heard, pressed, gone = Heard(), iter(keys), False
+        stack = contextlib.ExitStack()
+        folder = stack.enter_context(self._console())
         process = subprocess.Popen(
             [*AGI, str(self.facts), script, *digits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd="/",
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "AST_RUN_DIR": folder},
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -109,7 +117,52 @@ class Classic:
         heard.stderr = process.stderr.read().decode()
         process.stderr.close()
         heard.status = process.wait(20)
+        stack.close()
         return heard
+
+    @contextlib.contextmanager
+    def _console(self) -> Iterator[str]:
+        # Not pytest's folder: the name of a socket has at most 107 characters.
+        folder = tempfile.mkdtemp()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{folder}/asterisk.ctl")
+        listener.listen()
+        thread = threading.Thread(target=self._listen, args=(listener,), daemon=True)
+        thread.start()
+        try:
+            yield folder
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+            listener.close()
+            shutil.rmtree(folder)
+
+    def _listen(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            with peer, contextlib.suppress(OSError):
+                asked = b""
+                while not asked.endswith(b"\0"):
+                    asked += peer.recv(4096)
+                command = asked.decode().removesuffix("\0").removeprefix("cli quit after ")
+                peer.sendall((self.console or self._shown)(command))
+
+    def _shown(self, command: str) -> bytes:
+        queue = command.removeprefix('queue show "').removesuffix('"')
+        lines = ["host/1/22.10.1", f"{queue} has 0 calls (max unlimited) in 'ringall' strategy"]
+        for interface, member in self.queues[queue].items():
+            named = f"{member.name} ({interface})" if member.name else interface
+            kind = " (\x1b[1;36;40mdynamic\x1b[0m)" if member.dynamic else ""
+            why = f":{member.reason}" if member.reason else ""
+            paused = f" (paused{why} was 3 secs ago)" if member.paused else ""
+            lines.append(
+                f"      {named} (ringinuse disabled){kind}{paused} (Not in use)"
+                " has taken no calls yet (login was 7 secs ago)"
+            )
+        return "\n".join([*lines, "   No Callers", "", ""]).encode()
 
     def _reply(
         self,

@@ -178,6 +178,7 @@ def test_callers_from_outside_may_only_where_they_are_listed(classic: Classic) -
         {"match": "0X.", "type": "remote", "interface": "Local/{extension}@out/n"},
     ]
     for listed in ("PJSIP/trunk", "from-trunk"):
+        classic.join("Local/0712345678@out/n", "sales")
         chosen = settings(login={"from": [listed]}, devices=rules)
         classic.facts.write_text(render_fallback_facts(chosen), encoding="utf-8")
         more["agi_context"] = "agent-features-call"
@@ -281,6 +282,94 @@ def test_a_member_that_cannot_be_removed_is_paused(
     assert len(classic.database) == 1
 
 
+def test_a_static_member_that_its_agent_has_left_stays_paused(classic: Classic) -> None:
+    """Nobody is logged in there: neither is the pause ended nor another one begun."""
+    for queue in BOTH:
+        member = Member(True, "logged-off", dynamic=False, name="Front desk (1001)")
+        classic.queues[queue]["PJSIP/1001"] = member
+    for script in ("agent/unpause", "agent/pause", "agent/logoff", "agent/toggle-pause"):
+        heard = classic.dial(script, *["1"] * ("pause" in script))
+        assert (script, heard.outcome) == (script, "NOT_LOGGED_IN")
+    assert classic.dial("agent/toggle-login").outcome == "UNAVAILABLE", "only the service logs in"
+    for queue in BOTH:
+        assert classic.queues[queue]["PJSIP/1001"] == member
+    assert classic.database == {}
+
+
+def test_a_queue_that_was_left_stays_left(classic: Classic) -> None:
+    left = Member(True, "logged-off", dynamic=False)
+    classic.queues["sales"]["PJSIP/1001"] = left
+    night = classic.queues["night shift"]
+    for script, outcome, after in (
+        ("agent/unpause", "NOT_PAUSED", Member()),
+        ("agent/pause", "PAUSED", Member(True, "lunch")),
+        ("agent/unpause", "UNPAUSED", Member()),
+        ("agent/toggle-pause", "PAUSED", Member(True, "lunch")),
+        ("agent/toggle-pause", "UNPAUSED", Member()),
+        ("agent/logoff", "LOGGED_OFF", None),
+    ):
+        heard = classic.dial(script, *["1"] * ("pause" in script))
+        assert (heard.outcome, night.get("PJSIP/1001")) == (outcome, after)
+        assert classic.queues["sales"]["PJSIP/1001"] == left
+
+
+def test_a_dynamic_member_with_that_reason_is_somebody_s(classic: Classic) -> None:
+    classic.join("PJSIP/1001", *BOTH, paused=True, reason="logged-off")
+    assert classic.dial("agent/unpause").outcome == "UNPAUSED"
+
+
+def test_paused_for_this_very_reason(classic: Classic) -> None:
+    paused = Member(True, "lunch", name="Agent/4001")
+    classic.queues = {queue: {"PJSIP/1001": paused} for queue in BOTH}
+    heard = classic.dial("agent/pause", "1")
+    assert heard.outcome == "ALREADY_PAUSED"
+    assert heard.sounds == ["spy-agent", "4001", "dictate/paused", "1"]
+    assert heard.variables["AGENT_PAUSE_REASON"] == "lunch"
+    assert not [line for line in heard.commands if line.startswith("EXEC")]
+    assert classic.database == {}, "nothing was done"
+    heard = classic.dial("agent/pause", "22")
+    assert (heard.outcome, heard.variables["AGENT_PAUSE_REASON"]) == (
+        "PAUSE_REASON_CHANGED",
+        "a meeting",
+    )
+    assert heard.sounds == ["dictate/paused", "vm-saved", "22"]
+    assert paused.reason == "a meeting"
+
+
+def test_for_this_reason_in_one_queue_only(classic: Classic) -> None:
+    classic.queues["sales"]["PJSIP/1001"] = Member(True, "lunch")
+    assert classic.dial("agent/pause", "1").outcome == "PAUSED"
+    assert classic.queues["night shift"]["PJSIP/1001"] == Member(True, "lunch")
+
+
+@pytest.mark.parametrize("reason", ["a (b) was 3 secs ago) (c", "ä" * 39, "logged-off (dynamic)"])
+def test_odd_reasons(classic: Classic, reason: str) -> None:
+    facts = render_fallback_facts(settings(pause_reasons=[{"code": "1", "name": reason}]))
+    classic.facts.write_text(facts, encoding="utf-8")
+    for queue in BOTH:
+        classic.queues[queue]["PJSIP/1001"] = Member(True, reason, name="Agent/1")
+    assert classic.dial("agent/pause", "1").outcome == "ALREADY_PAUSED"
+
+
+@pytest.mark.parametrize("shown", [b"", b"\xff\x00\n", b"No such queue: sales\n", b"x" * 5_000_000])
+def test_a_console_that_does_not_answer_keeps_nobody_from_a_pause(
+    classic: Classic, shown: bytes
+) -> None:
+    classic.console = lambda command: shown
+    classic.join("PJSIP/1001", *BOTH, paused=True, reason="lunch")
+    assert classic.dial("agent/pause", "1").outcome == "PAUSED"
+    assert classic.dial("agent/unpause").outcome == "UNPAUSED"
+
+
+def test_who_is_available_is_not_looked_for_on_the_console(classic: Classic) -> None:
+    asked: list[str] = []
+    classic.console = lambda command: asked.append(command) or b""  # type: ignore[func-returns-value]
+    assert classic.dial("agent/pause", "1").outcome == "PAUSED"
+    assert asked == []
+    classic.dial("agent/unpause")
+    assert asked == [f'queue show "{queue}"' for queue in BOTH]
+
+
 def test_one_that_cannot_even_be_paused(classic: Classic) -> None:
     """Its other queues are left; the note stays, as something has changed."""
     classic.queues["sales"]["PJSIP/1001"].dynamic = False
@@ -296,6 +385,7 @@ def test_missing_sounds_are_beeps_and_none_at_all_is_no_failure(classic: Classic
     assert (heard.outcome, heard.sounds) == ("PAUSED", ["beeperr", "1"])
     assert "dictate/paused" in heard.told[0]
     classic.missing = {"dictate/paused", "beeperr"}
+    classic.join("PJSIP/1001", *BOTH)
     heard = classic.dial("agent/pause", "1")
     assert (heard.outcome, heard.sounds) == ("PAUSED", ["1"])
 

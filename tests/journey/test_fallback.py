@@ -136,8 +136,63 @@ async def test_the_menu_asks_for_the_reason(
     heard = await phone.dial("*33", ("vm-press", "3"))
     assert told(heard) == ("PAUSED", "", "1001", "meeting")
     heard = await phone.dial("*339", ("conf-errormenu", "2"))
-    assert told(heard) == ("PAUSED", "", "1001", "break")
+    assert told(heard) == ("PAUSE_REASON_CHANGED", "", "1001", "break")
     assert service.members()["sales"] == {"PJSIP/1001 paused:break"}
+
+
+async def test_paused_for_this_reason_already(
+    with_fallback: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    service = with_fallback()
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    await phone.dial("*331")
+    before = service.events()
+    away(service)
+    heard = await phone.dial("*331")
+    assert told(heard) == ("ALREADY_PAUSED", "", "1001", "lunch")
+    assert heard.sounds == [
+        "spy-agent",
+        *(f"digits/{d}" for d in "4001"),
+        "dictate/paused",
+        "digits/1",
+    ]
+    assert notes(asterisk) == []
+    service.start()
+    assert (await phone.dial("*331")).outcome == "ALREADY_PAUSED"
+    assert service.events() == before
+
+
+async def test_a_static_member_stays_off(with_fallback: Any, desk: Any, asterisk: Asterisk) -> None:
+    """Neither *34 nor *33 wakes the phone of a logged-off agent whom queues.conf keeps there."""
+    asterisk.queue_sections = "".join(
+        f"[{queue}]\nringinuse = no\n{line}"
+        for queue, line in (("sales", ""), ("support", "member => PJSIP/1001,5,Front desk\n"))
+    )
+    asterisk.reload("queues")
+    service = with_fallback()
+    phone = await desk("1001")
+    await phone.dial("*314001")
+    await phone.dial("*32")
+    away(service)
+    off = asterisk.cli("queue show support")
+    assert "(paused:logged-off was" in off
+    for code in ("*34", "*331", "*32", "*391"):
+        assert told(await phone.dial(code)) == ("NOT_LOGGED_IN", "", "1001", "")
+    assert (await phone.dial("*30")).outcome == "UNAVAILABLE"
+    assert "(paused:logged-off was" in asterisk.cli("queue show support")
+    # Logged in, but out of that queue
+    service.start()
+    await phone.dial("*314001")
+    await phone.dial("*36702", ("agent-loggedoff", "1"))
+    away(service)
+    for code, outcome in (("*34", "NOT_PAUSED"), ("*331", "PAUSED"), ("*34", "UNPAUSED")):
+        assert (await phone.dial(code)).outcome == outcome
+        assert "(paused:logged-off was" in asterisk.cli("queue show support")
+    assert service.members()["sales"] == IN_SALES
+    assert (await phone.dial("*32")).outcome == "LOGGED_OFF"
+    assert "(paused:logged-off was" in asterisk.cli("queue show support")
+    assert service.members()["sales"] == set()
 
 
 async def test_who_hangs_up_at_the_menu_changes_nothing(
