@@ -1,11 +1,14 @@
 """What a changed configuration means for agents who are logged in: they are logged off, leave and
 join queues, get other penalties.
 
-It lasts until Asterisk was told. A later configuration decides: what it takes back is not done.
+It lasts until Asterisk was told, also over a restart of the service, and what Asterisk refuses is
+tried again. A later configuration decides: what it takes back is not done.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -26,7 +29,9 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Pair = tuple[str, str]  # an agent's number and a queue's name
 
-ROUND_EVERY: Final = 1.0  # seconds between two attempts, where something could not be done
+ROUND_EVERY: Final = 1.0  # seconds between two attempts, where something could not be done …
+REFUSED_EVERY: Final = 15.0  # … and where all that is left was refused
+_PENALTY: Final = "penalty:"  # notes in the store: penalties that Asterisk does not know yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,11 @@ class _Due:
     only_if: Callable[[AgentState], bool] | None = None
 
     @property
-    def key(self) -> tuple[type[Command], str, str]:
+    def key(self) -> "Key":
         return type(self.command), self.command.agent, getattr(self.command, "queue", "")
+
+
+Key = tuple[type[Command], str, str]  # what is to be done, the agent and the queue
 
 
 class BringAlong:
@@ -55,10 +63,13 @@ class BringAlong:
         self._rules = rules
         self._one = asyncio.Lock()  # two at once would do the same twice
         self._latest = 0  # which configuration counts
+        self._later = asyncio.Event()  # there is a later one
         # What Asterisk does not know yet. What is to be left, and who is to be logged off, the
         # store knows; it finds again what an earlier process could not finish.
         self._joins: dict[Pair, None] = {}
         self._penalties: dict[Pair, int] = {}
+        self._notes_read = False
+        self._refused: dict[Key, str] = {}  # why, as last logged
         self._left: set[str] = set()  # agents who have left queues that were taken away
         self._stranded: set[str] = set()  # logins, by id, that a warning was logged about
 
@@ -66,26 +77,50 @@ class BringAlong:
         """Ends when all is done, or when it runs once more for a later configuration."""
         self._latest += 1
         mine = self._latest
+        self._later.set()
         for pair in difference.to_join:
             # Also a note in the store, as this process may end before Asterisk is back.
             await _until_stored(partial(self._service.is_to_join, *pair))
             self._joins[pair] = None
-        for number, queue, penalty in difference.to_set_penalty:
-            self._penalties[number, queue] = penalty
-        over: set[tuple[type[Command], str, str]] = set()
+        await _until_stored(partial(self._note_penalties, difference.to_set_penalty))
+        over: set[Key] = set()
+        warned = False
         async with self._one:
+            self._later.clear()
             while mine == self._latest:
                 due = [one for one in await _until_stored(self._due) if one.key not in over]
                 self._left.update(d.command.agent for d in due if isinstance(d.command, LeaveQueue))
                 tried = await self._round(due, mine)
                 over |= tried
-                if len(tried) == len(due):
+                left = {one.key for one in due} - tried
+                self._refused = {key: why for key, why in self._refused.items() if key in left}
+                refused = left == self._refused.keys()
+                if refused and not warned and mine == self._latest:
+                    warned = True
+                    await self._warn()
+                if not left:
                     break
-                await asyncio.sleep(ROUND_EVERY)
-        if mine == self._latest:
-            left, self._left = sorted(self._left), set()
-            await _until_stored(partial(self._warn_of_idle, left))
-            await _until_stored(self._warn_of_stranded)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REFUSED_EVERY if refused else ROUND_EVERY):
+                        await self._later.wait()
+
+    async def _note_penalties(self, penalties: Iterable[tuple[str, str, int]]) -> None:
+        """In the store as well: this process may end before Asterisk is told."""
+        if not self._notes_read:
+            notes = await self._store.notes(_PENALTY)
+            self._notes_read = True
+            for note, value in notes.items():
+                with self._service.fence.item("bring along", note=note):
+                    number, queue = json.loads(note.removeprefix(_PENALTY))
+                    self._penalties[number, queue] = int(value)
+        for number, queue, penalty in penalties:
+            await self._store.set_note(_noted((number, queue)), str(penalty))
+            self._penalties[number, queue] = penalty
+
+    async def _warn(self) -> None:
+        left, self._left = sorted(self._left), set()
+        await _until_stored(partial(self._warn_of_idle, left))
+        await _until_stored(self._warn_of_stranded)
 
     async def _due(self) -> list[_Due]:
         to_log_off, to_leave = await self._store.left_over()
@@ -110,11 +145,11 @@ class BringAlong:
             **values,
         )
 
-    async def _round(self, due: Sequence[_Due], mine: int) -> set[tuple[type[Command], str, str]]:
+    async def _round(self, due: Sequence[_Due], mine: int) -> set[Key]:
         """Tries each once. Returns what need not be tried again."""
         numbers = sorted({one.command.agent for one in due})
         states = await _until_stored(partial(self._store.states, numbers))
-        over: set[tuple[type[Command], str, str]] = set()
+        over: set[Key] = set()
         away: set[str] = set()  # Asterisks: their agents keep those of others waiting no longer
         for one in due:
             state = states.get(one.command.agent)
@@ -125,19 +160,20 @@ class BringAlong:
                 break
             if await self._tried(one):
                 over.add(one.key)
-                self._forget(one.command)
+                await _until_stored(partial(self._forget, one.command))
             elif not self._service.store_usable():
                 break
             elif asterisk is not None and not self._service.queues.connected(asterisk):
                 away.add(asterisk)
         return over
 
-    def _forget(self, command: Command) -> None:
+    async def _forget(self, command: Command) -> None:
         if isinstance(command, JoinQueue):
             self._joins.pop((command.agent, command.queue), None)
         elif isinstance(command, ChangePenalty):
             pair = command.agent, command.queue
             if self._penalties.get(pair) == command.penalty:  # else a later one came meanwhile
+                await self._store.drop_note(_noted(pair))
                 del self._penalties[pair]
 
     async def _tried(self, one: _Due) -> bool:
@@ -154,15 +190,24 @@ class BringAlong:
             pass  # logged off meanwhile, or not meant any more
         except Refused as refusal:
             if refusal.passing:
+                self._refused.pop(one.key, None)
                 return False
-            log.warning(
-                "configuration change not applied to a logged-in agent",
-                agent=command.agent,
-                change=type(command).__name__,
-                queue=getattr(command, "queue", ""),
-                outcome=refusal.outcome.value,
-                why=str(refusal),
-            )
+            why = str(refusal)
+            if self._refused.get(one.key) != why:
+                log.warning(
+                    "configuration change not applied to a logged-in agent",
+                    agent=command.agent,
+                    change=type(command).__name__,
+                    queue=getattr(command, "queue", ""),
+                    outcome=refusal.outcome.value,
+                    why=why,
+                    next="tried again every 15 s",
+                )
+            # A queue that is to be joined is noted, and tried again by those who wait for it.
+            if isinstance(command, JoinQueue):
+                return True
+            self._refused[one.key] = why
+            return False
         return True
 
     async def _warn_of_idle(self, numbers: Sequence[str]) -> None:
@@ -198,6 +243,10 @@ class BringAlong:
                 cure="add a rule for it under devices, or log the agent off",
                 **where,
             )
+
+
+def _noted(pair: Pair) -> str:
+    return _PENALTY + json.dumps(pair, ensure_ascii=False)
 
 
 def _is_to_join(queue: str, state: AgentState) -> bool:

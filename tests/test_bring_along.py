@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from fastagi import bring_along
+from fastagi.agents.operations import Operation, RemoveMember, SetPenalty
 from fastagi.agents.service import AgentService, Policy, StoreUnavailable
 from fastagi.bring_along import BringAlong
 from fastagi.store import Difference, open_store
@@ -176,3 +177,102 @@ async def test_a_full_disk_just_after_the_start_does_not_end_the_service(
         await place.along.run(Difference())
     assert waited[:2] == [1, 1]
     assert (place.members(place.a), place.members(place.b)) == ({}, {})
+
+
+# -- what Asterisk refuses
+
+
+def warned(logs: list[Any]) -> list[tuple[str, str]]:
+    said = "configuration change not applied to a logged-in agent"
+    return [(line["change"], line["agent"]) for line in logs if line["event"] == said]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bring_along, "REFUSED_EVERY", 0.01)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("kind", [SetPenalty, RemoveMember])
+async def test_what_asterisk_refuses_is_tried_again_and_said_once(
+    place: Place, kind: type[Operation]
+) -> None:
+    """Such as a manager user whose rights were taken away for a while."""
+    high = {"name": "sales", "penalty": 5}
+    place.a.refuses = lambda operation: isinstance(operation, kind)
+    asked = [high] if kind is SetPenalty else []
+    with structlog.testing.capture_logs() as logs:
+        task = place.reload(agent(1001, *asked), agent(1002, "sales"))
+        await tried(place)
+        assert not task.done()
+        assert place.members(place.a) == {"sales": {"pjsip/1001": 0}}
+        place.a.refuses = lambda _: False
+        await asyncio.wait_for(task, 30)
+    assert place.members(place.a) == ({"sales": {"pjsip/1001": 5}} if asked else {})
+    assert warned(logs) == [("ChangePenalty" if asked else "LeaveQueue", "1001")]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_log_off_that_was_refused_is_tried_again(place: Place) -> None:
+    place.a.refuses = lambda operation: isinstance(operation, RemoveMember)
+    task = place.reload(agent(1002, "sales"))
+    await tried(place)
+    assert not task.done()
+    place.a.refuses = lambda _: False
+    await asyncio.wait_for(task, 30)
+    assert place.members(place.a) == {}
+    assert [state.number for state in await place.store.logged_in()] == ["1002"]
+
+
+async def test_a_later_reload_does_not_wait_for_what_is_refused(place: Place) -> None:
+    place.a.refuses = lambda operation: isinstance(operation, SetPenalty)
+    with structlog.testing.capture_logs() as logs:
+        first = place.reload(agent(1001, {"name": "sales", "penalty": 5}), agent(1002, "sales"))
+        await place.until(lambda: bool(warned(logs)))
+        second = place.reload(agent(1001, "sales"), agent(1002, "sales", "billing"))
+        await place.until(lambda: "billing" in place.members(place.b))
+        await asyncio.wait_for(asyncio.gather(first, second), 30)
+    assert place.members(place.a) == {"sales": {"pjsip/1001": 0}}
+
+
+@pytest.mark.parametrize("why", ["refused", "away"])
+async def test_a_penalty_is_set_although_the_service_was_restarted_before(
+    place: Place, why: str
+) -> None:
+    place.a.linked = why != "away"
+    place.a.refuses = lambda operation: isinstance(operation, SetPenalty)
+    task = place.reload(agent(1001, {"name": "sales", "penalty": 5}), agent(1002, "sales"))
+    await tried(place) if why == "away" else await place.until(lambda: bool(place.along._refused))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    place.a.linked = True
+    place.a.refuses = lambda _: False
+    anew = BringAlong(place.service, place.store, lambda: ())
+    await asyncio.wait_for(anew.run(Difference()), 30)
+    assert place.members(place.a) == {"sales": {"pjsip/1001": 5}}
+    assert await place.store.notes("penalty:") == {}
+
+
+async def test_a_penalty_that_a_later_reload_takes_back_is_not_noted(place: Place) -> None:
+    place.a.linked = False
+    place.reload(agent(1001, {"name": "sales", "penalty": 5}), agent(1002, "sales"))
+    await tried(place)
+    place.reload(agent(1001), agent(1002, "sales"))
+    await tried(place)
+    place.a.linked = True
+    await asyncio.wait_for(asyncio.gather(*place.tasks), 30)
+    assert place.members(place.a) == {}
+    assert await place.store.notes("penalty:") == {}
+
+
+async def test_a_member_that_asterisk_has_lost_comes_back_with_the_new_penalty(
+    place: Place,
+) -> None:
+    place.a.queues["sales"].clear()
+    high = {"name": "sales", "penalty": 5}
+    with structlog.testing.capture_logs() as logs:
+        await asyncio.wait_for(place.reload(agent(1001, high), agent(1002, "sales")), 30)
+    assert warned(logs) == []
+    state = await place.store.agent("1001")
+    assert state is not None
+    assert [m.penalty_now for m in state.joined] == [5]

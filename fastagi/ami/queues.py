@@ -65,7 +65,8 @@ ANSWERS: dict[type, tuple[tuple[str, Answer], ...]] = {
     ),
     SetPenalty: (
         ("Interface penalty set successfully", Answer.DONE),
-        ("Invalid interface, queuename or penalty", Answer.REFUSED),
+        # Ours is a penalty: so Asterisk has lost the member, which is put back with the new one.
+        ("Invalid interface, queuename or penalty", Answer.ALREADY_SO),
     ),
 }
 

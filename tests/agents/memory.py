@@ -460,7 +460,7 @@ def apply(queues: dict[str, dict[str, Member]], operation: Operation) -> tuple[A
             return Answer.NO_SUCH_QUEUE, "Unable to add interface to queue: No such queue"
         if isinstance(operation, RemoveMember):
             return Answer.ALREADY_SO, "Unable to remove interface from queue: No such queue"
-        return Answer.REFUSED, "Invalid interface, queuename or penalty"
+        return Answer.ALREADY_SO, "Invalid interface, queuename or penalty"
     if isinstance(operation, AddMember):
         if key in members:
             return Answer.ALREADY_SO, "Unable to add interface: Already there"
@@ -482,7 +482,7 @@ def apply(queues: dict[str, dict[str, Member]], operation: Operation) -> tuple[A
         return Answer.DONE, "Removed interface from queue"
     assert isinstance(operation, SetPenalty)
     if key not in members:
-        return Answer.REFUSED, "Invalid interface, queuename or penalty"
+        return Answer.ALREADY_SO, "Invalid interface, queuename or penalty"
     members[key].penalty = operation.penalty
     return Answer.DONE, "Interface penalty set successfully"
 

@@ -49,7 +49,7 @@ PENALTY = SetPenalty("sales", "PJSIP/1001", 3)
         (UNPAUSE, False, "Interface not found", Answer.ALREADY_SO),
         (PENALTY, True, "Interface penalty set successfully", Answer.DONE),
         (PENALTY, True, "Something new", Answer.DONE),
-        (PENALTY, False, "Invalid interface, queuename or penalty", Answer.REFUSED),
+        (PENALTY, False, "Invalid interface, queuename or penalty", Answer.ALREADY_SO),
         (ADD, False, f"{NOT_LOADED}: QueueAdd. Use Action: ListCommands", Answer.UNKNOWN),
         (UNPAUSE, False, f"{NOT_LOADED}: QueuePause. Use Action: ListCommands", Answer.UNKNOWN),
     ],
