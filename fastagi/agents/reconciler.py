@@ -133,6 +133,7 @@ class Reconciler:
         self._attention = asyncio.Event()
         self._attention.set()
         service.left_open.append(self._attention.set)
+        service.given_up.append(self.reconnected)
         service.changed.append(lambda change: self._note_plan(change.after))
         service.clock_set.append(self._clock_was_set)
 

@@ -87,6 +87,7 @@ from fastagi.agents.storage import wait_at_most
 from fastagi.contract import LOGGED_OFF, EventType, Outcome, Script, Source
 
 PATIENCE = 3.0  # seconds that a change of the same agent in another service is waited for
+GIVE_UP_AFTER = 3  # faults of ours at settling one change
 # Notes, by Asterisk: static and realtime members that agents of ours have used. Value: JSON, the
 # names of the queue and of the interface.
 STATIC = "static:{}:"
@@ -323,6 +324,7 @@ class AgentService:
         # Whether the store can be relied on, as far as it has been seen. Set by whoever watches it.
         self.store_usable: Callable[[], bool] = lambda: True
         self._gone: set[str] = set()  # open commands whose caller has hung up
+        self._failed: dict[str, int] = {}  # open commands: faults of ours at settling them
         # What the notes STATIC say, by note: queue and interface; as last read, or written here.
         self._static: dict[str, tuple[str, str]] = {}
         # And the notes WAITING: the id of the login, by note.
@@ -330,6 +332,8 @@ class AgentService:
         # Called with every change that was written down, and when something was left to be done.
         self.changed: list[Callable[[Change], None]] = []
         self.left_open: list[Callable[[], None]] = []
+        # Called with an Asterisk whose queues are to be compared, as nobody knows what was done.
+        self.given_up: list[Callable[[str], None]] = []
 
     # -- reading
 
@@ -1141,15 +1145,45 @@ class AgentService:
                 if change.command.id not in open_now:
                     continue
                 try:
-                    with self.fence.item("settle", *AWAY, agent=change.command.agent):
-                        await self._settle(change)
+                    await self._settle(change)
                 except QueuesUnavailable as error:
                     away = error
         if away is not None:
             raise away
 
     async def _settle(self, change: Change) -> None:
-        """To be called under the agent's lock."""
+        """To be called under the agent's lock. Raises what is AWAY; the change may be open still.
+
+        A fault of ours that is met again and again must not lock the agent out for ever: then what
+        was begun is forgotten, and Asterisk's queues say what came of it.
+        """
+        command = change.command
+        known = {"agent": command.agent, "command": type(command).__name__}
+        try:
+            await self._settle_once(change)
+        except AWAY:
+            raise
+        except Exception as error:
+            self.fence.skipped("settle", error, **known)
+            failed = self._failed[command.id] = self._failed.get(command.id, 0) + 1
+            if failed < GIVE_UP_AFTER:
+                return
+            with self.fence.item("settle", *AWAY, **known):
+                await self.store.withdraw(change, None)
+                self._gone.discard(command.id)
+                del self._failed[command.id]
+                self._log.error(
+                    "an unconfirmed change was given up after a fault of the service: the queues in"
+                    " Asterisk say what came of it",
+                    **known,
+                )
+                for asterisk in {step.do.asterisk for step in change.steps}:
+                    for callback in self.given_up:
+                        callback(asterisk)
+        else:
+            self._failed.pop(command.id, None)
+
+    async def _settle_once(self, change: Change) -> None:
         command = change.command
         gone = command.id in self._gone
         if note := await self._overtaken(change):

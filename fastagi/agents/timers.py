@@ -185,6 +185,9 @@ class Timers:
                 why=str(refusal) or refusal.outcome.value,
             )
             return
+        if not change.alters:  # done before, and somebody has undone it: that counts
+            self._not_before[command.id] = now + AGAIN
+            return
         self._log.info(
             "time is up",
             agent=command.agent,

@@ -195,6 +195,11 @@ class DatabaseFile:
         except FileNotFoundError:
             what = "the file" if name == self._name else "its -wal file"
             raise self._fault(StoreFault.MISSING, f"{what} was deleted or moved away") from None
+        except PermissionError as error:
+            raise StoreUnavailable(
+                f"{name}: {error.strerror}: let the user of the service enter its folder",
+                fault=StoreFault.DENIED,
+            ) from error
         except OSError as error:
             raise StoreUnavailable(
                 f"{name}: {error.strerror}: look at the disk and its mount", fault=StoreFault.AWAY

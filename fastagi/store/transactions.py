@@ -49,6 +49,7 @@ from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import parsed_object
+from fastagi.contract import Source
 from fastagi.store import directory
 from fastagi.store.clock import Clock
 from fastagi.store.connection import (
@@ -928,7 +929,10 @@ def _begin(
         assert found.decided_at is not None
         return _accepted(decide(found.state, command, moment(found.decided_at)))
     decision = decide(found.state, command, now)
-    if applied and _is_written(connection, f"{command.id}-1"):
+    # A command of the clock has the same id whenever it is found due: once is enough, also when
+    # somebody has undone it since.
+    once = applied or command.source is Source.SYSTEM
+    if once and _is_written(connection, f"{command.id}-1"):
         return Change(command, decision.outcome, found.state, found.state)
     device = _device_wanted(command)
     if device is not None:

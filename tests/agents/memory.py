@@ -231,9 +231,10 @@ class MemoryStore:
                 self.devices[interface] = state.number
         if isinstance(decision, errors.Refused):
             raise decision
+        once = applied or command.source is Source.SYSTEM
+        if once and f"{command.id}-1" in self.events:
+            return replace(decision, after=state, before=state, steps=(), events=())
         if applied:
-            if f"{command.id}-1" in self.events:
-                return replace(decision, after=state, before=state, steps=(), events=())
             decision = replace(decision, steps=())
         if decision.steps:
             self.intents[command.agent] = (to_dict(command), now)

@@ -11,8 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from fastagi.agents import reconciler as module
+from fastagi.agents.commands import Pause
 from fastagi.agents.errors import Unavailable
 from fastagi.agents.fence import Supervisor
+from fastagi.agents.model import Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     MemberNews,
@@ -20,14 +22,18 @@ from fastagi.agents.operations import (
     RemoveMember,
     ReportedMember,
 )
-from fastagi.agents.service import AgentService, StoreUnavailable
+from fastagi.agents.service import GIVE_UP_AFTER, AgentService, StoreUnavailable
 from fastagi.agents.timers import Timers
-from fastagi.contract import EventType, Script
+from fastagi.contract import EventType, Script, Source
 
 from .memory import NOON, Hall, an_agent
 from .test_service import Running, until
 
 FAULT = "skipped: a fault of the service"
+GIVEN_UP = (
+    "an unconfirmed change was given up after a fault of the service: the queues in Asterisk say"
+    " what came of it"
+)
 
 
 @pytest.fixture
@@ -202,14 +208,14 @@ async def test_a_change_at_fault_keeps_no_other_from_being_settled(
             await hall.service.execute(hall.log_in(number, agent=number))
     assert set(hall.store.intents) == {"1001", "1002"}
     hall.asterisk.linked, hall.asterisk.answers_left = True, None
-    real = AgentService._settle
+    real = AgentService._settle_once
 
     async def settle(self: AgentService, change: Any) -> None:
         if change.command.agent == "1001":
             raise KeyError("x")
         await real(self, change)
 
-    monkeypatch.setattr(AgentService, "_settle", settle)
+    monkeypatch.setattr(AgentService, "_settle_once", settle)
     await hall.service.settle()
     assert set(hall.store.intents) == {"1001"}
     assert faults(logs) == [("settle", "KeyError: 'x'")]
@@ -322,6 +328,60 @@ async def test_a_reconciler_that_fails_is_begun_again_and_still_has_all_to_do(
     hall.all_well()
     assert faults(logs) == [("reconcile", "TypeError: object of type 'NoneType' has no len()")]
     assert supervisor.fence.faults["reconcile"] == 3
+
+
+async def test_a_change_that_can_never_be_written_down_locks_nobody_out(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
+) -> None:
+    await everybody_in(hall)
+    real = hall.store.confirm
+
+    async def confirm(change: Change) -> None:
+        if isinstance(change.command, Pause):
+            raise ValueError("UNIQUE constraint failed")
+        await real(change)
+
+    monkeypatch.setattr(hall.store, "confirm", confirm)
+    with pytest.raises(ValueError, match="UNIQUE"):
+        await hall.do(hall.pause(agent="1002"))
+    assert "1002" in hall.store.intents
+    for _ in range(GIVE_UP_AFTER):
+        assert not said(logs, GIVEN_UP)
+        await hall.service.settle()
+    (line,) = [log for log in logs if log["event"] == GIVEN_UP]
+    assert (line["log_level"], line["agent"], line["command"]) == ("error", "1002", "Pause")
+    assert hall.service.fence.faults["settle"] == GIVE_UP_AFTER
+    # What Asterisk has counts, and the agent goes on.
+    await hall.settle()
+    assert hall.store.agents["1002"].pause is not None
+    assert hall.events[-1].source is Source.ASTERISK
+    await hall.do(hall.unpause(agent="1002"))
+    hall.all_well()
+
+
+async def test_a_change_that_can_be_written_at_the_second_attempt_is(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
+) -> None:
+    await everybody_in(hall)
+    real = hall.store.confirm
+    left = GIVE_UP_AFTER
+
+    async def confirm(change: Change) -> None:
+        nonlocal left
+        left -= 1
+        if left > 0:
+            raise KeyError("x")
+        await real(change)
+
+    monkeypatch.setattr(hall.store, "confirm", confirm)
+    with pytest.raises(KeyError):
+        await hall.do(hall.pause(agent="1002"))
+    for _ in range(GIVE_UP_AFTER):
+        await hall.service.settle()
+    assert hall.store.agents["1002"].pause is not None
+    assert hall.events[-1].source is Source.PHONE
+    assert not said(logs, GIVEN_UP)
+    hall.all_well()
 
 
 async def test_what_cannot_be_compared_for_long_is_said_once(

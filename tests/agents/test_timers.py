@@ -412,6 +412,29 @@ async def test_who_comes_back_from_lunch_without_a_phone(house: House) -> None:
     assert (await house.after())[-1] == (PAUSE, "device-lost")
 
 
+async def test_who_is_unpaused_by_somebody_while_the_phone_is_away_is_not_paused_again(
+    house: House,
+) -> None:
+    await house.do(house.log_in())
+    house.phone(away=True)
+    assert await house.after(seconds=30) == AWAY
+    await house.do(house.unpause())  # through an API, or by a phone that Asterisk cannot reach
+    back = [*AWAY, (UNPAUSE, "device-lost")]
+    for _ in range(5):
+        assert await house.after(seconds=1) == back
+    assert await house.another().look()
+    assert house.told == back
+    house.all_well()
+    # The next time it is away counts anew, and what is later than a pause does, too.
+    house.phone(away=False)
+    await house.after(seconds=1)
+    house.phone(away=True)
+    assert (await house.after(seconds=30))[3:] == [(PAUSE, "device-lost")]
+    await house.do(house.unpause())
+    assert (await house.after(seconds=570))[-1] == (LOGOUT, "device-lost")
+    house.all_well()
+
+
 async def test_a_reason_chosen_meanwhile_is_kept(house: House) -> None:
     await house.do(house.log_in())
     house.phone(away=True)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastagi.demo.asterisk import Asterisk
-from tests.journey.parts import Desk, Service, until
+from tests.journey.parts import Desk, Line, Service, until
 
 Facts = list[tuple[str, str, str, str]]
 LOST = ("agent-pause", "device-lost", "system", "phone away")
@@ -74,6 +74,34 @@ async def test_a_flap_is_nothing_and_a_phone_that_stays_away_pauses_its_agent(
     await until(lambda: service.members() == service.meant())
     assert "PJSIP/1003" in service.members()["sales"]
     assert (await bob.dial("*34")).outcome == "NOT_PAUSED"
+
+
+async def test_who_is_unpaused_while_the_phone_is_away_is_not_locked_out(
+    make_service: Any, desk: Any, asterisk: Asterisk
+) -> None:
+    service: Service = make_service(unplugged={"pause_after": "2s", "logoff_after": "1h"})
+    anna: Desk = await desk("1001")
+    await anna.dial("*314001")
+    await anna.phone.unplug()
+    await away(asterisk, "1001")
+    await until(lambda: facts(service, "4001")[-1] == LOST)
+    # Her phone is not there for Asterisk, yet it dials.
+    assert await (await Line.to(service.port)).call("unpause", "", "1001") == "UNPAUSED"
+    began = len(facts(service, "4001"))
+    # The clock has looked again, and done nothing, when it has seen to another one.
+    bob: Desk = await desk("1003")
+    await bob.dial("*314002")
+    await bob.phone.unplug()
+    await until(lambda: facts(service, "4002")[-1] == LOST)
+    assert facts(service, "4001")[began:] == []
+    line = await Line.to(service.port)
+    assert await line.call("pause", "1", "1001") == "PAUSED"
+    line = await Line.to(service.port)
+    assert await line.call("unpause", "", "1001") == "UNPAUSED"
+    await anna.phone.plug()
+    assert (await anna.dial("*32")).outcome == "LOGGED_OFF"
+    assert not service.logged("skipped: a fault of the service")
+    service.agrees()
 
 
 async def test_a_phone_that_is_gone_for_good_logs_its_agent_off(

@@ -224,6 +224,20 @@ async def test_what_was_taken_back_cannot_be_confirmed(store: PeeweeStore) -> No
     assert await store.logged_in() == []
 
 
+async def test_what_the_clock_has_done_once_it_does_not_do_again(store: PeeweeStore) -> None:
+    await done(store, log_in())
+    away = replace(pause(), id="away-1", source=Source.SYSTEM)
+    await done(store, away)
+    await done(store, Unpause(id="back", agent="1001", source=Source.API))
+    before = await fresh(store)
+    again = await store.begin(away, LATER)
+    assert not again.alters
+    assert again.steps == ()
+    await store.confirm(again)
+    assert await fresh(store) == before
+    assert await store.unsettled() == []
+
+
 async def test_one_unsettled_change_per_agent(store: PeeweeStore) -> None:
     change = await store.begin(log_in(), NOW)
     with pytest.raises(errors.Unavailable):
