@@ -1158,7 +1158,7 @@ class AgentService:
         was begun is forgotten, and Asterisk's queues say what came of it.
         """
         command = change.command
-        known = {"agent": command.agent, "command": type(command).__name__}
+        known: dict[str, Any] = {"agent": command.agent, "command": type(command).__name__}
         try:
             await self._settle_once(change)
         except AWAY:

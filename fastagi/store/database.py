@@ -406,7 +406,8 @@ def explained(place: Place, error: BaseException, *, starting: bool = False) -> 
     cause: BaseException | None = error
     while cause is not None:
         code = getattr(cause, "sqlite_errorcode", None)
-        if code is not None:
+        # SQLite has rolled back by itself, and Peewee tried it once more: the reason is behind it.
+        if code is not None and not ("cannot rollback" in str(cause) and cause.__context__):
             return _of_sqlite(place, cause, code & 0xFF, starting)
         for kind, fault, cure in _POSTGRESQL:
             if isinstance(cause, kind):
@@ -420,8 +421,8 @@ def explained(place: Place, error: BaseException, *, starting: bool = False) -> 
 def _of_sqlite(place: Place, error: BaseException, code: int, starting: bool) -> StoreUnavailable:
     if code in _BROKEN and place.path is not None:
         return damaged(place.path, str(error))
-    if code == sqlite3.SQLITE_IOERR and place.path is not None:
-        code = _behind_it(place.path)
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and place.path is not None:
+        code = _behind_it(place.path, code)
     fault, cure = _SQLITE.get(code, (StoreFault.AWAY, ""))
     text = f"{place.path}: {error}" + (f": {cure}" if cure else "")
     if code == sqlite3.SQLITE_ERROR and "no such" in str(error) and place.path is not None:
@@ -431,15 +432,16 @@ def _of_sqlite(place: Place, error: BaseException, code: int, starting: bool) ->
     return StoreUnavailable(text, fault=fault)
 
 
-def _behind_it(path: Path) -> int:
-    """What SQLite calls an I/O error is sometimes a full or a read-only file system."""
+def _behind_it(path: Path, code: int) -> int:
+    """What SQLite calls an I/O error, or a file that cannot be opened, is sometimes a full or a
+    read-only file system."""
     with suppress(OSError):
         found = os.statvfs(path.parent)
         if found.f_flag & os.ST_RDONLY:
             return sqlite3.SQLITE_READONLY
-        if not found.f_bavail:
-            return sqlite3.SQLITE_FULL
-    return sqlite3.SQLITE_IOERR
+        if not found.f_bavail or (found.f_files and not found.f_favail):
+            return sqlite3.SQLITE_FULL  # of bytes, or of files
+    return code
 
 
 def _line(error: BaseException) -> str:

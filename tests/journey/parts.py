@@ -71,6 +71,7 @@ class Service:
         self.log = folder / "service.log"
         self.process: Forked | None = None
         self.more_words: tuple[str, ...] = ()  # of the command line
+        self.main: Callable[[], None] | None = None  # what the process does, else `fastagi`
 
     # -- its configuration
 
@@ -140,7 +141,8 @@ class Service:
         words += self.more_words
         with self.log.open("ab") as log:
             began = log.tell()
-            self.process = Forked(words, streams=(None, log.fileno(), log.fileno()))
+            streams = (None, log.fileno(), log.fileno())
+            self.process = Forked(words, streams=streams, main=self.main)
         return began
 
     def kill(self) -> None:

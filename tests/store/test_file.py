@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from peewee import PeeweeException
 
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault
-from fastagi.store import PeeweeStore, StoreUnusable, Views, file, open_store
+from fastagi.store import PeeweeStore, StoreUnusable, Views, file, open_store, parse
+from fastagi.store.database import explained
 
 from .conftest import NOW, done, log_in, log_off, settings
 
@@ -473,7 +476,8 @@ class Disk:
         subprocess.run(("truncate", "-s", size, image), check=True)
         mkfs = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
         assert mkfs is not None
-        subprocess.run((mkfs, "-q", "-m", "0", "-E", owner, image), check=True)
+        # Blocks of a page, as large disks have them: SQLite maps a file into memory.
+        subprocess.run((mkfs, "-q", "-m", "0", "-b", "4096", "-E", owner, image), check=True)
         as_root("mount", "-o", "loop", image, str(self.folder))
 
     def break_down(self) -> None:
@@ -488,6 +492,12 @@ class Disk:
             while True:
                 filling.write(b"x" * 65536)
                 filling.flush()
+
+    def fill_with_names(self) -> None:
+        """There is room, but for no further file."""
+        with contextlib.suppress(OSError):
+            for n in range(100_000):
+                (self.folder / f"file{n}").touch()
 
     def make_room(self) -> None:
         (self.folder / "filling").unlink()
@@ -555,6 +565,32 @@ def test_a_start_on_a_full_disk(disk: Disk) -> None:
     """Waiting helps: it is no mistake of the configuration."""
     os.unlink(disk.folder / "agents.db")
     disk.fill()
+    with pytest.raises(StoreUnavailable, match="make room") as refused:
+        open_store(f"sqlite:///{disk.folder}/agents.db", serve=True)
+    assert refused.value.fault is StoreFault.FULL
+    assert not isinstance(refused.value, StoreUnusable)
+
+
+def test_why_sqlite_has_rolled_back_is_said(path: Path) -> None:
+    """It does so by itself on a full disk; Peewee's own attempt then only says that there is
+    nothing to roll back."""
+    place = parse(f"sqlite:///{path}")
+    database: Any = place.database()
+    with database.connection_context():
+        (pages,) = database.execute_sql("PRAGMA page_count").fetchone()
+        database.execute_sql(f"PRAGMA max_page_count = {pages + 1}")
+        with pytest.raises(PeeweeException, match="cannot rollback") as met, database.atomic():
+            database.execute_sql(
+                "INSERT INTO notes (key, value) VALUES ('a', ?)", ("x" * 1_000_000,)
+            )
+    told = explained(place, met.value, starting=True)
+    assert told.fault is StoreFault.FULL
+    assert "make room" in str(told)
+
+
+def test_a_start_on_a_disk_without_room_for_another_file(disk: Disk) -> None:
+    open_store(f"sqlite:///{disk.folder}/agents.db", serve=True)._close()
+    disk.fill_with_names()
     with pytest.raises(StoreUnavailable, match="make room") as refused:
         open_store(f"sqlite:///{disk.folder}/agents.db", serve=True)
     assert refused.value.fault is StoreFault.FULL
