@@ -7,6 +7,7 @@ needs is imported inside it, so that none waits for what it does not use.
 import asyncio
 import atexit
 import contextlib
+import errno
 import io
 import json
 import os
@@ -79,16 +80,47 @@ class LogLevel(StrEnum):
 
 def main() -> None:
     """The command ``fastagi``."""
+    _open_standard_streams()
     _print_everywhere()
     try:
         try:
             app()
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing may be flushed into it at exit.
+    except SystemExit as end:
+        # Typer makes a 1 of a pipe that was closed: who read it has seen enough.
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(DONE)
+        raise
+    except OSError as error:
+        if not (isinstance(error, BrokenPipeError) or _of_output(error)):
+            raise
+        # Nothing may be flushed into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(DONE)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(DONE)
+        _say(f"fastagi: the output cannot be written: {error.strerror}")
+        sys.exit(REFUSED)
+
+
+def _open_standard_streams() -> None:
+    """Where whoever started us has closed 0, 1 or 2, nothing is there: else the first file or
+    connection that is opened would get the number, and whatever is printed with it."""
+    number = os.open(os.devnull, os.O_RDWR)
+    while number <= 2:
+        os.set_inheritable(number, True)
+        number = os.open(os.devnull, os.O_RDWR)
+    os.close(number)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _of_output(error: OSError) -> bool:
+    """Whether it tells that stdout cannot be written, as a file on a full disk. Files that we open
+    ourselves have a name; sockets fail otherwise."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return error.filename is None and error.errno in full
 
 
 # Signs that a terminal of a poor locale cannot show, and what it shows instead.
@@ -468,7 +500,7 @@ def reload_(
         for line in lines or (["nothing has changed"] if done else []):
             typer.echo(_printable(line))
         if (told := _RELOAD_REFUSED.get(outcome)) is not None:
-            typer.echo(f"fastagi: {told}", err=True)
+            _say(f"fastagi: {told}")
     if not done:
         raise typer.Exit(USAGE if outcome == Outcome.ERRORS else REFUSED)
 
@@ -503,7 +535,7 @@ def _look(settings: "Settings", chosen: "Sequence[AsteriskSettings]", as_json: b
     elif not away:
         typer.echo("nothing differs")
     for reason in away:
-        typer.echo(f"fastagi: {_printable(reason)}", err=True)
+        _say(f"fastagi: {_printable(reason)}")
     return REFUSED if found or away else DONE
 
 
@@ -534,7 +566,8 @@ def agents(
         bool, typer.Option("--watch", "-w", help="Keep the table up to date, until Ctrl-C.")
     ] = False,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="How often, with --watch.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, max=86_400, help="How often, with --watch."),
     ] = 1.0,
 ) -> None:
     """Who is where: logged in, paused, in which queues.
@@ -614,7 +647,7 @@ class Links:
     def complain(self) -> None:
         """On stderr, when there is something else to say than last time."""
         if self._why and self._why != self._said:
-            typer.echo(f"fastagi: {_printable(self._why)}", err=True)
+            _say(f"fastagi: {_printable(self._why)}")
         self._said = self._why
 
 
@@ -729,7 +762,10 @@ def events(
         typer.Option(metavar="NUMBER", help="Of this agent only.", show_default=False),
     ] = None,
     last: Annotated[
-        int, typer.Option("--last", "-n", metavar="N", min=0, help="How many to begin with.")
+        int,
+        typer.Option(
+            "--last", "-n", metavar="N", min=0, max=2**31 - 1, help="How many to begin with."
+        ),
     ] = 20,
     parked: Annotated[
         bool,
@@ -889,7 +925,7 @@ def _retry(config: Path | None, event: str, as_json: bool) -> None:
         typer.echo(f"{count} {'delivery is' if count == 1 else 'deliveries are'} due again")
     else:
         what = "" if event == "all" else f" of the event {_printable(event)}"
-        typer.echo(f"no delivery{what} was given up", err=True)
+        _say(f"no delivery{what} was given up")
     if not count:
         raise typer.Exit(REFUSED)
 
@@ -1208,6 +1244,8 @@ def _explained() -> Iterator[None]:
         if isinstance(cause, StoreUnavailable | SchemaTooNew):
             _fail(f"fastagi: the store: {cause}", REFUSED)
         if isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError):
+            if _of_output(cause):
+                raise  # main says so
             where = f"{cause.filename}: " if cause.filename is not None else ""
             _fail(f"fastagi: {_printable(f'{where}{cause.strerror or cause}')}", REFUSED)
         raise
@@ -1221,8 +1259,14 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _fail(text: str, status: int) -> NoReturn:
-    typer.echo(text, err=True)
+    _say(text)
     raise typer.Exit(status)
+
+
+def _say(text: str) -> None:
+    """On stderr. The exit status tells the same: it does not depend on who can read this."""
+    with contextlib.suppress(OSError):
+        typer.echo(text, err=True)
 
 
 def _console() -> "Console":

@@ -2,8 +2,13 @@
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -65,6 +70,102 @@ def test_nobody_reads_at_all(setting: Setting, command: str) -> None:
     os.close(writing)
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("dialplan",), ("agents", "--help"), ("hooks",)])
+def test_who_has_read_enough_makes_no_failure(setting: Setting, words: tuple[str, ...]) -> None:
+    """As with ``| head -1``, whatever prints: the pipe is closed at once."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fastagi", *words]
+    done = subprocess.run(
+        command,
+        env=environment(FASTAGI_CONFIG=str(setting.file)),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("buffered", [{}, {"PYTHONUNBUFFERED": "1"}])
+@pytest.mark.parametrize("words", [("dialplan",), ("check",), ("agents", "--help"), ("--version",)])
+def test_a_full_disk_is_said_and_is_a_failure(
+    setting: Setting, words: tuple[str, ...], buffered: dict[str, str]
+) -> None:
+    """``fastagi dialplan > file`` must not look as if all had been written."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastagi", *words],
+            env=environment(FASTAGI_CONFIG=str(setting.file), **buffered),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = "fastagi: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [(("dialplan",), 0), (("agents",), 1), (("dialplan", "--config", "no"), 2)]
+)
+def test_the_status_is_the_same_whoever_listens(
+    setting: Setting, words: tuple[str, ...], status: int
+) -> None:
+    """With stdin, stdout and stderr closed, and where nothing can be written to stderr."""
+    command = [sys.executable, "-m", "fastagi", *words]
+    env = environment(FASTAGI_CONFIG=str(setting.file))
+    for streams in ("<&- >&- 2>&-", ">&-", ">/dev/null 2>/dev/full"):
+        shell = ["bash", "-c", f'"$@" {streams}', "bash", *command]
+        done = subprocess.run(shell, env=env, capture_output=True, text=True)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False), streams
+
+
+def test_the_service_runs_with_its_streams_closed(setting: Setting) -> None:
+    """As a careless script starts it. Its first files and connections are not taken for them."""
+    shell = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
+    process = subprocess.Popen(
+        [*shell, sys.executable, "-m", "fastagi", "serve", "--config", str(setting.file)],
+        env=environment(),
+    )
+    try:
+        _until(lambda: _answers(setting.port))
+        for number in range(3):
+            assert os.readlink(f"/proc/{process.pid}/fd/{number}") == "/dev/null"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("events", "--last", str(10**23)),
+        ("agents", "--watch", "--every", "inf"),
+        ("agents", "--watch", "--every", "1e300"),
+    ],
+)
+def test_numbers_that_nothing_can_count(setting: Setting, words: tuple[str, ...]) -> None:
+    done = run(setting, *words)
+    assert done.returncode == 2
+    assert f"Invalid value for '{words[-2]}'" in done.stderr
 
 
 @asterisk_here
