@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from fastagi.agents.callers import SENT_BY
 from fastagi.config import AsteriskSettings, HostPort, Settings
 from fastagi.config.settings import Section
 from fastagi.contract import (
@@ -147,7 +148,7 @@ def _call(settings: Settings, asterisk: str) -> str:
         if number:
             lines.append("; the one before did not answer")
         lines += [
-            f" same => n,AGI(agi://{_address(server)}/${{ARG1}}{query},${{ARG2}})",
+            f" same => n,AGI(agi://{_address(server)}/${{ARG1}}{query},${{ARG2}},{SENT_BY})",
             f" same => n,{done}",
             ' same => n,GotoIf($["${AGISTATUS}" = "SUCCESS"]?away)',
         ]

@@ -34,7 +34,15 @@ from asterisk.agi import (
     AGIUsageError,
 )
 
-from fastagi.agents.callers import Access, Caller, Standing, access, device_of_caller, who_calls
+from fastagi.agents.callers import (
+    SENT_BY,
+    Access,
+    Caller,
+    Standing,
+    access,
+    device_of_caller,
+    who_calls,
+)
 from fastagi.agents.devices import Device, DeviceRule, Pattern
 from fastagi.agents.notes import Note
 from fastagi.agi import prompts
@@ -310,6 +318,7 @@ class Call:
             env.get("agi_context", ""),
             env.get("agi_callerid", ""),
             self.known.access,
+            self.phone.expression(SENT_BY),
         )
         try:
             question = next(steps)

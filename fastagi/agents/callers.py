@@ -8,7 +8,7 @@ through ``Questions``, by the service over FastAGI and by the fallback over clas
 
 import re
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from fastagi.agents.devices import (
@@ -24,7 +24,10 @@ from fastagi.contract import CALL_CONTEXT
 # What is asked of Asterisk: expressions of the dialplan, with nothing in them from outside.
 CAME_FROM = "${STACK_PEEK(1,c)}"  # the context that our subroutine was called from
 TRANSFERER = "${TRANSFERERNAME}"  # set where a call's consultation goes through a Local channel
-FIRST_CHANNEL = "${MASTER_CHANNEL(CHANNEL(name))}"  # with which the call began
+FIRST_CHANNEL = "${MASTER_CHANNEL(CHANNEL(name))}"  # with which the call began …
+FIRST_SENT_BY = "${MASTER_CHANNEL(BLINDTRANSFER)}"  # … and who transferred it, without consulting
+# Which channel has sent the call to the code. The dialplan tells it, so that nothing is asked.
+SENT_BY = "${BLINDTRANSFER}${FORWARDERNAME}"
 CONFIGURED = "${{PJSIP_ENDPOINT({},context)}}"  # the context that calls of an endpoint begin in
 CONFIGURED_IN = {  # by technology; where nothing can be asked nothing is certain
     "PJSIP": CONFIGURED,
@@ -86,6 +89,7 @@ class Caller:
     why: str = ""
     context: str = ""  # that the call came from, where it was asked for
     at_home: bool = False
+    sent: bool = False  # by somebody else: it was transferred or forwarded to the code
 
     @property
     def endpoint(self) -> str:
@@ -126,14 +130,18 @@ def access(rules: Sequence[DeviceRule], by_endpoint: bool, listed: Sequence[str]
     )
 
 
-def who_calls(channel: str, context: str, number: str, access: Access) -> Questions:
+def who_calls(
+    channel: str, context: str, number: str, access: Access, sent_by: str = ""
+) -> Questions:
     """Yields what is to be asked of Asterisk, takes the answers, returns the Caller.
 
-    ``channel``, ``context`` and ``number`` are those of the call as Asterisk tells them. Of a call
-    from one of our phones nothing is asked.
+    ``channel``, ``context`` and ``number`` are those of the call as Asterisk tells them, and
+    ``sent_by`` is what it makes of SENT_BY. Of a call from one of our phones nothing is asked.
     """
     number = number if is_extension(number) and number != "unknown" else ""
     local = _LOCAL.fullmatch(channel)
+    if sent_by:
+        return (yield from _sent(channel, context, number, access, sent_by))
     if local is None:
         return (yield from _by_channel(channel, context, number, access, direct=True))
     if local["half"] == "2":
@@ -141,6 +149,8 @@ def who_calls(channel: str, context: str, number: str, access: Access) -> Questi
         for question in (TRANSFERER, FIRST_CHANNEL):
             behind = yield question
             if behind and not _LOCAL.fullmatch(behind):
+                if question is FIRST_CHANNEL and (sent_by := (yield FIRST_SENT_BY)):
+                    return (yield from _sent(behind, context, number, access, sent_by))
                 return (yield from _by_channel(behind, context, number, access, direct=False))
         if behind in ("", channel):
             return _stranger("a Local channel, and whoever called it is not known", number)
@@ -155,6 +165,19 @@ def who_calls(channel: str, context: str, number: str, access: Access) -> Questi
     if context in access.phone_contexts | access.contexts:
         return Caller(Standing.PHONE, sits_at, number, context=context)
     return _stranger("a Local channel from a context that is not listed", number, context)
+
+
+def _sent(channel: str, context: str, number: str, access: Access, sent_by: str) -> Questions:
+    """A phone that somebody has transferred to a code, or whose call was forwarded there, has not
+    dialled it. Who is asked for number and PIN anyway may be sent there, as by a switchboard."""
+    technology, endpoint = channel.partition("/")[0], endpoint_of(channel)
+    if not _LOCAL.fullmatch(channel) and not extension_of(technology, endpoint, access.rules):
+        context = yield from _context(context)
+        if access.lists(technology, endpoint) or context in access.contexts:
+            interface = f"{technology}/{endpoint}"
+            return Caller(Standing.OUTSIDE, "", number, interface, context=context, sent=True)
+    why = f"the call was sent to the code by {sent_by}: only who dials it is known for certain"
+    return replace(_stranger(why, number, context), sent=True)
 
 
 def _by_channel(

@@ -250,7 +250,10 @@ class Call:
 
     def _who(self) -> Questions:
         request = self.session.request
-        return who_calls(request.channel, request.context, request.callerid, self.settings.access)
+        sent_by = printable(request.args[1])[:SHOWN] if len(request.args) > 1 else ""
+        return who_calls(
+            request.channel, request.context, request.callerid, self.settings.access, sent_by
+        )
 
     def at_first_sight(self) -> None:
         """Who calls, as far as nobody has to be asked for it."""
@@ -289,6 +292,8 @@ class Call:
 
     def _cure(self) -> str:
         caller = self.caller
+        if caller.sent:
+            return caller.why
         listed = " or ".join(filter(None, (caller.interface, caller.context)))
         rather = (
             ", login.extension_from: caller_id where callers' numbers are the extensions"

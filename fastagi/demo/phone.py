@@ -289,6 +289,10 @@ class Phone:
             await self._command("sndcode", key)
             await asyncio.sleep(_KEY)
 
+    async def transfer(self, number: str) -> None:
+        """Send the other side of the call to another number, without consulting (SIP REFER)."""
+        await self._command("transfer", f"sip:{number}@127.0.0.1:{self.sip_port}")
+
     async def hangup(self) -> None:
         """Put the receiver down and wait until the call is gone."""
         call = self._current

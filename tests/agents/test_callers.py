@@ -9,6 +9,7 @@ from fastagi.agents.callers import (
     CAME_FROM,
     CONFIGURED,
     FIRST_CHANNEL,
+    FIRST_SENT_BY,
     TRANSFERER,
     Access,
     Caller,
@@ -45,6 +46,7 @@ class Case:
     listed: Sequence[str] = ()
     context: str = CALL_CONTEXT
     by_endpoint: bool = True
+    sent_by: str = ""
 
     def __str__(self) -> str:
         how = "endpoint" if self.by_endpoint else "caller ID"
@@ -54,7 +56,7 @@ class Case:
 def asked(case: Case, rules: Sequence[DeviceRule] = RULES) -> tuple[Caller, list[str]]:
     """The caller, and the questions."""
     chosen = access(rules, case.by_endpoint, case.listed)
-    steps = who_calls(case.channel, case.context, case.number, chosen)
+    steps = who_calls(case.channel, case.context, case.number, chosen, case.sent_by)
     questions: list[str] = []
     try:
         question = next(steps)
@@ -82,6 +84,23 @@ CASES = [
     Case(PHONE, "201", "PJSIP/alice-desk-00000001"),
     Case(PHONE, "203", "SIP/203-00000001"),  # the interface has more than an endpoint
     Case(PHONE, "3001", "PJSIP/3001-00000001"),  # the interface is only a way to it
+    # somebody else has transferred it to the code, or forwarded the call there
+    Case(STRANGER, "", "PJSIP/1001-00000001", sent_by="PJSIP/1003-00000002"),
+    Case(STRANGER, "", LOCAL, sent_by="PJSIP/1003-00000002"),
+    Case(STRANGER, "", ALICE, sent_by="PJSIP/1003-00000002", told=at_home("alice", "phones")),
+    Case(STRANGER, "", TRUNK, MOBILE, sent_by="PJSIP/1003-00000002"),
+    Case(STRANGER, "", "DAHDI/12-1", sent_by="PJSIP/1003-00000002", by_endpoint=False),
+    Case(
+        STRANGER, "", LOCAL,
+        told={FIRST_CHANNEL: "PJSIP/1001-00000001", FIRST_SENT_BY: "PJSIP/1003-00000002"},
+    ),
+    # not so who is asked for the agent's number and PIN; the caller ID tells nothing then
+    Case(OUTSIDE, "", TRUNK, MOBILE, sent_by="PJSIP/1003-00000002", listed=["PJSIP/trunk"]),
+    Case(
+        OUTSIDE, "", TRUNK, MOBILE, sent_by="PJSIP/1003-00000002", listed=["from-trunk"],
+        told={CAME_FROM: "from-trunk"},
+    ),
+    Case(STRANGER, "", "PJSIP/1001-00000001", sent_by="PJSIP/1003-00000002", listed=["PJSIP/1001"]),
     # a phone that no rule makes one, by the context that its calls begin in
     Case(PHONE, "alice", ALICE, told=at_home("alice", "phones")),
     Case(PHONE, "1001", ALICE, told=at_home("alice", "office"), by_endpoint=False),

@@ -168,8 +168,8 @@ def test_the_fallback_is_run_after_all_servers_and_before_try_again() -> None:
     text = render_dialplan(settings(fastagi={"standby": ["b:1"], "fallback": FALLBACK}))
     steps = [line for line in text.splitlines() if "AGI(" in line or "(away)" in line]
     assert [step.split("AGI(")[-1] for step in steps] == [
-        "agi://127.0.0.1:4573/${ARG1},${ARG2})",
-        "agi://b:1/${ARG1},${ARG2})",
+        "agi://127.0.0.1:4573/${ARG1},${ARG2},${BLINDTRANSFER}${FORWARDERNAME})",
+        "agi://b:1/${ARG1},${ARG2},${BLINDTRANSFER}${FORWARDERNAME})",
         "/opt/f/bin/fastagi-fallback,/etc/asterisk/f.json,${ARG1},${ARG2})",
         " same => n(away),Answer()",
     ]
@@ -195,7 +195,10 @@ def several(*names: str) -> Settings:
 
 def test_each_of_several_asterisks_says_which_it_is() -> None:
     text = render_dialplan(several("paris", "lyon"), "lyon")
-    assert "AGI(agi://10.0.0.9:4573/${ARG1}?asterisk=lyon,${ARG2})" in text
+    assert (
+        "AGI(agi://10.0.0.9:4573/${ARG1}?asterisk=lyon,${ARG2},${BLINDTRANSFER}${FORWARDERNAME})"
+        in text
+    )
     assert "paris" not in text
     assert "[for-paris]" in render_manager(several("paris", "lyon"), "paris")
     facts = {render_fallback_facts(several("paris", "lyon"), name) for name in ("", "lyon")}

@@ -201,6 +201,8 @@ class Classic:
             case ["SET", "VARIABLE", name, value]:
                 heard.variables[name] = value
                 return "200 result=1"
+            case ["GET", "FULL", "VARIABLE", "${BLINDTRANSFER}${FORWARDERNAME}"]:
+                return "200 result=1 ()"
             case ["GET", "VARIABLE", name]:
                 value = self._value(heard, name)
                 return f"200 result=1 ({value})" if value else "200 result=0"

@@ -182,7 +182,7 @@ def test_callers_from_outside_may_only_where_they_are_listed(classic: Classic) -
         chosen = settings(login={"from": [listed]}, devices=rules)
         classic.facts.write_text(render_fallback_facts(chosen), encoding="utf-8")
         more["agi_context"] = "agent-features-call"
-        told = {"GET FULL VARIABLE": "200 result=1 (from-trunk)"}
+        told = {'GET FULL VARIABLE "${STACK': "200 result=1 (from-trunk)"}
         heard = classic.dial("agent/pause", "1", extension="trunk", more=more, answers=told)
         assert (listed, heard.outcome) == (listed, "PAUSED")
         forged = more | {"agi_callerid": "1001"}
@@ -197,10 +197,17 @@ def test_behind_a_local_channel_is_the_phone_that_dialled(classic: Classic) -> N
         more={"agi_channel": "Local/*331@phones-00000001;2"},
         answers={
             'GET FULL VARIABLE "${TRANSFERERNAME}': "200 result=1 ()",
-            'GET FULL VARIABLE "${MASTER_CHANNEL': "200 result=1 (PJSIP/1001-00000005)",
+            'GET FULL VARIABLE "${MASTER_CHANNEL(CHANNEL': "200 result=1 (PJSIP/1001-00000005)",
         },
     )
     assert (heard.outcome, heard.variables["AGENT_EXTENSION"]) == ("PAUSED", "1001")
+
+
+@pytest.mark.parametrize("script", ["agent/pause", "agent/unpause", "agent/logoff"])
+def test_who_was_sent_to_a_code_has_not_dialled_it(classic: Classic, script: str) -> None:
+    sent = {'GET FULL VARIABLE "${BLINDTRANSFER': "200 result=1 (PJSIP/1003-00000007)"}
+    assert classic.dial(script, answers=sent).outcome == Outcome.NOT_FROM_HERE
+    assert untouched(classic)
 
 
 def test_a_hash_right_after_what_was_asked_answers_nothing(classic: Classic) -> None:

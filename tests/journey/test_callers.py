@@ -275,6 +275,133 @@ async def test_a_code_that_is_consulted_in_a_call_acts_for_who_consults_it(
         asterisk.cli("module reload features")
 
 
+@contextlib.contextmanager
+def transfer_keys(asterisk: Asterisk) -> Iterator[None]:
+    """*1 transfers without consulting; 795 is 1001, and whoever talks may transfer the other."""
+    features = asterisk.etc / "features.conf"
+    before = features.read_text()
+    features.write_text("[general]\n[featuremap]\nblindxfer => *1\n")
+    asterisk.cli("module reload features")
+    try:
+        yield
+    finally:
+        features.write_text(before)
+        asterisk.cli("module reload features")
+
+
+TALK = """[phones](+)
+exten => 795,1,Answer()
+ same => n,Dial(PJSIP/1001,30,tT)
+exten => 796,1,Dial(PJSIP/forwards,30)
+"""
+
+
+async def test_who_is_transferred_to_a_code_has_dialled_nothing(
+    inbound: Callable[..., Service], desk: Any, asterisk: Asterisk
+) -> None:
+    """A colleague, or whoever talks to an agent, could log the agent off by a transfer."""
+    asterisk.more_dialplan += TALK
+    service = inbound()
+    agent, other = await desk("1001"), await desk("1003")
+    assert (await agent.dial("*314001")).outcome == "LOGGED_IN"
+    assert (await other.dial("*314002")).outcome == "LOGGED_IN"
+    refused = 0
+    with transfer_keys(asterisk):
+        # who transfers, and with what: a key, or the telephone's own (REFER)
+        for who, code in ((other, "*32"), (agent, "*331"), (agent, "79*32"), (other, "")):
+            mark = asterisk.mark()
+            await other.phone.dial("795")
+            joined = "joined 'simple_bridge'"
+            await until(
+                lambda mark=mark, joined=joined: asterisk.log_since(mark).count(joined) == 2,
+                what="the call",
+            )
+            if code:
+                await who.phone.press("*1")
+                await until(
+                    lambda mark=mark: "pbx-transfer" in asterisk.played(since=mark), what="the tone"
+                )
+                await who.phone.press(code)
+            else:
+                await who.phone.transfer("*32")
+            refused += 1
+            await until(
+                lambda number=refused: len(service.logged("refused")) == number,
+                what=f"the refusal of {code or 'REFER'}",
+            )
+            asterisk.cli("channel request hangup all")
+            await until(lambda: "0 active channels" in asterisk.cli("core show channels count"))
+    assert {line["outcome"] for line in service.logged("refused")} == {"NOT_FROM_HERE"}
+    why = [line["why"] for line in service.logged("refused")]
+    assert "sent to the code by PJSIP/1003-" in why[0], why
+    assert "sent to the code by PJSIP/1001-" in why[1], why
+    for number in ("4001", "4002"):
+        assert service.agents()[number]["status"] == "available"
+
+
+class Forwards(asyncio.DatagramProtocol):
+    """A telephone that sends all its calls on to a number (302)."""
+
+    def __init__(self, number: str) -> None:
+        self.number = number
+        self.transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        text = data.decode()
+        if not text.startswith("INVITE"):
+            return
+        told = {m[1]: m[2] for m in re.finditer(r"^([\w-]+): (.*?)\r$", text, re.MULTILINE)}
+        lines = [f"{name}: {told[name]}" for name in ("Via", "From", "Call-ID", "CSeq")]
+        lines += [f"To: {told['To']};tag=1", f"Contact: <sip:{self.number}@127.0.0.1>"]
+        reply = ["SIP/2.0 302 Moved Temporarily", *lines, "Content-Length: 0", "", ""]
+        self.transport.sendto("\r\n".join(reply).encode(), addr)
+
+
+async def test_who_calls_a_phone_that_is_forwarded_to_a_code_has_not_dialled_it(
+    inbound: Callable[..., Service],
+    desk: Any,
+    asterisk: Asterisk,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: Forwards("*32"), local_addr=("127.0.0.1", 0)
+    )
+    port = transport.get_extra_info("sockname")[1]
+    plain = Asterisk._pjsip_conf
+    endpoint = f"""
+[forwards]
+type = aor
+contact = sip:forwards@127.0.0.1:{port}
+[forwards]
+type = endpoint
+context = phones
+allow = ulaw
+aors = forwards
+"""
+    with monkeypatch.context() as patched:
+        patched.setattr(Asterisk, "_pjsip_conf", lambda self: plain(self) + endpoint)
+        asterisk.more_dialplan += TALK
+        asterisk.kill()
+        asterisk.start()
+        service = inbound()
+        try:
+            phone = await desk("1001")
+            assert (await phone.dial("*314001")).outcome == "LOGGED_IN"
+            phone.call("796")
+            await until(lambda: service.logged("refused"), what="the refusal")
+            (line,) = service.logged("refused")
+            assert line["outcome"] == "NOT_FROM_HERE"
+            assert "sent to the code by PJSIP/forwards-" in line["why"]
+            assert service.agents()["4001"]["status"] == "available"
+        finally:
+            transport.close()
+    asterisk.kill()
+    asterisk.start()
+
+
 async def test_an_endpoint_is_the_extension_of_the_rule_with_its_interface(
     make_service: Any, desk: Any
 ) -> None:
