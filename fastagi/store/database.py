@@ -391,6 +391,10 @@ _REFUSALS = (
         "look at user and password in `database`, and at the server's pg_hba.conf",
     ),
     (("does not exist",), "CREATE DATABASE and CREATE ROLE, or mend the name in `database`"),
+    (
+        ("too many clients", "connection slots", "too many connections"),
+        "end sessions that nobody needs, or raise max_connections",
+    ),
     (("starting up", "shutting down", "in recovery"), "the server is not ready yet"),
     (
         ("onnection refused", "resolve", "timeout", "No route", "unreachable", "No such file"),
