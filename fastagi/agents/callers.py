@@ -29,7 +29,7 @@ FIRST_SENT_BY = "${MASTER_CHANNEL(BLINDTRANSFER)}"  # … and who transferred it
 # Which channel has sent the call to the code. The dialplan tells it, so that nothing is asked.
 SENT_BY = "${BLINDTRANSFER}${FORWARDERNAME}"
 CONFIGURED = "${{PJSIP_ENDPOINT({},context)}}"  # the context that calls of an endpoint begin in
-CONFIGURED_IN = {  # by technology; where nothing can be asked nothing is certain
+CONFIGURED_IN = {  # by technology; of the others, such as DAHDI, Asterisk does not tell it
     "PJSIP": CONFIGURED,
     "SIP": "${{SIPPEER({},context)}}",
     "IAX2": "${{IAXPEER({},context)}}",
@@ -209,12 +209,10 @@ def _by_channel(
         begins_in, question = "", CONFIGURED_IN.get(technology.upper())
         if question and is_extension(endpoint) and not _is_anybody(endpoint):
             begins_in = yield question.format(endpoint)
-        told = begins_in != "" or technology.upper() == "PJSIP"
-        at_home = begins_in in phones if told else direct and not access.by_endpoint
-        if at_home:
+        if begins_in in phones:
             extension = endpoint if access.by_endpoint else number
             return Caller(
-                Standing.PHONE, extension, number, interface, context=context, at_home=told
+                Standing.PHONE, extension, number, interface, context=context, at_home=True
             )
     return Caller(
         Standing.STRANGER,
@@ -236,7 +234,8 @@ def _context(context: str) -> Generator[str, str, str]:
 
 def extension_of(technology: str, endpoint: str, rules: Sequence[DeviceRule]) -> str:
     """The extension of the phone that this endpoint is: its name, or that of the rule with this
-    very interface, such as ``PJSIP/alice-desk`` for 201. "" where it is no phone."""
+    very interface or state interface, such as ``PJSIP/alice-desk`` for 201. "" where it is no
+    phone."""
     if _is_anybody(endpoint):
         return ""
     device = resolve(rules, endpoint)
@@ -244,7 +243,9 @@ def extension_of(technology: str, endpoint: str, rules: Sequence[DeviceRule]) ->
         return endpoint
     interface = f"{technology}/{endpoint}"
     for rule in rules:
-        if rule.type == "local" and (extension := rule.extension_of(interface)):
+        if rule.type == "local" and (
+            extension := rule.extension_of(interface) or rule.extension_of_state(interface)
+        ):
             return extension
     return ""
 

@@ -162,7 +162,14 @@ class DeviceRule:
 
     def extension_of(self, interface: str) -> str:
         """The extension whose device this interface is; "" when it is none of this rule's."""
-        head, placeholder, tail = self.interface.partition(PLACEHOLDER)
+        return self._extension_in(self.interface, interface)
+
+    def extension_of_state(self, interface: str) -> str:
+        """The same by the state interface: the phone that a ``Local/…`` interface leads to."""
+        return self._extension_in(self.state_interface or "", interface)
+
+    def _extension_in(self, template: str, interface: str) -> str:
+        head, placeholder, tail = template.partition(PLACEHOLDER)
         if not placeholder:  # a rule for one extension, or for a shared device
             same = interface.lower() == head.lower() and self.pattern.literal
             return self.pattern.text.removeprefix("_") if same else ""

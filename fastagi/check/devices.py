@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fastagi.agents.callers import access, extension_of
+from fastagi.agents.callers import CONFIGURED_IN, Access, access, extension_of
 from fastagi.agents.devices import PLACEHOLDER, DeviceRule, resolve
 from fastagi.agents.model import AgentState
 from fastagi.agents.reconcile import number_in
@@ -473,6 +473,7 @@ async def _phones(
     return [
         *_misfits(settings, named, gone),
         *_without_rule(nobody),
+        *untold_contexts(endpoints, rules, listed),
         *(
             _inbound(context, devices, "a device rule has that context" * (context in ours))
             for context, devices in inbound.items()
@@ -481,6 +482,33 @@ async def _phones(
             _inbound(context, devices, "a device rule matches their names, which is too much")
             for context, devices in matched.items()
         ),
+    ]
+
+
+def untold_contexts(
+    endpoints: Iterable[Endpoint], rules: Sequence[DeviceRule], listed: Access
+) -> list[Finding]:
+    """Devices of which Asterisk does not tell whether they are phones or lines: the codes refuse
+    them, whatever caller ID they show. As it must be for lines, so that nothing is to be mended."""
+    found = []
+    for endpoint in endpoints if rules else ():
+        technology = endpoint.device.partition("/")[0]
+        if (
+            technology.upper() not in CONFIGURED_IN
+            and not extension_of(technology, endpoint.name, rules)
+            and not listed.lists(technology, endpoint.name)
+        ):
+            found.append(endpoint.device)
+    if not found:
+        return []
+    return [
+        ok(
+            _ABOUT,
+            f"calls from {some(found)} may not use the codes: Asterisk does not tell in which "
+            "context they begin. A phone among them needs a device rule with it as interface or "
+            "state_interface, such as state_interface: " + found[0],
+            "devices",
+        )
     ]
 
 

@@ -29,6 +29,8 @@ RULES = (
     DeviceRule(Pattern.parse("201"), "office", "PJSIP/alice-desk"),
     DeviceRule(Pattern.parse("202"), "office", "Local/202@ring", "SIP/bob"),
     DeviceRule(Pattern.parse("203"), "office", "SIP/pbx2/203"),
+    DeviceRule(Pattern.parse("1012"), "phones", "Local/1012@ring/n", "DAHDI/12"),
+    DeviceRule(Pattern.parse("1013"), "phones", "DAHDI/13"),
     DeviceRule(Pattern.parse("30XX"), "phones", "Local/{extension}@from-queue/n"),
     DeviceRule(Pattern.parse("0X."), "", "Local/{extension}@outbound/n", type="remote"),
 )
@@ -113,7 +115,12 @@ CASES = [
     Case(STRANGER, "lobby", "PJSIP/lobby-00000001"),  # Asterisk has no such function
     # other technologies have no such function either
     Case(STRANGER, "5551234", "DAHDI/i1/5551234-1", told={CAME_FROM: "phones"}, number="5551234"),
-    Case(PHONE, "1001", "DAHDI/12-1", told={CAME_FROM: "phones"}, by_endpoint=False),
+    Case(STRANGER, "1001", "DAHDI/i1/5551234-1", told={CAME_FROM: "phones"}, by_endpoint=False),
+    Case(STRANGER, "1001", "SCCP/1001-00000001", told={CAME_FROM: "phones"}, by_endpoint=False),
+    # unless a rule names the device, be it as the state interface alone
+    Case(PHONE, "1012", "DAHDI/12-1", number="1012", by_endpoint=False),
+    Case(PHONE, "1012", "DAHDI/12-1", number=""),
+    Case(PHONE, "1013", "dahdi/13-1", number=""),
     # a trunk of another technology, named like a phone; a caller without an account
     Case(STRANGER, "1001", "IAX2/1001-4711", told={CAME_FROM: "phones"}),
     Case(STRANGER, "1001", "SIP/1001-00000001", told={CAME_FROM: "phones"}),
@@ -133,7 +140,7 @@ CASES = [
         PHONE, "1001", "SIP/alice-00000001", by_endpoint=False,
         told={CAME_FROM: "phones", "${SIPPEER(alice,context)}": "office"},
     ),
-    Case(PHONE, "1001", "SIP/alice-00000001", told={CAME_FROM: "phones"}, by_endpoint=False),
+    Case(STRANGER, "1001", "SIP/alice-00000001", told={CAME_FROM: "phones"}, by_endpoint=False),
     # whom login.from lists: the outside number tells where they are, a number of the house not
     Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["PJSIP/trunk"]),
     Case(OUTSIDE, MOBILE, TRUNK, MOBILE, listed=["pjsip/_tru[n]k"]),
