@@ -20,8 +20,17 @@ from fastagi.ami.client import ManagerError
 from fastagi.check.asterisk import Pbx, lost, manager
 from fastagi.check.change import unconfirmed, warnings
 from fastagi.check.devices import devices
-from fastagi.check.findings import Finding, Level, one_line, problem
-from fastagi.check.here import Mends, configuration, fallback, http, prompts, service, store
+from fastagi.check.findings import Finding, Level, Unmatched, one_line, problem
+from fastagi.check.here import (
+    Mends,
+    configuration,
+    fallback,
+    http,
+    loopback,
+    prompts,
+    service,
+    store,
+)
 from fastagi.check.loaded import loaded
 from fastagi.check.queues import queues, unmatched
 from fastagi.check.rights import hearing, modules, privileges
@@ -46,10 +55,15 @@ async def check(
         yield finding
     names = [asterisk.name for asterisk in settings.asterisks]
     answers, linked = await service(settings)
-    looked_at = partial(store, settings.database, names, running=linked is not None)
+    running_here = linked is not None and loopback(settings.fastagi.advertised.host)
+    looked_at = partial(
+        store, settings.database, names, running=linked is not None, running_here=running_here
+    )
     findings, agents = await asyncio.to_thread(looked_at)
     for finding in (*findings, *answers, *http(settings, place)):
         yield finding
+    matched: set[str] = set()  # rules that fit a phone somewhere, as they stand in findings
+    unmatched_at: dict[str, dict[str, Finding]] = {}  # rule -> where it fits none, and what is said
     for asterisk in settings.asterisks:
         here = [a for a in agents if a.session and a.session.device.asterisk == asterisk.name]
         looked = _one_asterisk(
@@ -58,7 +72,16 @@ async def check(
         named = f"{asterisk.name}: " if asterisk.name else ""
         async with aclosing(looked) as found:
             async for finding in found:
+                if isinstance(finding, Unmatched) and named:
+                    unmatched_at.setdefault(finding.where, {})[asterisk.name] = finding
+                    continue
+                if finding.about == "devices" and finding.level is Level.OK:
+                    matched.add(finding.where)
                 yield replace(finding, where=named + finding.where)
+    for rule, said in unmatched_at.items():
+        # One that could not be asked may have the phones.
+        if rule not in matched and len(said) == len(names):
+            yield replace(next(iter(said.values())), where=f"{', '.join(said)}: {rule}")
     for finding in await asyncio.to_thread(fallback, settings):
         yield finding
 

@@ -13,7 +13,7 @@ from fastagi.agents.reconcile import number_in
 from fastagi.ami.client import Refused
 from fastagi.check.asterisk import LISTED, Endpoint, Pbx, untold
 from fastagi.check.extensions import Denied, Shape, Way, shape
-from fastagi.check.findings import Finding, ok, problem, some, warning
+from fastagi.check.findings import Finding, Level, Unmatched, ok, problem, some, warning
 from fastagi.config import ExtensionFrom, Settings
 
 _ABOUT: Final = "devices"
@@ -154,7 +154,8 @@ def _of_endpoints(settings: Settings, its: _Rule, endpoints: Sequence[Endpoint])
     technology = rule.interface.partition("/")[0]
     others = [e.device for e in endpoints if e.device.upper().startswith(technology.upper() + "/")]
     return [
-        problem(
+        Unmatched(
+            Level.PROBLEM,
             _ABOUT,
             f"no {technology} endpoint matches; Asterisk has {some(others) or 'none'}",
             its.where,
@@ -205,8 +206,10 @@ async def _through_context(pbx: Pbx, its: _Rule, endpoints: Sequence[Endpoint]) 
         return []  # told where the dialplan is looked at
     if isinstance(found, str):
         its.broken = True
+        elsewhere = its.rule.type == "local" and not its.extensions
         return [
-            problem(
+            (Unmatched if elsewhere else Finding)(
+                Level.PROBLEM,
                 _ABOUT,
                 f"the context {context!r}, through which these agents are called, is not loaded "
                 f"({found}): nobody can reach them",
@@ -222,8 +225,10 @@ async def _through_context(pbx: Pbx, its: _Rule, endpoints: Sequence[Endpoint]) 
         shape(extension).overlaps(wanted) for each in order for extension in each.dialled()
     ):
         its.broken = True
+        elsewhere = its.rule.type == "local" and not its.extensions
         return [
-            problem(
+            (Unmatched if elsewhere else Finding)(
+                Level.PROBLEM,
                 _ABOUT,
                 f"no extension of the context {context!r} takes {its.rule.pattern.text}: nobody "
                 "can reach these agents",
@@ -246,7 +251,8 @@ async def _through_context(pbx: Pbx, its: _Rule, endpoints: Sequence[Endpoint]) 
         findings.append(ok(_ABOUT, f"matches {len(taken)}: {some(taken)}", its.where))
     elif not lacking:
         findings.append(
-            warning(
+            Unmatched(
+                Level.WARNING,
                 _ABOUT,
                 "fits no phone: neither an endpoint, a caller ID nor a hint has such an extension; "
                 f"Asterisk has {some(e.device for e in endpoints) or 'no phone'}",

@@ -28,6 +28,11 @@ class Finding:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Unmatched(Finding):
+    """A device rule that fits no phone of this Asterisk; of several it may be meant for another."""
+
+
 def ok(about: str, what: str, where: str) -> Finding:
     return Finding(Level.OK, about, what, where)
 

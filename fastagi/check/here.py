@@ -1,6 +1,7 @@
 """What can be looked at without Asterisk: the configuration, the store, the service, the files."""
 
 import asyncio
+import fcntl
 import os
 import pwd
 import shlex
@@ -202,18 +203,57 @@ def loopback(host: str) -> bool:
 
 
 def store(
-    url: str, asterisks: Collection[str], *, running: bool
+    url: str, asterisks: Collection[str], *, running: bool, running_here: bool = False
 ) -> tuple[list[Finding], list[AgentState]]:
     """What is to be said of it, and who is logged in. Blocks.
 
-    ``asterisks``: the names of those in the configuration; ``running``: the service answers.
+    ``asterisks``: the names of those in the configuration; ``running``: the service answers;
+    ``running_here``: on this machine.
     """
     logged_in: list[AgentState] = []
-    return _store(url, asterisks, logged_in, running=running), logged_in
+    findings = _store(url, asterisks, logged_in, running=running, running_here=running_here)
+    return findings, logged_in
+
+
+def _used(path: Path) -> bool | None:
+    """Whether a service has this SQLite file, by the locks that it holds as long as it runs, on the
+    file beside it and on the file itself, which may have several names. None: not known."""
+    for locked in (path.with_name(path.name + ".lock"), path):
+        try:
+            file = os.open(locked, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+    return False
+
+
+def _another(name: str) -> Finding:
+    return warning(
+        "store",
+        "no service uses this database, and yet one answers: it has another one, and who is "
+        "logged in there is not known here. A relative path is looked up in the folder in which "
+        "each command is started; a changed `database` counts when the service is restarted",
+        name,
+        "database: sqlite:////var/lib/fastagi/fastagi.db   # four slashes: from the root",
+    )
 
 
 def _store(
-    url: str, asterisks: Collection[str], logged_in: list[AgentState], *, running: bool
+    url: str,
+    asterisks: Collection[str],
+    logged_in: list[AgentState],
+    *,
+    running: bool,
+    running_here: bool,
 ) -> list[Finding]:
     about = "store"
     try:
@@ -272,6 +312,8 @@ def _store(
                 _as_owner(path),
             )
         )
+    if path is not None and running_here and _used(path) is False:
+        findings.append(_another(found.name))
     return findings
 
 

@@ -10,11 +10,19 @@ import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from fastagi import check
+from fastagi.agents.callers import access
+from fastagi.agents.devices import DeviceRule, Pattern
 from fastagi.agi.prompts import SOUNDS
+from fastagi.check.asterisk import Endpoint
+from fastagi.check.devices import untold_contexts
+from fastagi.check.findings import Finding, Level, Unmatched
+from fastagi.config import Settings
 from fastagi.demo.asterisk import Asterisk, free_port
 
 from .conftest import PIN, SECRET, Running, Serve, Setting, fastagi
@@ -402,6 +410,76 @@ def test_no_store_although_the_service_runs(healthy: Setting, serve: Serve, tmp_
     assert warning["about"] == "store"
     assert "the service answers: it has another one" in warning["what"]
     assert warning["where"] == f"sqlite:///{tmp_path}/agents.db"
+
+
+def test_store_that_is_not_the_services(healthy: Setting, serve: Serve, tmp_path: Path) -> None:
+    """Both are there: which one the service has tell its locks."""
+    running = serve(healthy)
+    assert [f for f in findings(healthy)[1] if f["level"] != "ok"] == []
+    running.stop(signal.SIGTERM)
+    mine = healthy.database
+    healthy.change(f"sqlite:///{mine}", f"sqlite:///{tmp_path}/other.db")
+    serve(healthy)
+    healthy.change(f"sqlite:///{tmp_path}/other.db", f"sqlite:///{mine}")
+    (warning,) = (f for f in findings(healthy)[1] if f["level"] == "warning")
+    assert (warning["about"], warning["where"]) == ("store", f"sqlite:///{mine}")
+    assert "no service uses this database" in warning["what"]
+
+
+def test_store_by_another_name(healthy: Setting, serve: Serve, tmp_path: Path) -> None:
+    running = serve(healthy)
+    (tmp_path / "link.db").symlink_to(healthy.database)
+    healthy.change(f"sqlite:///{healthy.database}", f"sqlite:///{tmp_path}/link.db")
+    assert not [f for f in findings(healthy)[1] if f["about"] == "store" and f["level"] != "ok"]
+    running.stop(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ("unmatched", "matched", []),
+        ("matched", "unmatched", []),
+        ("unmatched", "unmatched", ["a, b: devices[0]"]),
+        ("unmatched", "away", []),
+    ],
+)
+async def test_a_rule_for_the_phones_of_one_of_several_asterisks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, a: str, b: str, said: list[str]
+) -> None:
+    found = {
+        "unmatched": Unmatched(Level.PROBLEM, "devices", "no endpoint matches", "devices[0]", "#"),
+        "matched": Finding(Level.OK, "devices", "matches 2", "devices[0]"),
+        "away": Finding(Level.PROBLEM, "Asterisk", "is away", "127.0.0.1", "#"),
+    }
+    answers = {"a": found[a], "b": found[b]}
+
+    async def looked(settings: Any, asterisk: Any, *_: Any, **__: Any) -> Any:
+        yield answers[asterisk.name]
+
+    monkeypatch.setattr(check, "_one_asterisk", looked)
+    one = {"host": "127.0.0.1", "secret": "x"}
+    settings = Settings.model_validate(
+        {
+            "asterisks": [{"name": name, **one} for name in answers],
+            "fastagi": {"listen": f"127.0.0.1:{free_port()}"},
+            "database": f"sqlite:///{tmp_path}/none.db",
+        }
+    )
+    where = [f.where async for f in check.check(settings, "place") if f.what.startswith("no end")]
+    assert where == said
+
+
+def test_devices_whose_context_asterisk_does_not_tell() -> None:
+    rules = [
+        DeviceRule(Pattern.parse("1012"), "phones", "Local/1012@ring/n", "DAHDI/12"),
+        DeviceRule(Pattern.parse("1013"), "phones", "DAHDI/13"),
+    ]
+    names = ["DAHDI/1", "DAHDI/12", "dahdi/13", "DAHDI/14", "SCCP/7", "PJSIP/1001", "SIP/1001"]
+    endpoints = [Endpoint(name, name.partition("/")[2]) for name in names]
+    (finding,) = untold_contexts(endpoints, rules, access(rules, False, ["DAHDI/14"]))
+    assert finding.level is Level.OK, "lines belong there"
+    assert "calls from DAHDI/1, SCCP/7 may not use the codes" in finding.what
+    assert untold_contexts(endpoints[1:4], rules, access(rules, False, ["DAHDI/14"])) == []
 
 
 def test_store_that_the_service_cannot_write(healthy: Setting, serve: Serve) -> None:
