@@ -46,12 +46,14 @@ def client_secret(base: str, client: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HookDelivery:
-    """One event owed to one hook. ``attempts`` counts those that failed so far."""
+    """One event owed to one hook. ``attempts`` counts those that failed so far; ``paused`` goes
+    with a login: the agent brought a pause along from another phone."""
 
     hook: Hook
     seq: int  # of the event
     event: Event
     attempts: int
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,13 @@ _STATUS = {
 }
 
 
-def told(agent_id: int, event: Event) -> dict[str, str]:
-    """What the receiver is told of the event, in the order of the document's example."""
+def told(agent_id: int, event: Event, *, paused: bool = False) -> dict[str, str]:
+    """What the receiver is told of the event, in the order of the document's example. ``paused``:
+    see HookDelivery."""
+    paused = paused and event.type is EventType.LOGIN
+    status = HookStatus.PAUSED if paused else _STATUS[event.type]
     fields = {
-        HookField.AGENT_STATUS: _STATUS[event.type].value,
+        HookField.AGENT_STATUS: status.value,
         HookField.AGENT_TYPE: event.device_type,
         HookField.EVENT_SOURCE: event.source.value,
         HookField.AGENT_ID: str(agent_id),

@@ -302,7 +302,10 @@ class HookDispatcher:
         try:
             settings = self._settings()
             try:
-                fields, number = told(hook.agent_id, event), delivery.attempts + 1
+                fields, number = (
+                    told(hook.agent_id, event, paused=delivery.paused),
+                    delivery.attempts + 1,
+                )
                 # Not the hook's type: it may have been told to wait for another one since.
                 attempt, wait = await self._try(
                     hook, event.id, event.type, fields, number, settings

@@ -272,7 +272,8 @@ class Hooks:
                     unreadable.append((row[0], row[8], f"the hook cannot be read: {error}"))
                     continue
                 if isinstance(event, Event):
-                    found.append(HookDelivery(hook, row[8], event, row[9]))
+                    paused = event.type is EventType.LOGIN and _was_paused(connection, hook, event)
+                    found.append(HookDelivery(hook, row[8], event, row[9], paused))
                 else:
                     unreadable.append((row[0], row[8], str(event)))
             return found, unreadable, others
@@ -408,3 +409,14 @@ def _claimed(
     if rows:
         connection.execute(_LEASE, (at + LEASE, me, [row[10] for row in rows]))
     return rows, bool(alive)
+
+
+def _was_paused(connection: Connection, hook: Hook, login: Event) -> bool:
+    """Whether a pause went on at this login: whoever moves takes it along."""
+    at = login.occurred_at.timestamp()
+    row = connection.execute(
+        "SELECT 1 FROM pause_segments WHERE agent_id = ? AND since < ?"
+        " AND (ended_at IS NULL OR ended_at > ?) LIMIT 1",
+        (hook.agent_id, at, at),
+    ).fetchone()
+    return row is not None

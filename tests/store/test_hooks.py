@@ -12,7 +12,7 @@ import pytest
 
 from fastagi.agents.devices import DeviceType
 from fastagi.agents.events import Event
-from fastagi.agents.hooks import Attempt, Hook, HookDelivery
+from fastagi.agents.hooks import Attempt, Hook, HookDelivery, told
 from fastagi.contract import HOOK_TYPES, EventType, Source
 from fastagi.store import PeeweeStore, Views, retry_parked
 from fastagi.store.connection import Connection
@@ -180,6 +180,27 @@ async def test_told_is_what_was_asked_for_and_nothing_else(store: PeeweeStore) -
     assert [(d.hook, d.event.id) for d in found] == [(pauses, "pause-1"), (remote, "away")]
     assert found[1].event.device_type == "remote"
     assert await counted(store, "hook_deliveries") == 3
+
+
+async def test_who_moves_while_paused_is_paused_at_the_other_phone(store: PeeweeStore) -> None:
+    """Told so also when it is told much later, and no login after it."""
+    await hooked(store)
+    minute = timedelta(minutes=1)
+    away = log_in(extension="1002", id="moved", move=True)
+    for number, command in enumerate(
+        [log_in(id="in"), pause(), away, log_off(), log_in(id="again"), pause(), log_off()]
+    ):
+        await done(store, command, NOW + number * minute)
+    told_of = []
+    for _ in range(3):
+        (delivery,) = await store.hooks.due(NOW + 9 * minute, 10, frozenset())
+        told_of.append((delivery.event.id, told(1, delivery.event, paused=delivery.paused)))
+        await store.hooks.delivered(delivery, attempt(delivery))
+    assert [(id, fields["agent_status"]) for id, fields in told_of] == [
+        ("in-1", "available"),
+        ("moved-2", "paused"),
+        ("again-1", "available"),
+    ]
 
 
 async def test_only_what_hooks_are_made_for_is_owed(store: PeeweeStore) -> None:
