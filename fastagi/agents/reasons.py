@@ -48,3 +48,12 @@ def find(reasons: Iterable[R], wanted: str) -> R | None:
         (reason for reason in known if folded(reason.description) == plain),
     )
     return next((reason for way in ways for reason in way), None)
+
+
+def still(reasons: Iterable[R], code: str, name: str) -> R | None:
+    """What the reason of a pause that goes on is by now; None: there is no such reason any more.
+
+    It may have another code since the pause began, and its code may be another one's.
+    """
+    known = list(reasons)
+    return find((reason for reason in known if reason.code == code), name) or find(known, name)

@@ -81,7 +81,7 @@ from fastagi.agents.operations import (
     SetPenalty,
     in_words,
 )
-from fastagi.agents.reasons import find
+from fastagi.agents.reasons import find, still
 from fastagi.agents.reconcile import settlement, to_be_finished
 from fastagi.agents.storage import wait_at_most
 from fastagi.contract import LOGGED_OFF, EventType, Outcome, Script, Source
@@ -658,7 +658,10 @@ class AgentService:
         state = await self.store.agent(command.agent)
         if state is None or state.pause is None:
             return command
-        pause = OpenPause(state.number, state.pause.id, state.pause.reason, state.pause.since)
+        reason = still(await self.store.reasons(), state.pause.reason.code, state.pause.reason.name)
+        if reason is None:
+            return command
+        pause = OpenPause(state.number, state.pause.id, reason, state.pause.since)
         queues = [m.queue for m in state.memberships]
         return replace(command, locked=locked(pause, self._clock(), queues, said))
 

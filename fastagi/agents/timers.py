@@ -29,6 +29,7 @@ from fastagi.agents.limits import (
 from fastagi.agents.log import Log, Trouble
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.operations import ReportedMember
+from fastagi.agents.reasons import still
 from fastagi.agents.service import AgentService
 from fastagi.agents.shifts import latest, upcoming
 from fastagi.agents.unplugged import PHONE_AWAY, Action, Sightings, action, is_lost
@@ -72,6 +73,7 @@ class Timers:
         self._idle: dict[tuple[str, str], datetime] = {}  # phones away with nobody there
         self._used: dict[str, tuple[datetime, timedelta]] = {}  # by segment: the day, its part
         self._warned: set[str] = set()  # segments
+        self._limits: dict[str, PauseLimit | None] = {}  # by segment, as long as its reason was
         self._not_before: dict[str, datetime] = {}  # by id of a command that Asterisk refused
         self._shifts_due: datetime | None = None  # None: at once
         self._fence = service.fence
@@ -213,20 +215,30 @@ class Timers:
         segments = {pause.segment for pause in pauses}
         self._warned &= segments
         self._used = {id: used for id, used in self._used.items() if id in segments}
+        self._limits = {id: limit for id, limit in self._limits.items() if id in segments}
         limits = await self._store.limits()
         said = await self._store.queue_pauses()
+        reasons = await self._store.reasons() if pauses else ()
+        by_now = {r: still(reasons, r.code, r.name) for r in {pause.reason for pause in pauses}}
         codes = {code for _, code in said}
-        theirs = [pause.agent for pause in pauses if pause.reason.code in codes]
+        said_of = {r for r, now in by_now.items() if now is not None and now.code in codes}
+        theirs = [pause.agent for pause in pauses if pause.reason in said_of]
         members = await self._store.states(theirs) if theirs else {}
         now = self._clock()
         today = start_of_day(now, self._policy().zone)
         exceeded: list[tuple[OpenPause, PauseLimit]] = []
         for pause in pauses:
             with self._fence.item("timers", *AWAY, agent=pause.agent):
-                limit = limits.get(pause.reason.code)
-                if pause.agent in members:
-                    queues = [m.queue for m in members[pause.agent].memberships]
-                    limit = limit_in_queues(limit, pause.reason.code, queues, said)
+                reason = by_now[pause.reason] if pause.reason.code else None
+                if reason is None:
+                    # Renamed, or gone while the pause goes on: what was said of it holds.
+                    limit = self._limits.get(pause.segment)
+                else:
+                    limit = limits.get(reason.code)
+                    if pause.agent in members:
+                        queues = [m.queue for m in members[pause.agent].memberships]
+                        limit = limit_in_queues(limit, reason.code, queues, said)
+                    self._limits[pause.segment] = limit
                 if limit is None:
                     continue
                 used = await self._used_today(pause, today) if limit.daily_budget else timedelta()

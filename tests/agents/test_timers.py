@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from fastagi.agents import errors
 from fastagi.agents.clock import Clock as RealClock
-from fastagi.agents.commands import LogOff, WhenInCall
+from fastagi.agents.commands import LogOff, PauseReason, WhenInCall
 from fastagi.agents.events import Event
-from fastagi.agents.limits import PauseLimit, TimePolicy, WhenExceeded
+from fastagi.agents.limits import PauseLimit, QueuePause, TimePolicy, WhenExceeded
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import Answer, PauseMember, RemoveMember
 from fastagi.agents.timers import Timers
@@ -25,7 +25,7 @@ from .memory import BREAK, LUNCH, NOON, Hall, Killed, an_agent, apply
 
 LOGIN, LOGOUT = EventType.LOGIN, EventType.LOGOUT
 PAUSE, UNPAUSE, EXCEEDED = EventType.PAUSE, EventType.UNPAUSE, EventType.PAUSE_EXCEEDED
-MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 WARN, BACK, OFF = WhenExceeded.WARN, WhenExceeded.UNPAUSE, WhenExceeded.LOGOFF
 AWAY = [(LOGIN, ""), (PAUSE, "device-lost")]
 
@@ -243,6 +243,44 @@ async def test_limits_hold_over_a_restart(house: House) -> None:
     house.start()
     assert (await house.after())[-1] == (UNPAUSE, "lunch")
     house.all_well()
+
+
+async def test_a_code_that_is_given_to_another_reason_takes_its_limit_along(house: House) -> None:
+    """By a reload, while somebody is paused: the pause is for what was dialled then."""
+    house.allow(BACK, 45 * MINUTE)
+    house.store.known_queue_pauses["sales", LUNCH.code] = QueuePause(40 * MINUTE, True)
+    await house.do(house.log_in(), house.pause())
+    await house.after(minutes=10)
+    house.store.known_reasons = (PauseReason("1", "training"), BREAK)
+    house.store.known_limits["1"] = PauseLimit(SECOND, None, WhenExceeded.LOGOFF)
+    house.store.known_queue_pauses["sales", "1"] = QueuePause(SECOND, True)
+    assert len(await house.after(minutes=29)) == 2
+    assert (await house.after(minutes=1))[2:] == [(UNPAUSE, "lunch")]
+    house.all_well()
+
+
+async def test_a_reason_that_has_another_code_now_has_its_limit_there(house: House) -> None:
+    """And a limit that is changed holds for the pauses that go on."""
+    house.allow(BACK, 45 * MINUTE)
+    await house.do(house.log_in(), house.pause())
+    house.allow(BACK, 50 * MINUTE)
+    await house.after(minutes=46)
+    house.store.known_reasons = (PauseReason("1", "training"), PauseReason("5", "Lunch"))
+    house.store.known_limits["1"] = PauseLimit(SECOND, None, WhenExceeded.LOGOFF)
+    house.store.known_limits["5"] = PauseLimit(HOUR, None, WhenExceeded.UNPAUSE)
+    house.start()
+    assert len(await house.after(minutes=13)) == 2
+    assert (await house.after(minutes=1))[2:] == [(UNPAUSE, "lunch")]
+
+
+async def test_a_pause_is_not_locked_for_what_a_queue_says_of_another_reason(house: House) -> None:
+    house.store.known_queue_pauses["sales", LUNCH.code] = QueuePause(disable_unpause=True)
+    await house.do(house.log_in(), house.pause())
+    with pytest.raises(errors.PauseLocked):
+        await house.do(house.unpause())
+    house.store.known_reasons = (PauseReason("1", "training"), BREAK)
+    await house.do(house.unpause())
+    assert house.told[-1] == (UNPAUSE, "lunch")
 
 
 async def test_two_services_end_a_pause_once(house: House) -> None:
