@@ -66,6 +66,12 @@ class AgentView(Protocol):
     @property
     def pause_source(self) -> Source | None: ...
     @property
+    def by(self) -> str:
+        """The program's name, of a login by an interface; "" otherwise."""
+
+    @property
+    def pause_by(self) -> str: ...
+    @property
     def planned(self) -> Planned:
         """What happens when the present queue call ends."""
 

@@ -339,12 +339,14 @@ def _agent(view: AgentView) -> dict[str, Any]:
         "asterisk": view.asterisk,
         "since": view.since,
         "source": view.source,
+        "by": view.by,
         "queues": list(view.queues),
         "joined": list(view.joined),
         "paused_in": list(view.paused_in),
         "pause_reason": view.pause_reason,
         "paused_since": view.paused_since,
         "pause_source": view.pause_source,
+        "pause_by": view.pause_by,
         "planned": view.planned,
     }
 

@@ -4,11 +4,12 @@ They work beside a running service, also from another process, and hold nobody u
 block: from an event loop they are made in a thread.
 """
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from peewee import JOIN, Field, ModelSelect, PeeweeException
 from playhouse.pool import PooledDatabase
 
+from fastagi.agents.commands import Actor
 from fastagi.agents.devices import DeviceType
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState, Status
@@ -66,6 +68,8 @@ class AgentView:
     device_type: DeviceType = "local"
     source: Source | None = None  # where the login came from
     pause_source: Source | None = None
+    by: str = ""  # the program's name, of a login by an interface
+    pause_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +194,10 @@ class Views:
         with self.connected() as database:
             text = state_query(where.format(database.param), ", s.source, p.source")
             rows = database.execute_sql(text, values).fetchall()
-        sources = {row[0]: row[-2:] for row in rows}
-        views = [_view(found.state, *sources[found.state.id]) for found in loaded(rows)]
+            sources = {row[0]: row[-2:] for row in rows}
+            states = [found.state for found in loaded(rows)]
+            by = _programs(database, states, sources)
+        views = [_view(state, *sources[state.id], by=by) for state in states]
         return sorted(views, key=_in_order)
 
     def events(
@@ -592,7 +598,30 @@ _WRITERS = (
 )
 
 
-def _view(state: AgentState, source: str | None, pause_source: str | None) -> AgentView:
+def _programs(
+    database: Any, states: Iterable[AgentState], sources: Mapping[int, Sequence[str | None]]
+) -> dict[str, str]:
+    """By the id of a login or a pause: the name of the program that made it."""
+    made = [
+        one.id
+        for state in states
+        for one, source in zip((state.session, state.pause), sources[state.id], strict=True)
+        if one is not None and source == Source.API
+    ]
+    found: dict[str, str] = {}
+    for i in range(0, len(made), 500):
+        some = [f"{id}-1" for id in made[i : i + 500]]  # the first event that tells of it
+        marks = ", ".join([database.param] * len(some))
+        rows = database.execute_sql(f"SELECT id, actor FROM events WHERE id IN ({marks})", some)
+        for id, actor in rows.fetchall():
+            with suppress(ValueError):  # not readable: then nobody is named
+                found[id.removesuffix("-1")] = Actor.from_dict(json.loads(actor)).name
+    return found
+
+
+def _view(
+    state: AgentState, source: str | None, pause_source: str | None, *, by: Mapping[str, str]
+) -> AgentView:
     session, pause = state.session, state.pause
     return AgentView(
         id=state.id,
@@ -614,4 +643,6 @@ def _view(state: AgentState, source: str | None, pause_source: str | None) -> Ag
         device_type=session.device.type if session else "local",
         source=as_source(source) if session and source else None,
         pause_source=as_source(pause_source) if pause and pause_source else None,
+        by=by.get(session.id, "") if session else "",
+        pause_by=by.get(pause.id, "") if pause else "",
     )

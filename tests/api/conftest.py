@@ -59,6 +59,8 @@ class View:
     paused_since: datetime | None
     pause_source: Source | None
     planned: Planned
+    by: str = ""
+    pause_by: str = ""
 
 
 def view(state: AgentState) -> View:

@@ -21,6 +21,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from fastagi.agents.commands import Actor, Command, LogIn, LogOff, Pause, PauseReason, Unpause
 from fastagi.agents.devices import Device
+from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState
 from fastagi.api.server import HttpServer
 from fastagi.contract import EventType, Source
@@ -39,20 +40,24 @@ class Shown(Reader):
 
     def agents(self, numbers: Sequence[str] | None = None) -> list[View]:
         self._there("agents")
-        last: dict[tuple[str, EventType], Source] = {}
+        last: dict[tuple[str, EventType], Event] = {}
         for event in list(self.store.events.values()):
-            last[event.agent, event.type] = event.source
+            last[event.agent, event.type] = event
         states = self.store.agents
         found = states.values() if numbers is None else [states[n] for n in numbers if n in states]
         views = [self._view(state, last) for state in list(found)]
         return sorted(views, key=lambda one: (len(one.number), one.number))
 
     @staticmethod
-    def _view(state: AgentState, last: Mapping[tuple[str, EventType], Source]) -> View:
+    def _view(state: AgentState, last: Mapping[tuple[str, EventType], Event]) -> View:
+        login = last.get((state.number, EventType.LOGIN)) if state.session else None
+        pause = last.get((state.number, EventType.PAUSE)) if state.pause else None
         return replace(
             view(state),
-            source=last.get((state.number, EventType.LOGIN)) if state.session else None,
-            pause_source=last.get((state.number, EventType.PAUSE)) if state.pause else None,
+            source=login.source if login else None,
+            pause_source=pause.source if pause else None,
+            by=login.actor.name if login else "",
+            pause_by=pause.actor.name if pause else "",
         )
 
 

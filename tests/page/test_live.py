@@ -71,7 +71,7 @@ def test_who_is_where(office: Office, page: Browser) -> None:
     assert page.cell(ALICE, "extension") == "1001"
     assert page.cell(ALICE, "queues").split() == ["sales", "support", "billing"]
     assert page.cell(ALICE, "source") == "phone"
-    assert page.cell(BOB, "source") == "api"
+    assert page.cell(BOB, "source") == "api (crm)"
     since = page.one(f'tr[data-number="{ALICE}"] .c-since time').get_attribute("datetime")
     session = office.agents[ALICE].session
     assert session is not None
@@ -81,11 +81,11 @@ def test_who_is_where(office: Office, page: Browser) -> None:
 
 def test_what_happens_is_shown_as_it_happens(office: Office, page: Browser) -> None:
     office.logs_in(CAROL, "1003", Source.API)
-    page.sees(lambda: page.cell(CAROL, "source") == "api", "a login by a program")
+    page.sees(lambda: page.cell(CAROL, "source") == "api (crm)", "a login by a program")
     office.pauses(ALICE, LUNCH)
     office.pauses(BOB, BREAK, Source.API)
     page.sees(lambda: page.cell(ALICE, "state") == "Paused", "a pause by phone")
-    page.sees(lambda: page.cell(BOB, "reason") == "break by api", "a pause by a program")
+    page.sees(lambda: page.cell(BOB, "reason") == "break by api (crm)", "a pause by a program")
     assert page.cell(ALICE, "reason") == "lunch by phone"
     assert counts(page) == "3 Logged in 1 Available 2 Paused 1 Logged off 4 All"
     page.shot("paused")
@@ -263,7 +263,7 @@ def test_pause_back_and_log_off(office: Office, page: Browser) -> None:
     page.shot("pause-dialog")
     page.all("#reasons label")[1].click()
     page.click("#pause .main")
-    page.sees(lambda: page.cell(ALICE, "reason") == "break by api", "the pause")
+    page.sees(lambda: page.cell(ALICE, "reason") == "break by api (crm)", "the pause")
     assert page.focus == "Back: end the pause of Alice Martin (4001)"
     page.click(button(ALICE, "unpause"))
     page.sees(lambda: page.cell(ALICE, "state") == "Available", "the end of the pause")
@@ -573,7 +573,7 @@ def test_by_keyboard_alone(office: Office, page: Browser) -> None:
     page.press(Keys.ARROW_DOWN)
     assert page.focus == "break"
     page.press(Keys.ENTER)
-    page.sees(lambda: page.cell(ALICE, "reason") == "break by api")
+    page.sees(lambda: page.cell(ALICE, "reason") == "break by api (crm)")
     assert page.focus == "Back: end the pause of Alice Martin (4001)"
     page.press(Keys.SPACE)
     page.sees(lambda: page.cell(ALICE, "state") == "Available")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastagi.agents.commands import Adopt, Seen, WhenInCall
+from fastagi.agents.commands import Actor, Adopt, Seen, WhenInCall
 from fastagi.agents.devices import Device
 from fastagi.agents.hooks import Attempt
 from fastagi.agents.model import Status
@@ -234,6 +234,26 @@ async def test_where_an_agent_is_and_how_the_agent_got_there(store: PeeweeStore,
     (event,) = views.latest_events(1)
     assert event.event.device_type == "local"
     assert [s.event.device_type for s in views.events(agent="1002")][:2] == ["remote", "remote"]
+    views.close()
+
+
+async def test_which_program_it_was(store: PeeweeStore, url: str) -> None:
+    views = Views(url)
+    crm, desk = Actor(name="crm"), Actor(name="front desk")
+    await done(store, replace(log_in("1001"), source=Source.API, actor=crm))
+    await done(store, replace(pause("1001"), source=Source.API, actor=desk), LATER)
+    await done(store, log_in("1002", "1002"))
+    ((here, there),) = [views.agents(["1001", "1002"])]
+    assert (here.by, here.pause_by) == ("crm", "front desk")
+    assert (there.source, there.by, there.pause_by) == (Source.PHONE, "", "")
+    moved = replace(log_in("1001", "3003", move=True), source=Source.API, actor=desk)
+    await done(store, moved, LATER)
+    (here,) = views.agents(["1001"])
+    assert (here.extension, here.by, here.pause_by) == ("3003", "front desk", "front desk")
+    # An odd row names nobody.
+    await store.run(lambda c: c.execute("UPDATE events SET actor = ? WHERE id LIKE '%'", ("[",)))
+    (here,) = views.agents(["1001"])
+    assert (here.source, here.by) == (Source.API, "")
     views.close()
 
 

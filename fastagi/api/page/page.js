@@ -39,7 +39,7 @@ const COLUMNS = {
   extension: { label: "extension", key: (a) => a.extension },
   queues: { label: "queues", key: (a) => a.joined.join(", ") },
   since: { label: "logged in", key: (a) => a.since || "" },
-  source: { label: "how they got there", key: (a) => a.source || "" },
+  source: { label: "how they got there", key: (a) => by(a.source, a.by) },
 };
 const TOLD = {
   LOGOFF_AFTER_CALL: "Will be logged off when the call ends.",
@@ -187,11 +187,16 @@ const pause = (ms, signal) =>
   });
 let wake = () => {};
 
+// Programs have names; of the others the source says enough.
+function by(source, name) {
+  return source === "api" && name ? `api (${name})` : source || "";
+}
+
 // -- the snapshot ---------------------------------------------------------------------------------
 
 function take(agent) {
   agent.pausedAt = agent.paused_since ? Date.parse(agent.paused_since) : 0;
-  agent.haystack = [agent.number, agent.name, agent.extension, reasonOf(agent), agent.source]
+  agent.haystack = [agent.number, agent.name, agent.extension, reasonOf(agent), agent.source, agent.by]
     .join(" ")
     .toLowerCase();
   const known = agents.get(agent.number);
@@ -675,7 +680,7 @@ function fillRow(row, agent) {
   cells.reason.replaceChildren();
   if (paused) {
     cells.reason.append(make("span", "", reasonOf(agent) || "no reason"));
-    if (agent.pause_source) cells.reason.append(" ", make("span", "dim", `by ${agent.pause_source}`));
+    if (agent.pause_source) cells.reason.append(" ", make("span", "dim", `by ${by(agent.pause_source, agent.pause_by)}`));
   }
   if (!runs) cells.age.replaceChildren();
   else if (!cells.age.firstChild) cells.age.append(make("time"));
@@ -693,7 +698,7 @@ function fillRow(row, agent) {
     time.dateTime = agent.since;
     cells.since.append(time);
   }
-  setText(cells.source, agent.source || "");
+  setText(cells.source, by(agent.source, agent.by));
   fillActions(cells.actions, agent);
   tickRow(row);
 }
@@ -832,9 +837,8 @@ function eventItem(event) {
   const name = agents.get(event.agent)?.name;
   const who = make("span", "who", name ? `${event.agent} ${name}` : event.agent);
   const what = make("span", "what", happened(event));
-  const by = event.source === "api" && event.actor?.name ? `api (${event.actor.name})` : event.source;
   item.append(time, " ", who, " ", what, " ");
-  item.append(make("span", "dim by", `by ${by}`));
+  item.append(make("span", "dim by", `by ${by(event.source, event.actor?.name)}`));
   return item;
 }
 
