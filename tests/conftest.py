@@ -11,6 +11,7 @@ import pwd
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -141,6 +142,33 @@ async def phones(
 
     yield make
     await asyncio.gather(*(phone.close() for phone in made))
+
+
+@pytest.fixture
+def realtime(equipment: Equipment, tmp_path: Path) -> Iterator[Asterisk]:
+    """An Asterisk whose queue support is in a database, with phone 1001 as a member."""
+    program = clipped(equipment.asterisk, tmp_path / "clipped", seconds=0.04)
+    asterisk = Asterisk(tmp_path / "asterisk", program)
+    asterisk.queue_sections = "[sales]\nringinuse = no\n[billing]\nringinuse = no\n"
+    with asterisk:
+        path = tmp_path / "realtime.db"
+        with sqlite3.connect(path) as database:
+            database.execute("CREATE TABLE queues (name TEXT PRIMARY KEY, strategy TEXT)")
+            database.execute("INSERT INTO queues VALUES ('support', 'ringall')")
+            database.execute(
+                "CREATE TABLE queue_members (uniqueid INTEGER PRIMARY KEY, queue_name TEXT,"
+                " interface TEXT, membername TEXT, penalty INTEGER, paused INTEGER)"
+            )
+            database.execute(
+                "INSERT INTO queue_members VALUES (1, 'support', 'PJSIP/1001', 'Front', 5, 0)"
+            )
+        (asterisk.etc / "extconfig.conf").write_text(
+            "[settings]\nqueues => sqlite3,rt\nqueue_members => sqlite3,rt\n"
+        )
+        (asterisk.etc / "res_config_sqlite3.conf").write_text(f"[rt]\ndbfile => {path}\nbatch=0\n")
+        asterisk.cli("module load res_config_sqlite3.so")
+        asterisk.cli("module reload extconfig")
+        yield asterisk
 
 
 @pytest.fixture

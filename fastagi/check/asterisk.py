@@ -29,7 +29,8 @@ INVALID: Final = "4"  # devicestate.h: AST_DEVICE_INVALID
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member of one queue. ``kind``: ``dynamic``, ``static``, ``realtime``, as Asterisk says;
+    """One member of one queue. ``kind``: ``dynamic``, or ``static``, as Asterisk's manager calls a
+    realtime one as well;
     ``invalid``: Asterisk knows no device behind the state interface, and never rings it."""
 
     queue: str

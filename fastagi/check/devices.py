@@ -14,6 +14,7 @@ from fastagi.ami.client import Refused
 from fastagi.check.asterisk import LISTED, Endpoint, Pbx, untold
 from fastagi.check.extensions import Denied, Shape, Way, shape
 from fastagi.check.findings import Finding, Level, Unmatched, ok, problem, some, warning
+from fastagi.check.queues import IN_A_TABLE, IN_QUEUES_CONF
 from fastagi.config import ExtensionFrom, Settings
 
 _ABOUT: Final = "devices"
@@ -388,6 +389,7 @@ async def _hinted(
 async def _invalid(settings: Settings, pbx: Pbx, rules: Sequence[_Rule]) -> list[Finding]:
     """Members in the queues now; those of a rule that is told of already are not told again."""
     found: dict[tuple[str, str, str], list[str]] = {}
+    for_good: set[tuple[str, str, str]] = set()  # which a log-off does not take out
     agents = {agent.number for agent in settings.agents or ()}
     for member in (await pbx.queues()).members:
         if not member.invalid:
@@ -398,13 +400,18 @@ async def _invalid(settings: Settings, pbx: Pbx, rules: Sequence[_Rule]) -> list
             continue
         key = (member.name, member.interface, member.state_interface)
         found.setdefault(key, []).append(member.queue)
+        if member.kind != "dynamic":
+            for_good.add(key)
     return [
         problem(
             _ABOUT,
             f"{name} is in {some(queues)} at {interface}, and Asterisk knows no device "
             f"{state}: it never rings there",
             f"queues: {some(queues)}",
-            f"fastagi dial '{settings.feature_codes.logoff or '*32'}{number_in(name)}' --from "
+            f"; its state interface: {' and '.join(map(IN_QUEUES_CONF.format, queues))}, or\n"
+            f"; state_interface in {IN_A_TABLE}\n; then: asterisk -rx 'queue reload members'"
+            if (name, interface, state) in for_good
+            else f"fastagi dial '{settings.feature_codes.logoff or '*32'}{number_in(name)}' --from "
             f"{_dialled_from(rules, interface)}   # logs the agent off",
         )
         for (name, interface, state), queues in found.items()

@@ -15,6 +15,8 @@ from fastagi.check.here import loopback
 from fastagi.config import Settings
 
 _ABOUT: Final = "queues"
+IN_QUEUES_CONF: Final = "queues.conf [{}]"
+IN_A_TABLE: Final = "the realtime table of queue members (extconfig.conf: queue_members)"
 
 
 async def queues(settings: Settings, pbx: Pbx, agents: Sequence[AgentState]) -> list[Finding]:
@@ -76,35 +78,37 @@ def _for_good(
     configured = {queue.name.casefold() for queue in settings.queues}
     sitting = {a.session.device.interface.casefold(): a.number for a in agents if a.session}
     for member in members:
-        if member.kind not in ("static", "realtime") or member.queue.casefold() not in configured:
+        if member.kind == "dynamic" or member.queue.casefold() not in configured:
             continue
         agent = number_in(member.name) or sitting.get(member.interface.casefold(), "")
         if not agent and not any(rule.extension_of(member.interface) for rule in rules):
             continue
         who = f"{member.interface} (agent {agent})" if agent else member.interface
+        where, mend = place_of(member, file)
+        kind = "static or realtime" if IN_A_TABLE in where else "static"
         yield warning(
             _ABOUT,
-            f"{who} is a {member.kind} member of {member.queue}: whoever logs in there cannot be "
+            f"{who} is a {kind} member of {member.queue}: whoever logs in there cannot be "
             "logged off from this queue, only paused in it",
-            *place_of(member, file),
+            where,
+            mend,
         )
 
 
 def place_of(member: Member, file: Path | None) -> tuple[str, str]:
     """Where the member stands, and how it is taken away."""
-    if member.kind == "realtime":
-        queue, interface = (v.replace("'", "''") for v in (member.queue, member.interface))
-        return (
-            "the realtime table of queue members (extconfig.conf: queue_members)",
-            "DELETE FROM queue_members\n"
-            f"WHERE queue_name = '{queue}' AND interface = '{interface}';",
-        )
+    reload = "asterisk -rx 'queue reload members'"
     line = _line(file, member) if file is not None else None
-    where = f"{line[0]}:{line[1]} [{member.queue}]" if line else f"queues.conf [{member.queue}]"
-    mend = f"; {where}: take out\nmember => {member.interface}"
     if line:
-        mend = f"sed -i '{line[1]}s/^/;/' {shlex.quote(str(line[0]))}   # {line[2]}"
-    return where, f"{mend}\nasterisk -rx 'queue reload members'"
+        comment = f"sed -i '{line[1]}s/^/;/' {shlex.quote(str(line[0]))}   # {line[2]}"
+        return f"{line[0]}:{line[1]} [{member.queue}]", f"{comment}\n{reload}"
+    queue, interface = (v.replace("'", "''") for v in (member.queue, member.interface))
+    return (
+        f"{IN_QUEUES_CONF.format(member.queue)}, or {IN_A_TABLE}",
+        f"; {IN_QUEUES_CONF.format(member.queue)}: take out\n"
+        f"; member => {member.interface}\n; then: {reload}\n; or in the realtime table:\n"
+        f"DELETE FROM queue_members\nWHERE queue_name = '{queue}' AND interface = '{interface}';",
+    )
 
 
 _SECTION: Final = re.compile(r"\s*\[([^\]]+)\]")

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,8 +21,8 @@ from fastagi.check.asterisk import Member
 from fastagi.check.queues import place_of
 from fastagi.demo.asterisk import Asterisk
 
-from .conftest import ROOT, SECRET, Serve, Setting
-from .test_check import findings, only, problems
+from .conftest import ROOT, SECRET, Serve, Setting, _setting
+from .test_check import findings, only, pasteable, problems
 
 pytestmark = pytest.mark.asterisk
 
@@ -978,10 +979,34 @@ def test_extensions_for_a_local_rule_mended(
     assert content(findings(healthy)[1])
 
 
-def test_a_realtime_member_is_told_of_with_its_row() -> None:
-    member = Member("sales", "x'); --", "PJSIP/1001", "PJSIP/1001", "realtime", False)
+def test_a_member_whose_line_is_not_found_may_be_in_a_table() -> None:
+    member = Member("sales", "x'); --", "PJSIP/1001", "PJSIP/1001", "static", False)
     where, mend = place_of(replace(member, queue="o'hara"), None)
-    assert "extconfig.conf" in where
-    assert mend == (
+    assert where.startswith("queues.conf [o'hara], or the realtime table")
+    assert mend.endswith(
         "DELETE FROM queue_members\nWHERE queue_name = 'o''hara' AND interface = 'PJSIP/1001';"
     )
+    assert pasteable(mend)
+
+
+def test_realtime_members(realtime: Asterisk, tmp_path: Path) -> None:
+    """Asterisk's manager calls them static, and their lines are in no file."""
+    with sqlite3.connect(tmp_path / "realtime.db") as database:
+        database.execute("ALTER TABLE queue_members ADD COLUMN state_interface TEXT")
+        database.execute(
+            "INSERT INTO queue_members"
+            " VALUES (2, 'support', 'PJSIP/1003', 'Back', 5, 0, 'PJSIP/no')"
+        )
+    setting = _setting(tmp_path, realtime.ami_port)
+    settings = config.load(setting.file)
+    realtime.manager_sections = dialplan.render_manager(settings).replace("CHANGE-ME", SECRET)
+    realtime.reload("manager")
+    _, found = findings(setting, "--no-probe")
+    first, second = sorted(warnings(found, "queues"), key=lambda w: w["what"])
+    assert first["what"].startswith("PJSIP/1001 is a static or realtime member of support: ")
+    assert second["what"].startswith("PJSIP/1003 is a static or realtime member of support: ")
+    assert "AND interface = 'PJSIP/1001';" in first["mend"]
+    (invalid,) = [p for p in problems(found) if p["about"] == "devices"]
+    assert "at PJSIP/1003, and Asterisk knows no device PJSIP/no" in invalid["what"]
+    assert "state_interface in the realtime table" in invalid["mend"]
+    assert "fastagi dial" not in invalid["mend"], "a log-off does not take it out"

@@ -2,15 +2,12 @@
 
 import asyncio
 import re
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastagi.demo.asterisk import Asterisk, clipped
-from fastagi.demo.equipment import Equipment
+from fastagi.demo.asterisk import Asterisk
 from tests.journey.parts import Line, Service, until
 
 FRONT = "member => PJSIP/1001,5,Front desk\n"
@@ -126,33 +123,6 @@ async def test_asterisk_restarts_and_forgets_that_it_was_paused(
 
 
 # -- realtime
-
-
-@pytest.fixture
-def realtime(equipment: Equipment, tmp_path: Path) -> Iterator[Asterisk]:
-    """An Asterisk whose queue support is in a database, with phone 1001 as a member."""
-    program = clipped(equipment.asterisk, tmp_path / "clipped", seconds=0.04)
-    asterisk = Asterisk(tmp_path / "asterisk", program)
-    asterisk.queue_sections = sections({"sales": "", "billing": ""})
-    with asterisk:
-        path = tmp_path / "realtime.db"
-        with sqlite3.connect(path) as database:
-            database.execute("CREATE TABLE queues (name TEXT PRIMARY KEY, strategy TEXT)")
-            database.execute("INSERT INTO queues VALUES ('support', 'ringall')")
-            database.execute(
-                "CREATE TABLE queue_members (uniqueid INTEGER PRIMARY KEY, queue_name TEXT,"
-                " interface TEXT, membername TEXT, penalty INTEGER, paused INTEGER)"
-            )
-            database.execute(
-                "INSERT INTO queue_members VALUES (1, 'support', 'PJSIP/1001', 'Front', 5, 0)"
-            )
-        (asterisk.etc / "extconfig.conf").write_text(
-            "[settings]\nqueues => sqlite3,rt\nqueue_members => sqlite3,rt\n"
-        )
-        (asterisk.etc / "res_config_sqlite3.conf").write_text(f"[rt]\ndbfile => {path}\nbatch=0\n")
-        asterisk.cli("module load res_config_sqlite3.so")
-        asterisk.cli("module reload extconfig")
-        yield asterisk
 
 
 async def test_a_realtime_member(realtime: Asterisk, tmp_path: Path) -> None:
