@@ -728,7 +728,17 @@ class Client(Manager):  # type: ignore[misc]
         return self.protocol.send(action)
 
     def login(self, future: "asyncio.Future[Response]") -> bool:
-        """The answer to the login. A1: a refusal is told, and tried again ever more slowly."""
+        """The answer to the login. A1: a refusal is told, and tried again ever more slowly. So is a
+        fault of ours: a link that is half logged in would stay so."""
+        try:
+            return self._logged_in(future)
+        except Exception as error:
+            self._complain(error)
+            if self.protocol is not None:
+                self.protocol.drop("a fault at the login")
+            return False
+
+    def _logged_in(self, future: "asyncio.Future[Response]") -> bool:
         self.authenticated_future = None
         if future.cancelled() or (error := future.exception()) is not None:
             if not future.cancelled() and isinstance(error, BadAction) and self.protocol:

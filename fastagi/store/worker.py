@@ -243,7 +243,8 @@ class Workers(Generic[C]):
                     continue
             error = _late()
             job.future.set_exception(error)
-            self._on_result(error)
+            with self._fence.item(TASK):  # else nobody would be looked after any more
+                self._on_result(error)
         self._waiting = still
         self._sweeping = bool(still)
         if still:

@@ -43,6 +43,28 @@ async def test_many_questions_are_one_write(store: PeeweeStore) -> None:
     assert store.workers.commits <= 10
 
 
+async def test_a_fault_of_whoever_is_told_keeps_nobody_waiting(
+    opened: Opened, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs are given up in time, the later ones too."""
+    store = opened(sqlite_url, deadline=0.2)
+
+    def told(error: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(store.workers, "_on_result", told)
+    gate = threading.Event()
+    held = store.run(lambda connection: gate.wait())
+    try:
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="in time"):
+                async with asyncio.timeout(20):
+                    await store.run(lambda connection: None)
+    finally:
+        gate.set()
+    await asyncio.wait([held])
+
+
 @pytest.mark.usefixtures("fresh")
 async def test_the_probe_leaves_nothing_behind(store: PeeweeStore, url: str) -> None:
     for _ in range(3):
