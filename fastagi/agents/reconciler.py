@@ -510,6 +510,10 @@ class _Side:
                 note = started_note(self.asterisk)
                 started = await self.queues.started_at(self.asterisk)
                 before = await self.store.note(note)
+                if before is None:
+                    # Known from now on: should Asterisk restart while the first comparison runs,
+                    # who has logged in meanwhile is put back.
+                    await self.store.set_note(note, started)
                 with suppress(QueuesUnavailable):  # another Asterisk may be away
                     await self.service.settle()
                 await self._take_notes()

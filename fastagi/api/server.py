@@ -146,6 +146,7 @@ class _Watched:
     places: Places
     head_since: float | None = None  # loop time; None: no head is waited for
     extensions: dict[str, Any]
+    _sock: Any  # asyncio's TransportSocket
     _owner: int | None = None
     _asked_owner = False
     _taking: tuple[float, int] | None = None  # since when, and how much there was to take then
@@ -153,6 +154,7 @@ class _Watched:
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.place.cut = self.cut
         self.extensions = {ABORT: self.cut, IDENTIFY: self._identify, OWNER: self._asks}
+        self._sock = transport.get_extra_info("socket")
         super().connection_made(transport)  # type: ignore[misc]
         self.head_since = self.loop.time()
 
@@ -163,11 +165,19 @@ class _Watched:
 
     def cut(self) -> None:
         """At once; the kernel keeps nothing either of what was not taken."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None:
+        with suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.abort()
+
+    def abort(self) -> None:
+        try:
+            self.transport.abort()
+        except AttributeError:
+            # A TLS transport that was closed twice, and still says goodbye to the client, has
+            # forgotten its protocol: in Python 3.11.2 (Debian 12) abort() raises, as
+            # get_write_buffer_size() does.
             with suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self.transport.abort()
+                self._sock.shutdown(socket.SHUT_RDWR)
 
     def _identify(self, client: str, limited: bool) -> bool:
         return self.places.identify(self.place, client, limited=limited)
@@ -188,7 +198,10 @@ class _Watched:
     @property
     def buffered(self) -> int:
         """Bytes that are written and not taken."""
-        size: int = self.transport.get_write_buffer_size()
+        try:
+            size: int = self.transport.get_write_buffer_size()
+        except AttributeError:  # see ``abort``; saying goodbye has a deadline anyway
+            return 0
         return size
 
     def overdue(self, now: float) -> bool:
@@ -637,7 +650,7 @@ class HttpServer:
         if left:
             log.warning("requests were cut off", count=len(left))
         for connection in list(self._state.connections):
-            connection.transport.abort()
+            connection.abort()  # type: ignore[union-attr]
         for task in left:
             task.cancel()
         if left:

@@ -601,6 +601,27 @@ async def test_a_first_start_takes_asterisk_as_it_is(two: Hall) -> None:
     two.all_well()
 
 
+@pytest.mark.parametrize("point", ["store.unsettled", "queues.notes", "queues.members"])
+async def test_a_restart_within_the_very_first_comparison(hall: Hall, point: str) -> None:
+    """Who has logged in meanwhile is put back, not taken for removed at the console."""
+    waits = hall.faults.stop_at(f"before {point}")
+    looking = asyncio.create_task(hall.reconciler._sides[""].catch_up())
+    await waits.wait()
+    await hall.do(hall.log_in())
+    hall.asterisk.linked = False
+    hall.faults.go_on(f"before {point}")
+    with pytest.raises(QueuesUnavailable):
+        await looking
+    hall.asterisk.restart("later")
+    hall.reconnected()
+    await hall.settle()
+    assert told(hall) == [
+        (LOGIN, "", ALL, Source.PHONE),
+        (REPAIR, "3 put back", (), Source.SYSTEM),
+    ]
+    hall.all_well()
+
+
 async def test_what_was_done_while_the_service_was_away_is_adopted(two: Hall) -> None:
     await two.settle()
     await two.do(two.log_in(), two.pause())

@@ -756,6 +756,37 @@ async def test_a_handshake_has_its_time(
     assert logs == []
 
 
+async def test_a_tls_client_that_does_not_take_the_goodbye_stops_no_deadline(
+    house: House, serve: Serve, certificate: Path
+) -> None:
+    """One that is closed twice raises in Python 3.11.2 when it is aborted."""
+    files = {"certificate": certificate / "certificate.pem", "key": certificate / "key.pem"}
+    it = await serve(house.application(), tls=files)
+    trusting = ssl.create_default_context(cafile=str(files["certificate"]))
+    with socket.create_connection(("127.0.0.1", it.port)) as sock:
+        sock.setblocking(False)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = trusting.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await loop.sock_sendall(sock, outgoing.read())
+                incoming.write(await loop.sock_recv(sock, 65536))
+        client.write(b"GET /docs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        await loop.sock_sendall(sock, outgoing.read())
+        await until(lambda: [c for c in it._state.connections if c.transport.is_closing()])
+        with structlog.testing.capture_logs() as logs:
+            (left,) = it._state.connections
+            left.shutdown()
+            it._look(loop.time())
+            left.cut()
+            await until(lambda: not it._state.connections)
+        assert logs == []
+
+
 async def test_old_tls_is_refused(house: House, serve: Serve, certificate: Path) -> None:
     files = {"certificate": certificate / "certificate.pem", "key": certificate / "key.pem"}
     it = await serve(house.application(), tls=files)
