@@ -348,6 +348,22 @@ class Conversation:
         result = re.search(rf'NoOp\("{re.escape(self.channel)}", "result=([^"]*)"\)', text)
         return Heard(tuple(self.played()), *(result[1].split("|") if result else ()))
 
+    async def asked_again(self, question: str, then: str) -> bool:
+        """Waits until ``then`` is played, or the question once more: true, as after keys that did
+        not arrive."""
+        again = False
+
+        def goes_on() -> bool:
+            nonlocal again
+            sounds = [played.sound for played in self.played()][self._heard :]
+            again = question in sounds and then not in sounds[: sounds.index(question) + 1]
+            return again or then in sounds
+
+        await until(goes_on, within=40, what=f"{then} at {self.phone.extension}")
+        if again:
+            await self.hears(question)
+        return again
+
 
 class Desk:
     """A phone and who sits there."""
@@ -391,6 +407,19 @@ class Desk:
         for sound, keys in steps:
             await conversation.hears(sound)
             await conversation.press(keys)
+        return await conversation.end()
+
+    async def dial_patiently(self, code: str, *steps: tuple[str, str], answer: str) -> Heard:
+        """The same as somebody who presses the keys once more when asked once more: Asterisk drops
+        a key that arrives between two commands of the service, which are far apart on a machine
+        that is busy. ``answer`` is the first sound of the answer."""
+        conversation = await self.lift(code)
+        following = [*(sound for sound, _ in steps[1:]), answer]
+        for (sound, keys), then in zip(steps, following, strict=False):
+            await conversation.hears(sound)
+            await conversation.press(keys)
+            while keys and await conversation.asked_again(sound, then):
+                await conversation.press(keys)
         return await conversation.end()
 
 

@@ -38,12 +38,12 @@ DAYS: dict[str, list[tuple[str, Steps, Outcome, tuple[str, str, str], set[str]]]
         ("*34", (), O.UNPAUSED, ("4001", "1001", ""), {"PJSIP/1001"}),
         (
             "*36",
-            (("spy-agent", "701"), ("agent-loggedoff", "1")),
+            (("vm-press", "701"), ("vm-last", ""), ("agent-loggedoff", "1")),
             O.QUEUE_LEFT,
             ("4001", "1001", ""),
             set(),
         ),
-        ("*36", (("spy-agent", "701"),), O.QUEUE_JOINED, ("4001", "1001", ""), {"PJSIP/1001"}),
+        ("*36", (("vm-press", "701"),), O.QUEUE_JOINED, ("4001", "1001", ""), {"PJSIP/1001"}),
         ("*32", (), O.LOGGED_OFF, ("4001", "1001", ""), set()),
         (
             "*31",
@@ -89,7 +89,8 @@ DAYS: dict[str, list[tuple[str, Steps, Outcome, tuple[str, str, str], set[str]]]
 async def test_a_day_of_codes(day: str, service: Service, desk: Any) -> None:
     phone = await desk("1001")
     for code, steps, outcome, variables, sales in DAYS[day]:
-        heard = await phone.dial(code, *steps)
+        answer = next(iter(prompts.ANSWERS[outcome]), "")
+        heard = await phone.dial_patiently(code, *steps, answer=answer)
         assert (code, heard.outcome) == (code, outcome)
         assert (code, (heard.agent, heard.extension, heard.reason)) == (code, variables)
         assert (code, service.members()["sales"]) == (code, sales)

@@ -332,7 +332,8 @@ SHOW_PARKED = ("events", "--parked", "--json")
 
 async def test_killed_in_the_middle(make_service: MakeService) -> None:
     """Told at least once, in order, the same event under the same id."""
-    service = configured(make_service, attempts=50)
+    # However long the codes take meanwhile, the third request does not run out of time.
+    service = configured(make_service, attempts=50, timeout="50s")
     release = asyncio.Event()
 
     async def slow(seen: Seen, writer: asyncio.StreamWriter) -> bytes | None:
@@ -354,7 +355,7 @@ async def test_killed_in_the_middle(make_service: MakeService) -> None:
                 await code(service, "unpause", "", "1002")
 
         await pauses(6)
-        await asyncio.wait_for(release.wait(), 20)
+        await asyncio.wait_for(release.wait(), 60)
         service.kill()
         assert len(web.seen) == 3
         await asyncio.to_thread(service.start)
