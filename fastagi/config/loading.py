@@ -8,6 +8,7 @@ import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
@@ -631,10 +632,15 @@ def _say(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind == "greater_than_equal":
-        return f"must be at least {context['ge']}"
+        return f"must be at least {_written(context['ge'])}"
     if kind == "less_than_equal":
-        return f"must be at most {context['le']}"
+        return f"must be at most {_written(context['le'])}"
     return _SAID.get(kind, message)
+
+
+def _written(bound: object) -> str:
+    """As it is written in a configuration."""
+    return f"{bound.total_seconds():g}s" if isinstance(bound, timedelta) else str(bound)
 
 
 def _annotations(path: KeyPath) -> Any:

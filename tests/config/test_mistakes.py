@@ -82,6 +82,10 @@ MISTAKES: dict[str, tuple[str, int, int, str, str]] = {
         "login:\n  pin_tries: three\n",
         *(2, 14, "login.pin_tries", "must be a whole number"),
     ),
+    "too long a time": (
+        "webhooks:\n  timeout: 1m\n",
+        *(2, 12, "webhooks.timeout", "must be at most 50s"),
+    ),
     "too small": ("login: {pin_tries: 0}\n", 1, 20, "login.pin_tries", "at least 1"),
     "too large": ("asterisk2: 1\n", 1, 1, "asterisk2", "did you mean 'asterisk'?"),
     "no boolean": (
