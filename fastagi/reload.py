@@ -27,6 +27,10 @@ CONFIRM_WITHIN: Final = 60.0  # seconds between a refused SIGHUP and the one tha
 STORE_AGAIN: Final = 1.0  # seconds until a store that was away is asked again
 LINES: Final = 20  # losses in the log, and lines for `fastagi reload`
 
+MAY_BE_CUT: Final = (
+    "a file of the configuration is shorter than before and ends in the middle of a line: is all of"
+    " it there? What was cut off has changed the last agent, queue or setting of it"
+)
 HOW_TO_CONFIRM: Final = "fastagi reload --confirm, or SIGHUP twice within a minute"
 
 
@@ -75,6 +79,7 @@ class Reloader:
         self._use = use
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._read = b""  # digest of the files as they were read last
+        self._ends: dict[str, tuple[int, bool]] = {}  # how they ended, by name
         self._refused: tuple[bytes, float] | None = None  # to a SIGHUP: fingerprint, and when
         self._seen = b""  # fingerprint of what was refused last, to whomever
         self._waits = False  # for the store, and it was said
@@ -84,6 +89,7 @@ class Reloader:
     def began_with(self, digest: bytes) -> None:
         """``content_digest`` of the files with which the service has started."""
         self._read = digest
+        self._ends = config.endings(self._path)
 
     def was_refused(self, fingerprint: bytes) -> None:
         """At the start, and logged: this configuration is what ``fastagi reload --confirm`` is
@@ -156,6 +162,9 @@ class Reloader:
             log.error("the configuration cannot be read", error=str(error))
             return Report(Outcome.ERRORS, (str(error),))
         self.warn(settings)
+        cut = await asyncio.to_thread(self._cut)
+        for file in cut:
+            log.warning(MAY_BE_CUT, file=file)
         fingerprint = settings.fingerprint_material
         try:
             lines = await self._use(settings, self._is_confirmed(request, fingerprint))
@@ -182,7 +191,17 @@ class Reloader:
             self._again[0].cancel()
             self._again = None
         self._waits = False
-        return Report(Outcome.RELOADED, tuple(lines))
+        return Report(Outcome.RELOADED, (*(f"{file}: {MAY_BE_CUT}" for file in cut), *lines))
+
+    def _cut(self) -> list[str]:
+        """Files that somebody may have written to half: shorter than before, and without the end
+        of their last line, which they had. That may be meant; so it is only said."""
+        before, self._ends = self._ends, config.endings(self._path)
+        return [
+            name
+            for name, (size, whole) in self._ends.items()
+            if not whole and before.get(name, (0, False))[0] > size and before[name][1]
+        ]
 
     def _try_again(self, request: _Request, fingerprint: bytes) -> None:
         """Once for all that wait for the store; what was confirmed stays so."""

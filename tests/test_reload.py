@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from fastagi import reload
 from fastagi.agents.protection import Loss, NotConfirmed
@@ -98,6 +99,30 @@ async def test_a_changed_file_is_read_once(folder: Path, monkeypatch: pytest.Mon
         write(folder, "b.yml", "language: de\n")
         await service.tries(2)
     assert service.used == [("fr", False), ("de", False)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("language: fr_FR\n", "language: fr", True),
+        ("language: fr_FR\n", "language: fr\n", False),  # shorter, and whole
+        ("language: fr\n", "language: fr_FR", False),  # some editors write no last line break
+        ("language: fr_FR", "language: fr", False),
+    ],
+)
+async def test_a_file_that_may_be_cut_is_said(
+    folder: Path, before: str, after: str, said: bool
+) -> None:
+    """A PIN or a name that was cut in its middle is one still."""
+    write(folder, "b.yml", before)
+    async with running(folder) as service:
+        with capture_logs() as logs:
+            write(folder, "b.yml", after)
+            report = await service.reloader.command(confirm=False)
+    assert report.outcome is Outcome.RELOADED
+    told = [entry["file"] for entry in logs if entry["event"] == reload.MAY_BE_CUT]
+    assert told == ([str(folder / "b.yml")] if said else [])
+    assert len(report.lines) == len(told)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """YAML -> frozen, typed settings; every error in one pass, each with file:line:column."""
 
-from fastagi.config.loading import content_digest, find, load, signature
+from fastagi.config.loading import content_digest, endings, find, load, signature
 from fastagi.config.problems import ConfigError, Problem
 from fastagi.config.settings import (
     AgentQueue,
@@ -58,6 +58,7 @@ __all__ = [
     "WebhookSettings",
     "WhenExceeded",
     "content_digest",
+    "endings",
     "find",
     "load",
     "signature",

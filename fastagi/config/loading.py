@@ -8,7 +8,6 @@ import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
@@ -159,6 +158,13 @@ def content_digest(path: str | os.PathLike[str]) -> bytes:
     for problem in problems:
         digest.update(str(problem).encode("utf-8", "surrogateescape"))
     return digest.digest()
+
+
+def endings(path: str | os.PathLike[str]) -> dict[str, tuple[int, bool]]:
+    """By file: its size in bytes, and whether its last line has an end. Never raises; what cannot be
+    read is left out."""
+    files, _ = _read(Path(path))
+    return {name: (len(content), content.endswith(b"\n")) for name, content in files}
 
 
 def _counts(name: str) -> bool:
@@ -632,15 +638,10 @@ def _say(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind == "greater_than_equal":
-        return f"must be at least {_written(context['ge'])}"
+        return f"must be at least {context['ge']}"
     if kind == "less_than_equal":
-        return f"must be at most {_written(context['le'])}"
+        return f"must be at most {context['le']}"
     return _SAID.get(kind, message)
-
-
-def _written(bound: object) -> str:
-    """As it is written in a configuration."""
-    return f"{bound.total_seconds():g}s" if isinstance(bound, timedelta) else str(bound)
 
 
 def _annotations(path: KeyPath) -> Any:

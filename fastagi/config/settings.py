@@ -60,6 +60,7 @@ from fastagi.config.values import (
     TimeZone,
     Token,
     Username,
+    at_most,
     frozen_mapping,
     is_off,
     local_zone,
@@ -205,7 +206,9 @@ class WebhookSettings(Section):
     secret: Annotated[HookSecret | None, OrOff] = None
     shared_secret: bool = False  # `secret` itself signs them, too: for receivers that know that one
     # For one answer. Less than the minute for which a service has a delivery for itself.
-    timeout: Annotated[Timeout, Field(le=timedelta(seconds=50))] = timedelta(seconds=10)
+    timeout: Annotated[Timeout, AfterValidator(at_most(timedelta(seconds=50)))] = timedelta(
+        seconds=10
+    )
     attempts: Annotated[int, Field(ge=1, le=100)] = 12  # then a delivery is parked
 
 

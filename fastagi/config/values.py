@@ -7,7 +7,7 @@ never repeat what was written.
 import os
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, timedelta, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -104,6 +104,17 @@ def positive(length: timedelta) -> timedelta:
     if length <= timedelta(0):
         raise ValueError("must be longer than 0s")
     return length
+
+
+def at_most(longest: timedelta) -> Callable[[timedelta], timedelta]:
+    """pydantic's own bound would be told in Python's words."""
+
+    def check(length: timedelta) -> timedelta:
+        if length > longest:
+            raise ValueError(f"must be at most {longest.total_seconds():g}s")
+        return length
+
+    return check
 
 
 def time_of_day(value: object) -> str:
