@@ -161,8 +161,9 @@ def content_digest(path: str | os.PathLike[str]) -> bytes:
 
 
 def endings(path: str | os.PathLike[str]) -> dict[str, tuple[int, bool]]:
-    """By file: its size in bytes, and whether its last line has an end. Never raises; what cannot be
-    read is left out."""
+    """By file: its size in bytes, and whether its last line has an end.
+
+    Never raises; what cannot be read is left out."""
     files, _ = _read(Path(path))
     return {name: (len(content), content.endswith(b"\n")) for name, content in files}
 
