@@ -509,7 +509,7 @@ _RELOAD_REFUSED = {
     "NOT_CONFIRMED": "nothing was changed: where that is meant, fastagi reload --confirm",
     "ERRORS": "the configuration has errors, nothing was changed",
     "STORE_AWAY": "the store is away: it is brought in as soon as it is back",
-    "FAILED": "a fault of the service, nothing was changed: its log says more",
+    "FAILED": "a fault of the service, nothing was changed yet: its log says more",
 }
 
 

@@ -25,6 +25,8 @@ LOOK_EVERY: Final = 0.5  # seconds between two looks at the folder
 STILL_FOR: Final = 2.0  # seconds: an editor, a copy or a checkout has come to its end by then
 CONFIRM_WITHIN: Final = 60.0  # seconds between a refused SIGHUP and the one that confirms it
 STORE_AGAIN: Final = 1.0  # seconds until a store that was away is asked again
+# Seconds until what a fault of our own has kept from being brought in is tried again.
+FAULT_AGAIN: Final = (5.0, 60.0, 600.0)
 LINES: Final = 20  # losses in the log, and lines for `fastagi reload`
 
 MAY_BE_CUT: Final = (
@@ -83,7 +85,9 @@ class Reloader:
         self._refused: tuple[bytes, float] | None = None  # to a SIGHUP: fingerprint, and when
         self._seen = b""  # fingerprint of what was refused last, to whomever
         self._waits = False  # for the store, and it was said
-        self._again: tuple[asyncio.TimerHandle, _Request] | None = None  # the store was away
+        # The store was away, or there was a fault of ours; and how many of those in a row.
+        self._again: tuple[asyncio.TimerHandle, _Request] | None = None
+        self._faults = 0
         self._warnings: frozenset[str] = frozenset()  # of the configuration read last
 
     def began_with(self, digest: bytes) -> None:
@@ -142,7 +146,10 @@ class Reloader:
             except BaseException as error:
                 if request.answer is not None and not request.answer.done():
                     request.answer.set_result(Report(Outcome.FAILED, (type(error).__name__,)))
+                if isinstance(error, Exception):
+                    self._met_fault(request)
                 raise
+            self._faults = 0
             if request.answer is not None and not request.answer.done():
                 request.answer.set_result(report)
 
@@ -166,8 +173,11 @@ class Reloader:
         for file in cut:
             log.warning(MAY_BE_CUT, file=file)
         fingerprint = settings.fingerprint_material
+        confirmed = self._is_confirmed(request, fingerprint)
+        if confirmed:
+            request.only = fingerprint
         try:
-            lines = await self._use(settings, self._is_confirmed(request, fingerprint))
+            lines = await self._use(settings, confirmed)
         except NotConfirmed as error:
             if request.cause is Cause.SIGNAL:
                 self._refused = (fingerprint, asyncio.get_running_loop().time())
@@ -203,16 +213,27 @@ class Reloader:
             if not whole and before.get(name, (0, False))[0] > size and before[name][1]
         ]
 
-    def _try_again(self, request: _Request, fingerprint: bytes) -> None:
+    def _met_fault(self, request: _Request) -> None:
+        """Whoever keeps this task going logs what it was; here stands what comes of it."""
+        if self._faults < len(FAULT_AGAIN):
+            seconds = FAULT_AGAIN[self._faults]
+            self._faults += 1
+            log.error("the configuration was not brought in: a fault", again_in_seconds=seconds)
+            self._try_again(request, request.only, seconds)
+        else:
+            log.error("the configuration was not brought in: a fault", try_again="fastagi reload")
+
+    def _try_again(self, request: _Request, fingerprint: bytes, after: float | None = None) -> None:
         """Once for all that wait for the store; what was confirmed stays so."""
-        confirmed = self._is_confirmed(request, fingerprint)
+        confirmed = bool(fingerprint) and self._is_confirmed(request, fingerprint)
         if self._again is not None:
             handle, earlier = self._again
             handle.cancel()
             confirmed = confirmed or (earlier.confirmed and earlier.only == fingerprint)
         again = _Request(request.cause, request.at, confirmed, fingerprint)
         loop = asyncio.get_running_loop()
-        self._again = (loop.call_later(STORE_AGAIN, self._requests.put_nowait, again), again)
+        seconds = STORE_AGAIN if after is None else after
+        self._again = (loop.call_later(seconds, self._requests.put_nowait, again), again)
 
     def _is_confirmed(self, request: _Request, fingerprint: bytes) -> bool:
         if request.confirmed:

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from fastagi import reload
+from fastagi.agents.fence import Fence, Supervisor
 from fastagi.agents.protection import Loss, NotConfirmed
 from fastagi.agents.service import StoreUnavailable
 from fastagi.config import Settings, content_digest, load
@@ -393,7 +395,6 @@ async def test_thousands_of_mistakes_are_a_few_lines_of_the_log(
 
 
 async def test_a_fault_of_the_service_is_not_told_to_be_the_store(folder: Path) -> None:
-    """Nobody tries that again: the admin has to know."""
     service = Service(folder)
     service.answers = [RuntimeError("a fault")]
     task = asyncio.create_task(service.reloader.run())
@@ -401,6 +402,32 @@ async def test_a_fault_of_the_service_is_not_told_to_be_the_store(folder: Path) 
     assert (report.outcome, report.lines) == (Outcome.FAILED, ("RuntimeError",))
     with pytest.raises(RuntimeError):  # for the supervisor, which logs it and begins anew
         await task
+
+
+async def test_what_met_a_fault_of_the_service_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "FAULT_AGAIN", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(Supervisor, "FIRST", 0.01)
+    service = Service(folder)
+    supervisor = Supervisor(Fence(structlog.get_logger()))
+    task = asyncio.create_task(supervisor.keep("reload", service.reloader.run))
+    fault = RuntimeError("a fault")
+    try:
+        service.answers = [fault, fault]
+        assert (await service.reloader.command(confirm=True)).outcome is Outcome.FAILED
+        await service.tries(3)
+        # What was confirmed stays so.
+        assert service.used == [("en", True)] * 3
+        # Not for ever; whoever asks again is answered.
+        service.answers = [fault] * 4
+        assert (await service.reloader.command(confirm=False)).outcome is Outcome.FAILED
+        await service.tries(7)
+        assert (await service.reloader.command(confirm=False)).outcome is Outcome.RELOADED
+        assert len(service.used) == 8
+        assert service.reloader._again is None
+    finally:
+        task.cancel()
 
 
 async def test_what_was_refused_at_the_start_is_what_confirm_is_about(folder: Path) -> None:

@@ -102,7 +102,8 @@ class Attempts:
 
 
 class Pace:
-    """A rate for each address and one for all together; who comes too early waits."""
+    """A rate for each address and one for all together; who comes too early waits. This machine's
+    own programs, as those that ask whether it is well, have theirs for themselves."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -112,10 +113,14 @@ class Pace:
     async def wait(self, address: str) -> bool:
         """False: it would take too long."""
         now = self._now()
-        address = block(address)
+        here = address == "::1" or (address := block(address)).startswith("127.")
+        address = "here" if here else address
         own = max(self._of.get(address, 0.0), now) + 1 / RATE
-        every = max(self._of_all, now) + 1 / RATE_OF_ALL
-        delay = max(own - BURST / RATE, every - BURST_OF_ALL / RATE_OF_ALL) - now
+        delay = own - BURST / RATE - now
+        every = self._of_all
+        if not here:
+            every = max(every, now) + 1 / RATE_OF_ALL
+            delay = max(delay, every - BURST_OF_ALL / RATE_OF_ALL - now)
         if delay > LONGEST_WAIT:
             return False
         self._of_all = every

@@ -88,6 +88,29 @@ async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await pace.wait("192.0.2.2")
 
 
+async def test_this_machine_s_own_programs_do_not_wait_behind_strangers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("fastagi.api.limits.asyncio.sleep", sleep)
+    pace = Pace(lambda: 0.0)
+    for n in range(5000):
+        await pace.wait(f"10.0.{n // 250}.{n % 250}")
+    assert not await pace.wait("192.0.2.1")
+    waited.clear()
+    for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+        assert await pace.wait(address)
+    assert waited == []
+    # They have a rate, too: one for all of them.
+    answers = [await pace.wait(f"127.0.{n // 250}.{n % 250}") for n in range(2000)]
+    most = limits.BURST + int(limits.RATE * limits.LONGEST_WAIT)
+    assert answers.count(True) == pytest.approx(most, abs=5)
+
+
 async def test_only_so_many_begin_in_a_turn_of_the_loop() -> None:
     turns = Turns()
     begun: list[int] = []
