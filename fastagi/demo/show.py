@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -530,7 +530,7 @@ class Demo:
 
         async def follow_events() -> None:
             async for line in self._lines("events", "--json", "--follow", "--last", "8"):
-                happened.append(_event_line(line))
+                happened.append(_event_line(line, self.settings.zone))
                 changed.set()
 
         async def draw() -> None:
@@ -664,8 +664,8 @@ def _table(agents: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _event_line(event: dict[str, Any]) -> str:
-    when = datetime.fromisoformat(event["occurred_at"]).astimezone().strftime("%H:%M:%S")
+def _event_line(event: dict[str, Any], zone: tzinfo) -> str:
+    when = datetime.fromisoformat(event["occurred_at"]).astimezone(zone).strftime("%H:%M:%S %Z")
     place = f"at {event['extension']}" if event["extension"] else ""
     words = (place, event["reason"], " ".join(event["queues"] or ()), f"({event['source']})")
     return f"{when}  {event['type']:13} {event['agent']}  " + "  ".join(w for w in words if w)

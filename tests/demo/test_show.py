@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -376,6 +377,20 @@ g: 3
     left = show._without(text, ["c", "d", "database"])
     assert yaml.safe_load(left) == {"a": {"b": 1}, "g": 3}
     assert show._without(text, []) == text
+
+
+def test_times_have_the_zone_of_the_configuration() -> None:
+    event = {
+        "occurred_at": "2026-11-22T23:30:00.000+00:00",
+        "type": "agent-pause",
+        "agent": "4001",
+        "extension": "1001",
+        "reason": "lunch",
+        "queues": None,
+        "source": "phone",
+    }
+    line = show._event_line(event, ZoneInfo("Asia/Kolkata"))
+    assert line == "05:00:00 IST  agent-pause   4001  at 1001  lunch  (phone)"
 
 
 def test_a_port_in_use_is_left_alone() -> None:
