@@ -26,6 +26,7 @@ import hypothesis
 import psycopg
 import pytest
 
+from fastagi.demo import asterisk as demo_asterisk
 from fastagi.demo.asterisk import Asterisk, clipped, dies_with_us, free_port
 from fastagi.demo.equipment import Equipment, prepare
 from fastagi.demo.phone import Phone
@@ -51,6 +52,12 @@ exten => 604,1,Wait(120)
 # Enough to find what a change breaks; HYPOTHESIS_PROFILE=default for Hypothesis's own hundred.
 hypothesis.settings.register_profile("run", max_examples=50)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "run"))
+
+# Each process of a run takes ports of its own: a server that is down for a moment keeps its port.
+_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_each = len(demo_asterisk.PORTS) // _processes
+demo_asterisk.PORTS = demo_asterisk.PORTS[_process * _each : (_process + 1) * _each]
 
 Eventually = Callable[..., Awaitable[None]]
 MakePhone = Callable[..., Awaitable[Phone]]

@@ -132,13 +132,20 @@ def clipped(program: Program, folder: Path, *, seconds: float) -> Program:
     return dataclasses.replace(program, sounds=sounds)
 
 
+PORTS = range(10_000, 20_000)  # processes that run beside each other can have a part each
+_given: set[int] = set()
+
+
 def free_port(*, beside: int = 0) -> int:
     """A port of 127.0.0.1 that nobody has, for TCP and UDP, and so many right after it.
 
-    From 10000 to 19999: below those the kernel hands out to outgoing connections, one of which
-    could take a port between this look and its use.
+    Of ``PORTS``: below those the kernel hands out to outgoing connections, one of which could take
+    a port between this look and its use. None twice, as long as there are others: whoever has one
+    may be away for a while, as a server is that is started again.
     """
-    for port in random.sample(range(10_000, 20_000 - beside), 200):
+    for port in random.sample(range(PORTS.start, PORTS.stop - beside), 200):
+        if port in _given and len(_given) < len(PORTS) // 2:
+            continue
         with contextlib.ExitStack() as held:
             try:
                 for number in range(port, port + beside + 1):
@@ -147,6 +154,7 @@ def free_port(*, beside: int = 0) -> int:
                         probe.bind(("127.0.0.1", number))
             except OSError:
                 continue
+            _given.update(range(port, port + beside + 1))
             return port
     raise OSError("no free port on 127.0.0.1")
 

@@ -426,7 +426,7 @@ class House:
         )
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         client = httpx2.AsyncClient(
-            transport=transport, base_url="http://localhost:9493", headers=headers
+            transport=transport, base_url="http://localhost:9493", headers=headers, timeout=60
         )
         return await self._stack.enter_async_context(client)
 

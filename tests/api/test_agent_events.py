@@ -156,7 +156,8 @@ class House:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.setattr(agent_events, "PATIENCE", 60.0)
     hall = Hall(replace(an_agent("1001"), id=136), replace(an_agent("1002"), id=137))
     hooks, tester = MemoryHooks(hall), MemoryTester()
     doors: Any = SimpleNamespace(
@@ -169,7 +170,9 @@ async def house() -> AsyncIterator[House]:
     app = FastAPI(redirect_slashes=False)
     app.include_router(agent_events.routes(doors))
     transport = httpx2.ASGITransport(app=app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://agents") as http:
+    async with httpx2.AsyncClient(
+        transport=transport, base_url="http://agents", timeout=60
+    ) as http:
         it = House(hall, hooks, tester, app, http, frozenset(Right))
 
         @app.middleware("http")

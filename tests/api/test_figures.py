@@ -30,7 +30,7 @@ async def served() -> AsyncIterator[HttpServer]:
 
 @pytest.mark.parametrize("path", ["/metrics", "/"])
 async def test_the_figures(served: HttpServer, path: str) -> None:
-    async with httpx2.AsyncClient(headers=PROMETHEUS) as http:
+    async with httpx2.AsyncClient(headers=PROMETHEUS, timeout=60) as http:
         answer = await http.get(f"http://127.0.0.1:{served.port}{path}")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -43,7 +43,7 @@ async def test_who_says_nothing_costs_no_thread(served: HttpServer) -> None:
     while len(served._places) != 16:  # noqa: ASYNC110 - of the server's inside no event tells
         await asyncio.sleep(0.01)
     assert threading.active_count() == before
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         answer = await http.get(f"http://127.0.0.1:{served.port}/metrics")
     assert answer.status_code == 200
     for _, writer in silent:

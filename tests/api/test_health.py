@@ -51,7 +51,9 @@ async def house(names: tuple[str, ...]) -> AsyncIterator[House]:
     app = FastAPI()
     app.include_router(health.routes(doors))
     transport = httpx2.ASGITransport(app=app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://agents") as http:
+    async with httpx2.AsyncClient(
+        transport=transport, base_url="http://agents", timeout=60
+    ) as http:
         it = House(hall, metrics, http, down=down, storage=storage)
 
         @app.middleware("http")

@@ -112,7 +112,7 @@ def office() -> Iterator[Office]:
 
 @pytest.fixture(scope="module")
 def document(office: Office) -> dict[str, Any]:
-    found: dict[str, Any] = httpx2.get(f"{office.url}openapi.json").json()
+    found: dict[str, Any] = httpx2.get(f"{office.url}openapi.json", timeout=60).json()
     return found
 
 

@@ -77,7 +77,7 @@ def post(body: bytes, *headers: bytes) -> bytes:
 
 async def test_served(house: House, serve: Serve) -> None:
     it = await serve(house.application())
-    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}", timeout=60) as http:
         answer = await http.post("/0.1/agents/by-number/1001/login", content=LOGIN)
         assert (answer.status_code, answer.content) == (204, b"")
         assert "server" not in answer.headers
@@ -135,7 +135,7 @@ async def test_fifty_megabytes(house: House, serve: Serve) -> None:
     answer = await sent(it.port, post(body))
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert answer.endswith(b'{"error":"The body is larger than 65536 bytes"}')
-    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}", timeout=60) as http:
         assert (await http.post("/0.1/agents/1001/login", content=body)).status_code == 413
 
 
@@ -237,7 +237,7 @@ async def test_a_slow_request_in_time(
         await send({"type": "http.response.body", "body": b""})
 
     it = await serve(slow)
-    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}", timeout=60) as http:
         assert (await http.get("/")).status_code == 204
         (connection,) = it._state.connections
         await asyncio.sleep(0.3)
@@ -263,7 +263,7 @@ async def test_too_many_connections(
             writer.close()
             await writer.wait_closed()
     assert [line["event"] for line in logs] == ["too many connections, some are refused"]
-    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}", timeout=60) as http:
         assert (await http.get("/health/live")).status_code == 200
 
 
@@ -575,7 +575,7 @@ async def test_whose_process_it_is(house: House, serve: Serve) -> None:
             port = free.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         await serve(app, listen=f"{shown}:{port}")
-        async with httpx2.AsyncClient(base_url=f"http://{shown}:{port}") as http:
+        async with httpx2.AsyncClient(base_url=f"http://{shown}:{port}", timeout=60) as http:
             await http.get("/")
     assert seen == [os.getuid()] * 2
 
@@ -620,7 +620,7 @@ async def test_nonsense(
     assert house.hall.events == []
     assert logs == []  # whoever scans ports writes no log
     assert capfd.readouterr() == ("", "")
-    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}", timeout=60) as http:
         assert (await http.get("/health/live")).status_code == 200
 
 
@@ -644,7 +644,7 @@ async def test_no_forwarded_address_is_believed(house: House, serve: Serve) -> N
 
     it = await serve(app)
     headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
-    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://localhost:{it.port}", timeout=60) as http:
         await http.get("/", headers=headers)
     assert seen == [("127.0.0.1", "http")]
 
@@ -713,7 +713,9 @@ async def test_tls(house: House, serve: Serve, certificate: Path) -> None:
     files = {"certificate": certificate / "certificate.pem", "key": certificate / "key.pem"}
     it = await serve(house.application(), tls=files)
     trusting = ssl.create_default_context(cafile=str(files["certificate"]))
-    async with httpx2.AsyncClient(base_url=f"https://localhost:{it.port}", verify=trusting) as http:
+    async with httpx2.AsyncClient(
+        base_url=f"https://localhost:{it.port}", verify=trusting, timeout=60
+    ) as http:
         answer = await http.post("/0.1/agents/1001/login", content=LOGIN)
         assert answer.status_code == 204
     # Plain HTTP is not served beside it.
@@ -735,7 +737,7 @@ async def test_handshakes_that_never_end_are_counted(
         await until(lambda: len(it._places) == 32)
         trusting = ssl.create_default_context(cafile=str(files["certificate"]))
         base = f"https://localhost:{it.port}"
-        async with httpx2.AsyncClient(base_url=base, verify=trusting) as http:
+        async with httpx2.AsyncClient(base_url=base, verify=trusting, timeout=60) as http:
             answer = await http.get("/health/live")
         assert answer.status_code == 200
         assert "max-age=" in answer.headers["strict-transport-security"]
@@ -873,7 +875,7 @@ async def test_streams_end_at_once(house: House, serve: Serve) -> None:
     feed = asyncio.create_task(house.feed.run())
     it = await serve(app, ending=lambda: bool(feed.cancel()))
     async with (
-        httpx2.AsyncClient(base_url=f"http://localhost:{it.port}") as http,
+        httpx2.AsyncClient(base_url=f"http://localhost:{it.port}", timeout=60) as http,
         http.stream("GET", "/events") as stream,
     ):
         assert stream.status_code == 200

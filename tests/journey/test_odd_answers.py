@@ -119,7 +119,7 @@ def alone(make_service: Any, tmp_path: Any) -> Any:
 
 
 async def ready(service: Service) -> tuple[int, Any]:
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         answer = await http.get(f"http://127.0.0.1:{service.http_port}/health/ready")
     return answer.status_code, answer.json()
 
@@ -141,7 +141,7 @@ async def test_no_odd_answer_ends_the_service(alone: Any) -> None:
             async with asyncio.timeout(60):
                 while (await ready(service))[0] != 200:  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.1)
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             figures = (await http.get(f"http://127.0.0.1:{service.http_port}/metrics")).text
         assert 'fastagi_faults_total{task="read queue members"}' in figures
         assert service.logged(FAULT) == []

@@ -600,10 +600,9 @@ async def test_a_receiver_that_hangs_in_tls() -> None:
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     async with server:
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        attempt = await _test(url, ("127.0.0.1",), timeout=timedelta(seconds=0.3))
-        async with asyncio.timeout(10):
-            await closed.wait()
-    assert attempt.error == "no answer within 0.3 s"
+        attempt = await _test(url, ("127.0.0.1",), timeout=timedelta(seconds=3))
+        await closed.wait()
+    assert attempt.error == "no answer within 3 s"
 
 
 def test_on_uvloop_as_in_the_service(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
