@@ -328,6 +328,10 @@ class Connection(Transactor):
         if self._file is not None and isinstance(error, sqlite3.Error):
             if found.fault is StoreFault.DAMAGED:
                 self._file.break_off(str(error))
+            elif found.fault is StoreFault.LOCKED and self._file.busy:
+                return StoreUnavailable(
+                    f"{self._place.name}: {self._file.busy}: it passes by", fault=found.fault
+                )
             elif found.fault is StoreFault.LOCKED and (holder := self._file.writer()):
                 return StoreUnavailable(f"{found} (it is {holder})", fault=found.fault)
         return found

@@ -103,6 +103,7 @@ class DatabaseFile:
         self._index = -1
         self._broken = ""
         self._log_broken = ""  # as the last writer found
+        self.busy = ""  # what this very service does for long, as long as it holds the write lock
 
     def remember(self) -> None:
         """To be called in the writer's first transaction on a new connection."""

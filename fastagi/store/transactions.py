@@ -319,7 +319,7 @@ class PeeweeStore:
         changed."""
         for attempt in range(BRING_IN_ATTEMPTS):
             try:
-                with self._blocking() as database:
+                with self._blocking() as database, self._busy("a configuration is brought in"):
                     difference = directory.bring_in(database, declared, allow)
             except StoreUnavailable as error:
                 # Agents that another service holds are met in another order than it has them.
@@ -329,6 +329,17 @@ class PeeweeStore:
             break
         self._outdated()
         return difference
+
+    @contextmanager
+    def _busy(self, what: str) -> Iterator[None]:
+        """Whoever meets the lock meanwhile is not sent to look for another program."""
+        if self.file is not None:
+            self.file.busy = what
+        try:
+            yield
+        finally:
+            if self.file is not None:
+                self.file.busy = ""
 
     @contextmanager
     def _blocking(self) -> Iterator[Database]:

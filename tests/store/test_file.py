@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -595,6 +596,30 @@ def test_a_start_on_a_disk_without_room_for_another_file(disk: Disk) -> None:
         open_store(f"sqlite:///{disk.folder}/agents.db", serve=True)
     assert refused.value.fault is StoreFault.FULL
     assert not isinstance(refused.value, StoreUnusable)
+
+
+async def test_a_reload_that_takes_long_is_not_said_to_be_another_program(
+    store: PeeweeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastagi.store.health.FRESH", 0.0)
+    await store.set_note("a", "1")
+    inside, gate = threading.Event(), threading.Event()
+
+    def allow(removal: object) -> None:
+        inside.set()
+        gate.wait()
+
+    bringing = asyncio.create_task(asyncio.to_thread(store.bring_in, settings(4), allow))
+    try:
+        await asyncio.to_thread(inside.wait)
+        with pytest.raises(StoreUnavailable, match="a configuration is brought in") as refused:
+            await store.set_note("a", "2")
+    finally:
+        gate.set()
+    await bringing
+    assert refused.value.fault is StoreFault.LOCKED
+    assert "another program" not in str(refused.value)
+    await store.set_note("a", "3")
 
 
 def test_no_descriptor_is_left_for_each_store(path: Path) -> None:
