@@ -23,9 +23,9 @@ from fastagi.agents.model import Change
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store import PeeweeStore, Views, presence
+from fastagi.store.changes import STALE
 from fastagi.store.connection import Connection
 from fastagi.store.presence import SharedPresence
-from fastagi.store.transactions import STALE
 
 from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
 
