@@ -20,7 +20,8 @@ from fastagi.agents.devices import DeviceRule, resolve
 from fastagi.agents.errors import NotLoggedIn, QueueMissing, Refused
 from fastagi.agents.log import Trouble
 from fastagi.agents.model import AgentState
-from fastagi.agents.service import AgentService, StoreUnavailable, waiting_in
+from fastagi.agents.service import AgentService, OnlyIf, StoreUnavailable
+from fastagi.agents.waiting_queues import waiting_in
 from fastagi.contract import Source
 from fastagi.store import Difference, PeeweeStore
 
@@ -36,10 +37,10 @@ _PENALTY: Final = "penalty:"  # notes in the store: penalties that Asterisk does
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """``only_if``: whether it is still meant, asked right before it is done."""
+    """``only_if``: whether it is still meant, asked right before it is carried out."""
 
     command: Command
-    only_if: Callable[[AgentState], bool] | None = None
+    only_if: OnlyIf | None = None
 
     @property
     def key(self) -> "Key":
@@ -80,7 +81,7 @@ class BringAlong:
         self._later.set()
         for pair in difference.to_join:
             # Also a note in the store, as this process may end before Asterisk is back.
-            await _until_stored(partial(self._service.is_to_join, *pair))
+            await _until_stored(partial(self._service.waiting.add_new, *pair))
             self._joins[pair] = None
         await _until_stored(partial(self._note_penalties, difference.to_set_penalty))
         over: set[Key] = set()
@@ -137,13 +138,8 @@ class BringAlong:
         return due
 
     def _command(self, kind: type[Command], number: str, **values: object) -> Command:
-        return kind(
-            id=self._service.new_id(),
-            agent=number,
-            source=Source.SYSTEM,
-            actor=Actor(name="configuration"),
-            **values,
-        )
+        actor = Actor(name="configuration")
+        return self._service.command(kind, number, Source.SYSTEM, actor, **values)
 
     async def _round(self, due: Sequence[_Due], mine: int) -> set[Key]:
         """Tries each once. Returns what need not be tried again."""
@@ -184,7 +180,7 @@ class BringAlong:
                 await self._service.execute(command, only_if=one.only_if)
         except QueueMissing as refusal:
             queue, number = refusal.queues[0], command.agent
-            wait = partial(self._service.wait_for_queue, number, queue, command)
+            wait = partial(self._service.waiting.add_refused, number, queue, command)
             await _until_stored(wait)
         except NotLoggedIn:
             pass  # logged off meanwhile, or not meant any more
@@ -212,7 +208,7 @@ class BringAlong:
 
     async def _warn_of_idle(self, numbers: Sequence[str]) -> None:
         """Of these agents, who have lost a queue: those who are in none now, and wait for none."""
-        waiting = {waiting_in(note)[1] for note in await self._service.read_waiting()}
+        waiting = {waiting_in(note)[1] for note in await self._service.waiting.read()}
         for state in (await self._store.states(numbers)).values():
             if state.session is not None and not state.joined and state.number not in waiting:
                 log.warning(
@@ -249,12 +245,14 @@ def _noted(pair: Pair) -> str:
     return _PENALTY + json.dumps(pair, ensure_ascii=False)
 
 
-def _is_to_join(queue: str, state: AgentState) -> bool:
-    return any(m.queue == queue and not m.joined for m in state.memberships)
+def _is_to_join(queue: str, state: AgentState) -> Refused | None:
+    lacks = any(m.queue == queue and not m.joined for m in state.memberships)
+    return None if lacks else NotLoggedIn()
 
 
-def _has_penalty(queue: str, penalty: int, state: AgentState) -> bool:
-    return any(m.queue == queue and m.penalty == penalty for m in state.memberships)
+def _has_penalty(queue: str, penalty: int, state: AgentState) -> Refused | None:
+    has = any(m.queue == queue and m.penalty == penalty for m in state.memberships)
+    return None if has else NotLoggedIn()
 
 
 async def _until_stored(ask: Callable[[], Awaitable[T]]) -> T:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastagi.agents.devices import device_key
+from fastagi.agents.differences import Difference, Kind, differences, number_in
 from fastagi.agents.operations import QueuesUnavailable
-from fastagi.agents.reconcile import Difference, Kind, differences, number_in
 from fastagi.agents.reconciler import ADOPTED, REPAIRED_AS, started_note
 from fastagi.ami.client import Client
 from fastagi.ami.queues import Queues

@@ -2,8 +2,8 @@
 
 import pytest
 
+from fastagi.agents.differences import Difference, Kind
 from fastagi.agents.operations import RemoveMember
-from fastagi.agents.reconcile import Difference, Kind
 from fastagi.drift import TAKEN_AS_NOTED, judged
 
 

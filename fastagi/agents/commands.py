@@ -1,7 +1,8 @@
 """What can be asked of an agent's state. Each command says who asks, from where.
 
 A command is plain data: the store keeps it as the recorded intent until the change it stands for
-is confirmed, and ``decide`` makes the same change of it again after a crash.
+is confirmed, and ``decide`` makes the same change of it again after a crash. What else a decision
+depends on is kept with it: the ``Facts``.
 """
 
 from collections.abc import Callable
@@ -66,6 +67,20 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a decision needs beside the command and the agent's state: only Asterisk or the past
+    knows it. The service gathers what the command depends on; all else is False."""
+
+    in_call: bool = False  # a call of one of the agent's queues is on the agent's device
+    locked: bool = False  # the agent may not end the pause there is before its time
+    over_budget: bool = False  # the day's budget of the wanted pause reason is used up
+    last_in_queue: bool = False  # nobody else is in the queue that is to be left
+
+
+NO_FACTS = Facts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogIn(Command):
     device: Device
     move: bool = False  # when logged in elsewhere: come here, with pause, reason and queues
@@ -75,7 +90,6 @@ class LogIn(Command):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogOff(Command):
     when_in_call: WhenInCall = WhenInCall.ALLOW
-    in_call: bool = False  # filled in by the service, from Asterisk
     reason: str = ""  # why, when the agent did not ask: "taken over", …
 
 
@@ -83,15 +97,11 @@ class LogOff(Command):
 class Pause(Command):
     reason: PauseReason
     when_in_call: WhenInCall = WhenInCall.ALLOW
-    in_call: bool = False  # filled in by the service, from Asterisk
-    spent: bool = False  # filled in by the service: the day's budget of this reason is used up
-    locked: bool = False  # filled in by the service: the pause there is stays, see Unpause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpause(Command):
     as_agent: bool = False  # in the agent's own name, as from a phone: not by a supervisor
-    locked: bool = False  # filled in by the service: not before its time, by the agent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +112,6 @@ class JoinQueue(Command):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveQueue(Command):
     queue: str
-    last: bool = False  # filled in by the service, from Asterisk: nobody else is in the queue
     confirmed: bool = False  # leave although the last one
 
 
@@ -189,8 +198,17 @@ COMMANDS: dict[str, type[Command]] = {
 }
 
 
-def to_dict(command: Command) -> dict[str, Any]:
-    """Plain data for JSON; ``from_dict`` is its inverse."""
+# Facts that earlier versions kept in the command itself: by kind, the name then and now.
+_FORMER_FACTS: dict[str, dict[str, str]] = {
+    "LogOff": {"in_call": "in_call"},
+    "Pause": {"in_call": "in_call", "spent": "over_budget", "locked": "locked"},
+    "Unpause": {"locked": "locked"},
+    "LeaveQueue": {"last": "last_in_queue"},
+}
+
+
+def to_dict(command: Command, facts: Facts = NO_FACTS) -> dict[str, Any]:
+    """Plain data for JSON; ``recorded`` is its inverse."""
     data = asdict(command)
     for key, value in data.items():
         if isinstance(value, Enum):
@@ -198,6 +216,8 @@ def to_dict(command: Command) -> dict[str, Any]:
     if isinstance(command, Pause):
         del data["reason"]["description"]
     data["kind"] = type(command).__name__
+    if facts != NO_FACTS:
+        data["facts"] = asdict(facts)
     return data
 
 
@@ -273,10 +293,31 @@ def _built(kind: type[T], name: str, data: object) -> T:
     return kind(**values)
 
 
-def from_dict(data: object) -> Command:
-    """Raises KeyError for a kind or a field that this version does not know, Unusable for a value
-    that no command has."""
+def recorded(data: object) -> tuple[Command, Facts]:
+    """A command as ``to_dict`` wrote it, in this version or an earlier one, and its facts.
+
+    Raises KeyError for a kind or a field that this version does not know, Unusable for a value
+    that no command has.
+    """
     if not isinstance(data, dict):
         raise Unusable("command: is no JSON object")
-    kind = COMMANDS[_text("kind", data["kind"])]
-    return _built(kind, "command", {key: data[key] for key in data if key != "kind"})
+    name = _text("kind", data["kind"])
+    kind = COMMANDS[name]
+    values = {key: data[key] for key in data if key not in ("kind", "facts")}
+    names = _FORMER_FACTS.get(name, {})
+    former = {new: values.pop(old) for old, new in names.items() if old in values}
+    facts = _built(Facts, "facts", data.get("facts", former))
+    return _built(kind, "command", values), facts
+
+
+def from_dict(data: object) -> Command:
+    """The command alone, see ``recorded``."""
+    return recorded(data)[0]
+
+
+def plan_from_dict(data: object) -> LogOff | Pause:
+    """What waits for the end of a call. Raises as ``recorded`` does."""
+    command = from_dict(data)
+    if not isinstance(command, LogOff | Pause):
+        raise Unusable("command: is no log-off or pause")
+    return command

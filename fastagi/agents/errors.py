@@ -11,6 +11,7 @@ Refused
 ├── ExtensionInUse       EXTENSION_IN_USE
 ├── LoggedInElsewhere    LOGGED_IN_ELSEWHERE
 ├── NotLoggedIn          NOT_LOGGED_IN
+├── AlreadyPaused        ALREADY_PAUSED
 ├── InCall               IN_CALL
 ├── NoSuchReason         NO_SUCH_REASON
 ├── PauseSpent           PAUSE_SPENT
@@ -122,6 +123,12 @@ class LoggedInElsewhere(Refused):
 
 class NotLoggedIn(Refused):
     outcome = Outcome.NOT_LOGGED_IN
+
+
+class AlreadyPaused(Refused):
+    """For interfaces where a pause is no way to change the reason of another one."""
+
+    outcome = Outcome.ALREADY_PAUSED
 
 
 class InCall(Refused):

@@ -1,6 +1,6 @@
 """Agents' queues that Asterisk lacks: each is tried again, and joined when it is there.
 
-The service leaves a note for each agent and queue (``service.WAITING``); here they are worked off.
+The service leaves a note for each agent and queue (``waiting_queues``); here they are worked off.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from fastagi.agents.commands import Actor, JoinQueue
 from fastagi.agents.fence import AWAY
 from fastagi.agents.log import Log
 from fastagi.agents.model import AgentState
-from fastagi.agents.service import AgentService, waiting_in
+from fastagi.agents.service import AgentService
+from fastagi.agents.waiting_queues import waiting_in
 from fastagi.contract import Source
 
 TASK = "missing queues"  # for the log and the metrics
@@ -24,6 +25,7 @@ class MissingQueues:
 
     def __init__(self, service: AgentService, log: Log) -> None:
         self._service = service
+        self._waiting = service.waiting
         self._log = log
         self._wake = asyncio.Event()
         self._wake.set()
@@ -35,9 +37,8 @@ class MissingQueues:
 
     def seen(self, queue: str) -> None:
         """Asterisk has this queue."""
-        if self._service.waiting and any(
-            waiting_in(note)[2].lower() == queue.lower() for note in self._service.waiting
-        ):
+        notes = self._waiting.notes
+        if notes and any(waiting_in(note)[2].lower() == queue.lower() for note in notes):
             self._wake.set()
 
     async def run(self) -> None:
@@ -52,7 +53,7 @@ class MissingQueues:
 
     async def look(self) -> None:
         """Tries each queue that is waited for, once. Raises StoreUnavailable."""
-        waiting = await self._service.read_waiting()
+        waiting = await self._waiting.read()
         self._refused = {n: why for n, why in self._refused.items() if n in waiting}
         missing: set[tuple[str, str]] = set()
         for note, login in waiting.items():
@@ -72,20 +73,12 @@ class MissingQueues:
     async def _join(self, note: str, login: str, number: str, queue: str) -> bool:
         """False: the queue is not there, or nothing can be joined now."""
 
-        def waits(state: AgentState) -> bool:
-            return (
-                state.session is not None
-                and state.session.id == login
-                and any(m.queue == queue and not m.joined for m in state.memberships)
-            )
+        def waits(state: AgentState) -> errors.Refused | None:
+            lacks = any(m.queue == queue and not m.joined for m in state.memberships)
+            same = state.session is not None and state.session.id == login
+            return None if same and lacks else errors.NotLoggedIn()
 
-        command = JoinQueue(
-            id=self._service.new_id(),
-            agent=number,
-            source=Source.SYSTEM,
-            actor=ACTOR,
-            queue=queue,
-        )
+        command = self._service.command(JoinQueue, number, Source.SYSTEM, ACTOR, queue=queue)
         try:
             await self._service.execute(command, only_if=waits)
         except errors.QueueMissing:
@@ -108,5 +101,5 @@ class MissingQueues:
                 agent=number,
                 queue=queue,
             )
-        await self._service.stop_waiting(note)
+        await self._waiting.drop(note)
         return True

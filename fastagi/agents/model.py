@@ -10,11 +10,13 @@ from enum import Enum, auto
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
+    NO_FACTS,
     AddToQueue,
     Adopt,
     AssignPenalty,
     ChangePenalty,
     Command,
+    Facts,
     JoinQueue,
     LeaveQueue,
     LogIn,
@@ -140,17 +142,40 @@ class Step:
     undo: Operation
 
 
+class Assign(Enum):
+    """What a program does with a queue of the agent's, for good."""
+
+    GIVE = auto()  # it becomes the agent's
+    KEEP = auto()  # it is in the agent's state already, be it by somebody's doing in Asterisk
+    TAKE = auto()
+    PENALTY = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    how: Assign
+    queue: str  # its name in Asterisk
+    penalty: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a command comes to. Without steps Asterisk need not be asked; ``before is after`` and
-    no events mean that nothing changes at all."""
+    """What a command comes to, and all that is to be written of it.
+
+    Without steps Asterisk need not be asked; ``before is after`` and no events mean that nothing
+    changes at all.
+    """
 
     command: Command
+    at: datetime  # when it was decided
     outcome: Outcome
     before: AgentState
     after: AgentState
     steps: tuple[Step, ...] = ()
     events: tuple[Event, ...] = ()
+    facts: Facts = NO_FACTS  # that it was decided with
+    claims: Device | None = None  # for this agent, and nobody else, from the intent on
+    assigns: Assignment | None = None
     missing: tuple[Membership, ...] = ()  # the agent's queues that Asterisk was found to lack
 
     @property
@@ -162,16 +187,21 @@ Decision = Change | Refused
 
 
 def decide(
-    state: AgentState, command: Command, now: datetime, occupant: str | None = None
+    state: AgentState,
+    command: Command,
+    now: datetime,
+    occupant: str | None = None,
+    facts: Facts = NO_FACTS,
 ) -> Decision:
     """What ``command`` does to ``state``: a change, or the refusal.
 
-    ``now`` is aware, in UTC. ``occupant`` is the number of the other agent who is logged in on
-    the device that a LogIn names, if any.
+    ``now`` is aware, in UTC. ``occupant`` is the number of another agent who is logged in on the
+    device that the command names, or is about to be.
     """
-    if isinstance(command, LogIn) and occupant is not None:
+    decision = TABLE[type(command)][state.session is not None](state, command, now, facts)
+    if occupant is not None and (isinstance(decision, Refused) or decision.claims is not None):
         return errors.ExtensionInUse(occupant)
-    return TABLE[state.status, type(command)](state, command, now)
+    return decision
 
 
 def _event(
@@ -312,7 +342,7 @@ def _all(memberships: tuple[Membership, ...], joined: bool) -> tuple[Membership,
     return tuple([Membership(m.queue, m.number, m.penalty, joined) for m in memberships])
 
 
-def _log_in(state: AgentState, command: LogIn, now: datetime) -> Decision:
+def _log_in(state: AgentState, command: LogIn, now: datetime, facts: Facts) -> Decision:
     memberships = _all(state.memberships, True)
     if command.queues is not None:
         memberships = tuple(
@@ -325,21 +355,23 @@ def _log_in(state: AgentState, command: LogIn, now: datetime) -> Decision:
     )
     return Change(
         command,
+        now,
         Outcome.LOGGED_IN,
         state,
         after,
         tuple(_joining(after, command.device, after.joined)),
         (_event(EventType.LOGIN, after, command, now),),
+        claims=command.device,
     )
 
 
-def _log_in_again(state: AgentState, command: LogIn, now: datetime) -> Decision:
+def _log_in_again(state: AgentState, command: LogIn, now: datetime, facts: Facts) -> Decision:
     assert state.session is not None
     here = state.session.device
     if here.key == command.device.key:
         # Logging in again takes back a log-off that was to follow the call, but no pause.
         staying = replace(state, planned=None) if isinstance(state.planned, LogOff) else state
-        return Change(command, Outcome.ALREADY_LOGGED_IN, state, staying)
+        return Change(command, now, Outcome.ALREADY_LOGGED_IN, state, staying)
     if not command.move:
         return errors.LoggedInElsewhere(here)
     after = replace(state, session=LoginSession(command.id, command.device, now), planned=None)
@@ -347,6 +379,7 @@ def _log_in_again(state: AgentState, command: LogIn, now: datetime) -> Decision:
     steps = _joining(after, command.device, after.joined) + _leaving(state, here, state.joined)
     return Change(
         command,
+        now,
         Outcome.MOVED,
         state,
         after,
@@ -355,24 +388,27 @@ def _log_in_again(state: AgentState, command: LogIn, now: datetime) -> Decision:
             _event(EventType.LOGOUT, state, command, now, 1, reason="moved"),
             _event(EventType.LOGIN, after, command, now, 2, reason="moved"),
         ),
+        claims=command.device,
     )
 
 
-def _log_off(state: AgentState, command: LogOff, now: datetime) -> Decision:
+def _log_off(state: AgentState, command: LogOff, now: datetime, facts: Facts) -> Decision:
     assert state.session is not None
-    if command.in_call and command.when_in_call is WhenInCall.REFUSE:
+    if facts.in_call and command.when_in_call is WhenInCall.REFUSE:
         return errors.InCall()
-    if command.in_call and command.when_in_call is WhenInCall.AFTER_CALL:
+    if facts.in_call and command.when_in_call is WhenInCall.AFTER_CALL:
         after = replace(state, planned=command)
-        return Change(command, Outcome.LOGOFF_AFTER_CALL, state, after)
+        return Change(command, now, Outcome.LOGOFF_AFTER_CALL, state, after)
     after = _logged_off(state)
     return Change(
         command,
+        now,
         Outcome.LOGGED_OFF,
         state,
         after,
         tuple(_leaving(state, state.session.device, state.joined)),
         (_event(EventType.LOGOUT, state, command, now, reason=command.reason),),
+        facts,
     )
 
 
@@ -410,24 +446,24 @@ def _without_own_pauses(memberships: tuple[Membership, ...]) -> tuple[Membership
     return tuple(replace(m, own_pause=None) for m in memberships)
 
 
-def _pause(state: AgentState, command: Pause, now: datetime) -> Decision:
+def _pause(state: AgentState, command: Pause, now: datetime, facts: Facts) -> Decision:
     wanted, now_for = command.reason, state.pause.reason if state.pause else None
     # By code; the system's reasons and those adopted from Asterisk have none.
     same = now_for is not None and (wanted.code or wanted) == (now_for.code or now_for)
     if same and not any(m.own_pause for m in state.joined):
-        return Change(command, Outcome.ALREADY_PAUSED, state, _nothing_planned(state))
-    if command.locked and state.pause is not None and not same:
+        return Change(command, now, Outcome.ALREADY_PAUSED, state, _nothing_planned(state))
+    if facts.locked and state.pause is not None and not same:
         return errors.PauseLocked()  # another reason would be the way out of it
-    if command.spent:
+    if facts.over_budget:
         return errors.PauseSpent(command.reason.name)
-    if command.in_call and command.when_in_call is WhenInCall.REFUSE:
+    if facts.in_call and command.when_in_call is WhenInCall.REFUSE:
         return errors.InCall()
-    if command.in_call and command.when_in_call is WhenInCall.AFTER_CALL:
+    if facts.in_call and command.when_in_call is WhenInCall.AFTER_CALL:
         if isinstance(state.planned, LogOff):
             # Only one thing can follow the call, and who is logged off needs no pause.
-            return Change(command, Outcome.LOGOFF_AFTER_CALL, state, state)
+            return Change(command, now, Outcome.LOGOFF_AFTER_CALL, state, state)
         planned = replace(state, planned=command)
-        return Change(command, Outcome.PAUSE_AFTER_CALL, state, planned)
+        return Change(command, now, Outcome.PAUSE_AFTER_CALL, state, planned)
     after = replace(
         _nothing_planned(state),
         pause=state.pause if same else PauseSegment(command.id, command.reason, now),
@@ -435,19 +471,21 @@ def _pause(state: AgentState, command: Pause, now: datetime) -> Decision:
     )
     return Change(
         command,
+        now,
         Outcome.PAUSE_REASON_CHANGED if state.pause and not same else Outcome.PAUSED,
         state,
         after,
         _pausing(state, after),
         (_event(EventType.PAUSE, after, command, now, reason=command.reason.name),),
+        facts,
     )
 
 
-def _unpause(state: AgentState, command: Unpause, now: datetime) -> Decision:
+def _unpause(state: AgentState, command: Unpause, now: datetime, facts: Facts) -> Decision:
     paused = [(m.queue, reason) for m in state.joined for on, reason in [state.pause_in(m)] if on]
     if state.pause is None and not paused:
-        return Change(command, Outcome.NOT_PAUSED, state, _nothing_planned(state))
-    if command.locked:
+        return Change(command, now, Outcome.NOT_PAUSED, state, _nothing_planned(state))
+    if facts.locked:
         return errors.PauseLocked()
     after = replace(
         _nothing_planned(state), pause=None, memberships=_without_own_pauses(state.memberships)
@@ -456,11 +494,13 @@ def _unpause(state: AgentState, command: Unpause, now: datetime) -> Decision:
     queues = tuple(queue for queue, _ in paused)
     return Change(
         command,
+        now,
         Outcome.UNPAUSED,
         state,
         after,
         _pausing(state, after),
         (_event(EventType.UNPAUSE, after, command, now, reason=reason, queues=queues),),
+        facts,
     )
 
 
@@ -483,16 +523,17 @@ def _with_joined(state: AgentState, queue: str, joined: bool) -> AgentState:
     )
 
 
-def _join_queue(state: AgentState, command: JoinQueue, now: datetime) -> Decision:
+def _join_queue(state: AgentState, command: JoinQueue, now: datetime, facts: Facts) -> Decision:
     assert state.session is not None
     membership = _membership(state, command.queue)
     if membership is None:
         return errors.NotAMember(command.queue)
     if membership.joined:
-        return Change(command, Outcome.QUEUE_JOINED, state, state)
+        return Change(command, now, Outcome.QUEUE_JOINED, state, state)
     after = _with_joined(state, command.queue, True)
     return Change(
         command,
+        now,
         Outcome.QUEUE_JOINED,
         state,
         after,
@@ -501,38 +542,42 @@ def _join_queue(state: AgentState, command: JoinQueue, now: datetime) -> Decisio
     )
 
 
-def _leave_queue(state: AgentState, command: LeaveQueue, now: datetime) -> Decision:
+def _leave_queue(state: AgentState, command: LeaveQueue, now: datetime, facts: Facts) -> Decision:
     assert state.session is not None
     membership = _membership(state, command.queue)
     if membership is None:
         return errors.NotAMember(command.queue)
     if not membership.joined:
-        return Change(command, Outcome.QUEUE_LEFT, state, state)
-    if command.last and not command.confirmed:
+        return Change(command, now, Outcome.QUEUE_LEFT, state, state)
+    if facts.last_in_queue and not command.confirmed:
         return errors.LastInQueue(command.queue)
     after = _with_joined(state, command.queue, False)
     return Change(
         command,
+        now,
         Outcome.QUEUE_LEFT,
         state,
         after,
         tuple(_leaving(state, state.session.device, (membership,))),
         (_event(EventType.QUEUE_LEAVE, after, command, now, queues=(command.queue,)),),
+        facts,
     )
 
 
-def _not_logged_in(state: AgentState, command: Command, now: datetime) -> Decision:
+def _not_logged_in(state: AgentState, command: Command, now: datetime, facts: Facts) -> Decision:
     return errors.NotLoggedIn()
 
 
-def _change_penalty(state: AgentState, command: ChangePenalty, now: datetime) -> Decision:
+def _change_penalty(
+    state: AgentState, command: ChangePenalty, now: datetime, facts: Facts
+) -> Decision:
     assert state.session is not None
     membership = _membership(state, command.queue)
     if membership is None:
         return errors.NotAMember(command.queue)
     # There is nothing to be said to a phone: QUEUE_JOINED, "is in it as asked".
     if not membership.joined or membership.penalty_now == command.penalty:
-        return Change(command, Outcome.QUEUE_JOINED, state, state)
+        return Change(command, now, Outcome.QUEUE_JOINED, state, state)
     own = None if command.penalty == membership.penalty else command.penalty
     after = replace(
         state,
@@ -566,40 +611,48 @@ def _with_penalty(
         queues=(command.queue,),
     )
     step = Step(said(command.penalty), said(membership.penalty_now))
-    return Change(command, Outcome.QUEUE_JOINED, state, after, (step,), (event,))
+    return Change(command, now, Outcome.QUEUE_JOINED, state, after, (step,), (event,))
 
 
 # -- whose queue it is
 
 
-def _add_to_queue(state: AgentState, command: AddToQueue, now: datetime) -> Decision:
-    if any(m.queue == command.queue for m in state.memberships):
-        return Change(command, Outcome.QUEUE_JOINED, state, state)
+def _add_to_queue(state: AgentState, command: AddToQueue, now: datetime, facts: Facts) -> Decision:
+    queue, joined = command.queue, Outcome.QUEUE_JOINED
+    if any(m.queue == queue for m in state.memberships):
+        kept = Assignment(Assign.KEEP, queue)
+        return Change(command, now, joined, state, state, assigns=kept)
     session = state.session
-    new = Membership(command.queue, command.number, command.penalty, session is not None)
+    new = Membership(queue, command.number, command.penalty, session is not None)
     after = replace(state, memberships=(*state.memberships, new))
+    given = Assignment(Assign.GIVE, queue, command.penalty)
     if session is None:
-        return Change(command, Outcome.QUEUE_JOINED, state, after)
-    event = _event(EventType.QUEUE_JOIN, after, command, now, queues=(new.queue,))
+        return Change(command, now, joined, state, after, assigns=given)
+    event = _event(EventType.QUEUE_JOIN, after, command, now, queues=(queue,))
     steps = tuple(_joining(after, session.device, (new,)))
-    return Change(command, Outcome.QUEUE_JOINED, state, after, steps, (event,))
+    return Change(command, now, joined, state, after, steps, (event,), assigns=given)
 
 
-def _remove_from_queue(state: AgentState, command: RemoveFromQueue, now: datetime) -> Decision:
+def _remove_from_queue(
+    state: AgentState, command: RemoveFromQueue, now: datetime, facts: Facts
+) -> Decision:
     gone = tuple(m for m in state.memberships if m.queue == command.queue)
     if not gone:
         return errors.NotAMember(command.queue)
     after = replace(
         state, memberships=tuple(m for m in state.memberships if m.queue != command.queue)
     )
+    left, taken = Outcome.QUEUE_LEFT, Assignment(Assign.TAKE, command.queue)
     if state.session is None or not gone[0].joined:
-        return Change(command, Outcome.QUEUE_LEFT, state, after)
+        return Change(command, now, left, state, after, assigns=taken)
     event = _event(EventType.QUEUE_LEAVE, state, command, now, queues=(command.queue,))
     steps = tuple(_leaving(state, state.session.device, gone))
-    return Change(command, Outcome.QUEUE_LEFT, state, after, steps, (event,))
+    return Change(command, now, left, state, after, steps, (event,), assigns=taken)
 
 
-def _assign_penalty(state: AgentState, command: AssignPenalty, now: datetime) -> Decision:
+def _assign_penalty(
+    state: AgentState, command: AssignPenalty, now: datetime, facts: Facts
+) -> Decision:
     membership = _membership(state, command.queue)
     if membership is None:
         return errors.NotAMember(command.queue)
@@ -610,23 +663,26 @@ def _assign_penalty(state: AgentState, command: AssignPenalty, now: datetime) ->
             for m in state.memberships
         ),
     )
+    assigned = Assignment(Assign.PENALTY, command.queue, command.penalty)
+    if after == state:
+        return Change(command, now, Outcome.QUEUE_JOINED, state, state)
     if not membership.joined or membership.penalty_now == command.penalty:
-        return Change(command, Outcome.QUEUE_JOINED, state, state if after == state else after)
-    return _with_penalty(state, after, membership, command, now)
+        return Change(command, now, Outcome.QUEUE_JOINED, state, after, assigns=assigned)
+    return replace(_with_penalty(state, after, membership, command, now), assigns=assigned)
 
 
-def _relog(state: AgentState, command: Relog, now: datetime) -> Decision:
+def _relog(state: AgentState, command: Relog, now: datetime, facts: Facts) -> Decision:
     assert state.session is not None
     # A member who is there already is taken out and put in anew; nothing is ever to be taken back.
     adds = members(state, state.session.device, state.joined)
     steps = tuple(Step(add, add) for add in adds)
-    return Change(command, Outcome.ALREADY_LOGGED_IN, state, state, steps)
+    return Change(command, now, Outcome.ALREADY_LOGGED_IN, state, state, steps)
 
 
 # -- what somebody did in Asterisk itself
 
 
-def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
+def _adopt(state: AgentState, command: Adopt, now: datetime, facts: Facts) -> Decision:
     """Brings the agent to what Asterisk reports, with the events that tell of the difference."""
     if not command.members and not command.missing:
         return _adopt_absence(state, command, now)
@@ -675,16 +731,17 @@ def _adopt(state: AgentState, command: Adopt, now: datetime) -> Decision:
             tell(EventType.PAUSE, [], after.pause.reason.name, always=True)
         elif after.pause is None and state.pause is not None:
             tell(EventType.UNPAUSE, [], state.pause.reason.name, always=True)
-    return Change(command, Outcome.LOGGED_IN, state, after, (), tuple(events))
+    claims = session.device if state.session is None else None
+    return Change(command, now, Outcome.LOGGED_IN, state, after, (), tuple(events), claims=claims)
 
 
 def _adopt_absence(state: AgentState, command: Adopt, now: datetime) -> Decision:
     """Taken out of the last queue is logged off; one who had left them all himself stays."""
     if not state.joined:
-        return Change(command, Outcome.NOT_LOGGED_IN, state, state)
+        return Change(command, now, Outcome.NOT_LOGGED_IN, state, state)
     after = _logged_off(state)
     event = _event(EventType.LOGOUT, state, command, now, reason="removed")
-    return Change(command, Outcome.LOGGED_OFF, state, after, (), (event,))
+    return Change(command, now, Outcome.LOGGED_OFF, state, after, (), (event,))
 
 
 def _adopted(reasons: tuple[PauseReason, ...], text: str) -> PauseReason:
@@ -734,41 +791,18 @@ def _as_seen(state: AgentState, command: Adopt, now: datetime) -> AgentState:
 
 Rule = Callable[..., Decision]
 
-TABLE: dict[tuple[Status, type[Command]], Rule] = {
-    (Status.LOGGED_OFF, LogIn): _log_in,
-    (Status.AVAILABLE, LogIn): _log_in_again,
-    (Status.PAUSED, LogIn): _log_in_again,
-    (Status.LOGGED_OFF, LogOff): _not_logged_in,
-    (Status.AVAILABLE, LogOff): _log_off,
-    (Status.PAUSED, LogOff): _log_off,
-    (Status.LOGGED_OFF, Pause): _not_logged_in,
-    (Status.AVAILABLE, Pause): _pause,
-    (Status.PAUSED, Pause): _pause,
-    (Status.LOGGED_OFF, Unpause): _not_logged_in,
-    (Status.AVAILABLE, Unpause): _unpause,
-    (Status.PAUSED, Unpause): _unpause,
-    (Status.LOGGED_OFF, JoinQueue): _not_logged_in,
-    (Status.AVAILABLE, JoinQueue): _join_queue,
-    (Status.PAUSED, JoinQueue): _join_queue,
-    (Status.LOGGED_OFF, LeaveQueue): _not_logged_in,
-    (Status.AVAILABLE, LeaveQueue): _leave_queue,
-    (Status.PAUSED, LeaveQueue): _leave_queue,
-    (Status.LOGGED_OFF, ChangePenalty): _not_logged_in,
-    (Status.AVAILABLE, ChangePenalty): _change_penalty,
-    (Status.PAUSED, ChangePenalty): _change_penalty,
-    (Status.LOGGED_OFF, AddToQueue): _add_to_queue,
-    (Status.AVAILABLE, AddToQueue): _add_to_queue,
-    (Status.PAUSED, AddToQueue): _add_to_queue,
-    (Status.LOGGED_OFF, RemoveFromQueue): _remove_from_queue,
-    (Status.AVAILABLE, RemoveFromQueue): _remove_from_queue,
-    (Status.PAUSED, RemoveFromQueue): _remove_from_queue,
-    (Status.LOGGED_OFF, AssignPenalty): _assign_penalty,
-    (Status.AVAILABLE, AssignPenalty): _assign_penalty,
-    (Status.PAUSED, AssignPenalty): _assign_penalty,
-    (Status.LOGGED_OFF, Relog): _not_logged_in,
-    (Status.AVAILABLE, Relog): _relog,
-    (Status.PAUSED, Relog): _relog,
-    (Status.LOGGED_OFF, Adopt): _adopt,
-    (Status.AVAILABLE, Adopt): _adopt,
-    (Status.PAUSED, Adopt): _adopt,
+# By kind of command: what it does to an agent who is logged off, and to one who is logged in.
+TABLE: dict[type[Command], tuple[Rule, Rule]] = {
+    LogIn: (_log_in, _log_in_again),
+    LogOff: (_not_logged_in, _log_off),
+    Pause: (_not_logged_in, _pause),
+    Unpause: (_not_logged_in, _unpause),
+    JoinQueue: (_not_logged_in, _join_queue),
+    LeaveQueue: (_not_logged_in, _leave_queue),
+    ChangePenalty: (_not_logged_in, _change_penalty),
+    AddToQueue: (_add_to_queue, _add_to_queue),
+    RemoveFromQueue: (_remove_from_queue, _remove_from_queue),
+    AssignPenalty: (_assign_penalty, _assign_penalty),
+    Relog: (_not_logged_in, _relog),
+    Adopt: (_adopt, _adopt),
 }

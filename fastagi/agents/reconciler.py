@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from fastagi.agents import errors
+from fastagi.agents.applying import OWED
 from fastagi.agents.clock import ClockStep
 from fastagi.agents.commands import (
     Actor,
@@ -23,6 +24,17 @@ from fastagi.agents.commands import (
     WhenInCall,
 )
 from fastagi.agents.devices import DeviceRule, device_key, device_of
+from fastagi.agents.differences import (
+    Difference,
+    Kind,
+    agrees,
+    differences,
+    key_of,
+    number_in,
+    owned,
+    restored,
+    seen,
+)
 from fastagi.agents.events import Event
 from fastagi.agents.fence import AWAY, Supervisor
 from fastagi.agents.log import Log, Trouble
@@ -42,18 +54,9 @@ from fastagi.agents.operations import (
     in_words,
     restarted,
 )
-from fastagi.agents.reconcile import (
-    Difference,
-    Kind,
-    agrees,
-    differences,
-    key_of,
-    number_in,
-    owned,
-    restored,
-    seen,
-)
-from fastagi.agents.service import OWED, STATIC_CURE, AgentService, noted_by
+from fastagi.agents.phone_notes import noted_by, with_notes
+from fastagi.agents.service import AgentService
+from fastagi.agents.static_members import CURE as STATIC_CURE
 from fastagi.contract import LOGGED_OFF, EventType, Script, Source
 
 STARTED = "asterisk_started"  # note: when this Asterisk was started, as last seen
@@ -132,8 +135,8 @@ class Reconciler:
         self._not_before: dict[str, datetime] = {}  # by id of what was planned
         self._attention = asyncio.Event()
         self._attention.set()
-        service.left_open.append(self._attention.set)
-        service.given_up.append(self.reconnected)
+        service.applying.on_unsettled.append(self._attention.set)
+        service.applying.on_given_up.append(self.reconnected)
         service.changed.append(lambda change: self._note_plan(change.after))
         service.clock_set.append(self._clock_was_set)
 
@@ -252,12 +255,14 @@ class Reconciler:
             return
         if await self.service.in_call(state):
             return
-        now = replace(
-            planned, id=f"{planned.id}-after", when_in_call=WhenInCall.ALLOW, in_call=False
-        )
+        now = replace(planned, id=f"{planned.id}-after", when_in_call=WhenInCall.ALLOW)
+
+        def still(state: AgentState) -> errors.Refused | None:
+            return None if state.planned == planned else errors.NotLoggedIn()
+
         # Who has logged in again meanwhile, or taken it back, stays.
         with suppress(errors.NotLoggedIn):
-            await self.service.execute(now, only_if=lambda state: state.planned == planned)
+            await self.service.execute(now, only_if=still)
 
     async def compare(self, asterisk: str) -> list[Difference]:
         """What differs now, without any lock: changes on their way are among it."""
@@ -539,7 +544,7 @@ class _Side:
         for difference in found:
             kinds.setdefault(difference.agent, set()).add(difference.kind)
         # A change on its way may have been applied to the Asterisk of before.
-        for change in await self.store.unsettled():
+        for change in await self.service.applying.unsettled():
             if any(step.do.asterisk == self.asterisk for step in change.steps):
                 kinds.setdefault(change.command.agent, set()).add(Kind.MISSING)
         plain = [number for number, its in kinds.items() if its == {Kind.MISSING}]
@@ -631,7 +636,7 @@ class _Side:
         """Members that queues.conf or a realtime table keeps, and that agents of ours have used,
         are paused while no agent is in the queue with them: also after a restart of Asterisk,
         which forgets that they were."""
-        rows = await self.service.static_members(self.asterisk)
+        rows = await self.service.applying.static.on(self.asterisk)
         if not rows:
             return
         # By name, as some may not be in the configuration any more.
@@ -647,7 +652,7 @@ class _Side:
                 if member is None or member.dynamic:
                     # The line is gone, not only the whole queue for a moment.
                     if member or not await self.queues.lacking(self.asterisk, [queue]):
-                        await self.service.forget_static(self.asterisk, queue, interface)
+                        await self.service.applying.static.forget(self.asterisk, queue, interface)
                 elif not member.paused:
                     paused += await self._pause_static(queue, interface)
         await self._tell(Counter({CORRECTED: paused} if paused else {}))
@@ -738,13 +743,13 @@ class _Side:
                 self.log.warning("a note of the fallback names no pause reason", reason=note.reason)
                 return ""
             try:
-                change = await self.store.begin(command, note.at, applied=True, held=True)
+                change = await self.service.applying.write_applied(command, note.at, held=True)
             except errors.Unavailable:
                 return state.number
             except errors.Refused as refusal:
                 self.log.warning("a note of the fallback was refused", why=str(refusal))
                 return ""
-            self.service.tell(change)
+            self.service.applying.notify(change)
             self.log.info(
                 "done on the phone while the service was away",
                 agent=state.number,
@@ -925,7 +930,7 @@ class _Side:
                 by_agent.setdefault(difference.agent, []).append(difference)
             # A note is there before its change can be seen: what is to be adopted may have one.
             adopted = {number: states[number] for number in by_agent.keys() - store_wins}
-            for number in await self.service.noted(adopted):
+            for number in await with_notes(self.queues, adopted):
                 del by_agent[number]
                 self._again.add(number)
             missing = await self._missing_queues(
@@ -1024,7 +1029,7 @@ class _Side:
         """None: it cannot be so, as another agent has that device."""
         lacking = [m for m in state.joined if m.queue.lower() in missing]
         if lacking:
-            await self.service.wait_for(state, lacking)
+            await self.service.waiting.add(state, lacking)
         device = None
         if state.session is None and here:
             one = here[0]
@@ -1040,7 +1045,7 @@ class _Side:
             missing=tuple(m.queue for m in lacking),
         )
         try:
-            change = await self.store.begin(command, self.service.now(), held=True)
+            change = await self.service.applying.adopt(command)
         except errors.Unavailable:
             raise
         except errors.Refused as refusal:
@@ -1056,7 +1061,7 @@ class _Side:
                 queues=list(event.queues),
                 reason=event.reason,
             )
-        self.service.tell(change)
+        self.service.applying.notify(change)
         return change
 
     async def _apply(
@@ -1068,7 +1073,7 @@ class _Side:
         refused: dict[Operation, Answer] = {}
         if not repairs:
             return done, refused
-        results = await self.service.apply([operation for operation, _ in repairs])
+        results = await self.service.applying.apply([operation for operation, _ in repairs])
         for result, (operation, kind) in zip(results, repairs, strict=True):
             if result.answer is Answer.UNKNOWN:
                 raise QueuesUnavailable("Asterisk gave no answer")

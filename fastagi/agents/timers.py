@@ -29,8 +29,9 @@ from fastagi.agents.limits import (
 from fastagi.agents.log import Log, Trouble
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.operations import ReportedMember
+from fastagi.agents.phone_notes import with_notes
 from fastagi.agents.reasons import still
-from fastagi.agents.service import AgentService
+from fastagi.agents.service import AgentService, OnlyIf
 from fastagi.agents.shifts import latest, upcoming
 from fastagi.agents.unplugged import PHONE_AWAY, Action, Sightings, action, is_lost
 from fastagi.contract import DEVICE_LOST, EventType, Source
@@ -43,8 +44,6 @@ AT_ONCE = 8  # agents at a time: phones are served meanwhile
 
 PAUSE_LIMIT, END_OF_SHIFT = "pause limit", "end of shift"
 _AWAY = Actor(name="phone away")
-
-OnlyIf = Callable[[AgentState], bool]
 
 
 class Timers:
@@ -262,7 +261,7 @@ class Timers:
         if not numbers:
             return {}
         states = await self._store.states(numbers)
-        noted = await self._service.noted(states)
+        noted = await with_notes(self._queues, states)
         return {number: state for number, state in states.items() if number not in noted}
 
     async def _used_today(self, pause: OpenPause, today: datetime) -> timedelta:
@@ -274,10 +273,10 @@ class Timers:
         return used
 
     async def _exceeded(self, state: AgentState, pause: OpenPause, limit: PauseLimit) -> None:
-        def still(state: AgentState) -> bool:
-            return state.pause is not None and state.pause.id == pause.segment
+        def still(state: AgentState) -> errors.Refused | None:
+            return _only(state.pause is not None and state.pause.id == pause.segment)
 
-        if not still(state):
+        if still(state) is not None:
             return
         if limit.when_exceeded is WhenExceeded.WARN:
             if pause.segment not in self._warned:
@@ -288,18 +287,10 @@ class Timers:
             return
         id, number, actor = f"{pause.segment}-limit", pause.agent, Actor(name=PAUSE_LIMIT)
         if limit.when_exceeded is WhenExceeded.UNPAUSE:
-            back = Unpause(id=id, agent=number, source=Source.SYSTEM, actor=actor)
+            back = self._service.command(Unpause, number, Source.SYSTEM, actor, id=id)
             await self._carry_out(back, still)
         elif not isinstance(state.planned, LogOff):
-            off = LogOff(
-                id=id,
-                agent=number,
-                source=Source.SYSTEM,
-                actor=actor,
-                reason=PAUSE_LIMIT,
-                when_in_call=WhenInCall.AFTER_CALL,
-            )
-            await self._carry_out(off, still)
+            await self._carry_out(self._log_off(number, id, actor, PAUSE_LIMIT), still)
 
     async def _warn(self, state: AgentState, pause: OpenPause) -> None:
         assert state.session is not None
@@ -392,43 +383,35 @@ class Timers:
         return members
 
     async def _back(self, state: AgentState, segment: str) -> None:
-        def still(state: AgentState) -> bool:
-            return is_lost(state) and state.pause is not None and state.pause.id == segment
+        def still(state: AgentState) -> errors.Refused | None:
+            return _only(is_lost(state) and state.pause is not None and state.pause.id == segment)
 
-        await self._carry_out(
-            Unpause(id=f"{segment}-back", agent=state.number, source=Source.SYSTEM, actor=_AWAY),
-            still,
-        )
+        id = f"{segment}-back"
+        back = self._service.command(Unpause, state.number, Source.SYSTEM, _AWAY, id=id)
+        await self._carry_out(back, still)
 
     async def _gone(self, state: AgentState, session: str, what: Action) -> None:
-        def same(state: AgentState) -> bool:
-            return state.session is not None and state.session.id == session
+        def same(state: AgentState) -> errors.Refused | None:
+            return _only(state.session is not None and state.session.id == session)
+
+        def same_and_not_paused(state: AgentState) -> errors.Refused | None:
+            return same(state) or _only(state.pause is None)
 
         assert state.session is not None
         device = state.session.device
         if what is Action.LOGOFF:
-            off = LogOff(
-                id=f"{session}-away-off",
-                agent=state.number,
-                source=Source.SYSTEM,
-                actor=_AWAY,
-                reason=DEVICE_LOST,
-                when_in_call=WhenInCall.AFTER_CALL,
-            )
+            off = self._log_off(state.number, f"{session}-away-off", _AWAY, DEVICE_LOST)
             await self._carry_out(off, same)
             return
         since = self._sightings.away_since(device.asterisk, device.key)
         if since is None:
             return  # back while the others were seen to
-        pause = Pause(
-            # Each time that the phone is away has its own; asking again is the same time.
-            id=f"{session}-away-{int(since.timestamp())}",
-            agent=state.number,
-            source=Source.SYSTEM,
-            actor=_AWAY,
-            reason=PHONE_AWAY,
+        # Each time that the phone is away has its own; asking again is the same time.
+        id = f"{session}-away-{int(since.timestamp())}"
+        pause = self._service.command(
+            Pause, state.number, Source.SYSTEM, _AWAY, id=id, reason=PHONE_AWAY
         )
-        await self._carry_out(pause, lambda state: same(state) and state.pause is None)
+        await self._carry_out(pause, same_and_not_paused)
 
     # -- shifts
 
@@ -460,12 +443,21 @@ class Timers:
             if session.device.asterisk in self._queues.names:
                 raise errors.Unavailable("the manager link to Asterisk is down")
             return  # another service's
-        off = LogOff(
-            id=f"{session.id}-shift",
-            agent=state.number,
-            source=Source.SYSTEM,
-            actor=Actor(name=END_OF_SHIFT),
-            reason=END_OF_SHIFT,
+        actor = Actor(name=END_OF_SHIFT)
+        off = self._log_off(state.number, f"{session.id}-shift", actor, END_OF_SHIFT)
+        await self._carry_out(off, lambda now: _only(now.session == session))
+
+    def _log_off(self, agent: str, id: str, actor: Actor, reason: str) -> LogOff:
+        return self._service.command(
+            LogOff,
+            agent,
+            Source.SYSTEM,
+            actor,
+            id=id,
+            reason=reason,
             when_in_call=WhenInCall.AFTER_CALL,
         )
-        await self._carry_out(off, lambda now: now.session is not None and now.session == session)
+
+
+def _only(still: bool) -> errors.Refused | None:
+    return None if still else errors.NotLoggedIn()

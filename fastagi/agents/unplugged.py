@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from fastagi.agents.commands import LogOff, PauseReason
+from fastagi.agents.differences import key_of
 from fastagi.agents.limits import TimePolicy
 from fastagi.agents.model import AgentState
 from fastagi.agents.operations import ReportedMember
-from fastagi.agents.reconcile import key_of
 from fastagi.contract import DEVICE_LOST
 
 # No code: nobody can choose it, and no limit applies to it.

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import structlog
@@ -70,6 +71,8 @@ SHOWN = 80  # characters of what a caller sends that are written down
 LOOK_EVERY = 0.25  # seconds, for callers who wait for an answer
 PLEASE_WAIT_AFTER = 4  # looks at a caller who hears nothing: within a second
 AND_AGAIN_AFTER = 24  # looks since the last "please wait"
+
+C = TypeVar("C", bound=Command)
 
 _DIALLED = re.compile(r"(?P<number>[0-9]{0,20})(?:\*(?P<extension>[0-9]{1,40}))?")
 _PLAIN = re.compile(r"[A-Za-z0-9_ .+-]*")
@@ -441,14 +444,8 @@ class Call:
 
     # -- what
 
-    def command(self, kind: type[Command], agent: str, **values: object) -> Command:
-        return kind(
-            id=self.service.new_id(),
-            agent=agent,
-            source=Source.PHONE,
-            actor=self.actor,
-            **values,
-        )
+    def command(self, kind: type[C], agent: str, **values: object) -> C:
+        return self.service.command(kind, agent, Source.PHONE, self.actor, **values)
 
     async def carry_out(self, command: Command, take_over: bool = False) -> Outcome:
         """A caller who is gone before anything was begun begins nothing."""
@@ -485,7 +482,6 @@ async def login(call: Call) -> Outcome:
         await _note_refused_login(call, refusal)
         raise
     wanted = call.command(LogIn, state.number, device=device, move=call.settings.move)
-    assert isinstance(wanted, LogIn)
     try:
         return await call.carry_out(wanted, call.settings.take_over)
     except errors.LoggedInElsewhere as refusal:

@@ -33,6 +33,7 @@ from fastagi.agents.commands import (
 )
 from fastagi.agents.devices import Device, is_extension
 from fastagi.agents.errors import (
+    AlreadyPaused,
     ExtensionInUse,
     InCall,
     LoggedInElsewhere,
@@ -393,7 +394,7 @@ class AgentPhp:
         try:
             await self._service.execute(
                 RemoveFromQueue(**self._values(asked), queue=queue),
-                only_if=lambda state: state.session is None,
+                only_if=lambda state: NotLoggedIn() if state.session else None,
             )
         except Refused as refusal:
             if not isinstance(refusal, NotLoggedIn):  # who has come meanwhile keeps it
@@ -427,20 +428,13 @@ class AgentPhp:
         reason = await self._reason(asked.get("reason").strip())
         when = self._doors.pause().when_in_call
         command = Pause(**self._values(asked), reason=reason, when_in_call=when)
-        paused = False
-
-        def may(state: AgentState) -> bool:
-            # Elsewhere a second pause with another reason changes the reason: not in this document.
-            nonlocal paused
-            paused = state.pause is not None
-            return not paused
-
         try:
-            change = await self._service.execute(command, only_if=may)
-        except NotLoggedIn:
-            if paused:
-                raise Told(PAUSED) from None
-            raise
+            # Elsewhere a second pause with another reason changes the reason: not in this document.
+            change = await self._service.execute(
+                command, only_if=lambda state: AlreadyPaused() if state.pause else None
+            )
+        except AlreadyPaused:
+            raise Told(PAUSED) from None
         if change.outcome is Outcome.ALREADY_PAUSED:
             raise Told(PAUSED)
         return Done("Pause OK", change.after.plan)

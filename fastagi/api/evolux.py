@@ -32,6 +32,7 @@ from fastagi.agents.commands import (
     WhenInCall,
 )
 from fastagi.agents.errors import (
+    AlreadyPaused,
     InCall,
     NoSuchAgent,
     NotAMember,
@@ -416,23 +417,18 @@ class Evolux:
             reason = find(known, given)
         if reason is None:
             raise Refusal(404, "Pause not found")
-        paused = False
-
-        def not_paused(now: AgentState) -> bool:
-            nonlocal paused
-            paused = now.pause is not None
-            return not paused
-
         command = Pause(
             **self._asked(call, state.number)(),
             reason=PauseReason(reason.code, reason.name),
             when_in_call=self._doors.pause().when_in_call,
         )
         try:
-            change = await self._service.execute(command, only_if=not_paused)
+            change = await self._service.execute(
+                command, only_if=lambda now: AlreadyPaused() if now.pause else None
+            )
+        except AlreadyPaused:
+            raise _impossible("Agent already paused") from None
         except NotLoggedIn:
-            if paused:
-                raise _impossible("Agent already paused") from None
             raise Refusal(400, "Agent is not logged") from None
         except PauseSpent:
             raise _impossible("The time for this pause is used up for today") from None

@@ -8,8 +8,8 @@ from typing import Final
 
 from fastagi.agents.callers import CONFIGURED_IN, Access, access, extension_of
 from fastagi.agents.devices import PLACEHOLDER, DeviceRule, resolve
+from fastagi.agents.differences import number_in
 from fastagi.agents.model import AgentState
-from fastagi.agents.reconcile import number_in
 from fastagi.ami.client import Refused
 from fastagi.check.asterisk import LISTED, Endpoint, Pbx, untold
 from fastagi.check.extensions import Denied, Shape, Way, shape

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from fastagi.agents.devices import DeviceRule, resolve
+from fastagi.agents.differences import number_in
 from fastagi.agents.model import AgentState
-from fastagi.agents.reconcile import number_in
 from fastagi.check.asterisk import Member, Pbx
 from fastagi.check.findings import Finding, ok, problem, some, warning
 from fastagi.check.here import loopback

@@ -16,22 +16,22 @@ from peewee import Database, PeeweeException
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
+    NO_FACTS,
     Actor,
-    AddToQueue,
-    Adopt,
-    AssignPenalty,
     Command,
+    Facts,
     LogOff,
     Pause,
     PauseReason,
-    RemoveFromQueue,
-    from_dict,
+    plan_from_dict,
 )
 from fastagi.agents.devices import Device
 from fastagi.agents.events import SINKS, Event
 from fastagi.agents.limits import WhenExceeded
 from fastagi.agents.model import (
     AgentState,
+    Assign,
+    Assignment,
     Change,
     LoginSession,
     Membership,
@@ -203,13 +203,12 @@ def _one(row: Sequence[Any], memberships: tuple[Membership, ...], whole: bool) -
 def planned_from(text: str) -> LogOff | Pause | None:
     """None for what this version does not understand: it must not shut the agent out."""
     try:
-        command = from_dict(parsed_object("planned", text))
+        return plan_from_dict(parsed_object("planned", text))
     except (KeyError, ValueError) as error:
         if hash(text) not in _unreadable and len(_unreadable) < MAX_UNREADABLE:
             _unreadable.add(hash(text))  # it is read again and again
             log.error("what was planned cannot be read", error=repr(error))
         return None
-    return command if isinstance(command, LogOff | Pause) else None
 
 
 class Connection(Transactor):
@@ -447,9 +446,9 @@ class Connection(Transactor):
         else:
             self._states.pop(number, None)
 
-    def write_intent(self, found: Loaded, command: Command, now: datetime) -> None:
-        state = found.state
-        text, at = dumped(command), now.timestamp()
+    def write_intent(self, found: Loaded, change: Change) -> None:
+        state, command = found.state, change.command
+        text, at = dumped(command, change.facts), change.at.timestamp()
         values = (state.id, command.id, text, at, self.presence.id, self.clock.time())
         self.execute(_INTEND, values)
         self._states[state.number] = Loaded(
@@ -475,9 +474,8 @@ class Connection(Transactor):
         rows = self.execute(text, values).fetchall()
         return loaded(rows, all_memberships)
 
-    def write(self, change: Change, at_latest: datetime | None = None) -> None:
-        """What differs between before and after, and the events. ``at_latest``: when, for a
-        change that may have none."""
+    def write(self, change: Change) -> None:
+        """What differs between before and after, and the events."""
         self._must_sync = True
         before, after = change.before, change.after
         found = self._states.pop(before.number, None)
@@ -493,7 +491,7 @@ class Connection(Transactor):
         was, now = before.session, after.session
         if was is not now and was != now:
             if was is not None:
-                at, how = _ending(change, at_latest)
+                at, how = _ending(change)
                 self.execute(_END_SESSION, (at, how, source, was.id))
                 if now is None or now.device.key != was.device.key:
                     self.execute(_RELEASE, (was.device.key, before.id))
@@ -519,7 +517,7 @@ class Connection(Transactor):
             self.execute(_PLAN, (_planned(after), now.id))
         if before.pause != after.pause:
             if before.pause is not None:
-                at, _ = _ending(change, at_latest)
+                at, _ = _ending(change)
                 self.execute(_END_PAUSE, (at, _pause_ended(change), source, before.pause.id))
             if after.pause is not None:
                 pause = after.pause
@@ -534,16 +532,15 @@ class Connection(Transactor):
                         source,
                     ),
                 )
-        if isinstance(change.command, AddToQueue | RemoveFromQueue | AssignPenalty):
-            self._write_assignment(change, at_latest)
+        if change.assigns is not None:
+            self._write_assignment(change, change.assigns)
         elif before.memberships is not after.memberships:
-            self._write_memberships(before, after, whole, at_latest)
+            self._write_memberships(change, whole)
         for event in change.events:
             self.write_event(event)
 
-    def _write_memberships(
-        self, before: AgentState, after: AgentState, whole: bool, at_latest: datetime | None
-    ) -> None:
+    def _write_memberships(self, change: Change, whole: bool) -> None:
+        before, after = change.before, change.after
         now = {m.joined for m in after.memberships}
         if now == {False} or (
             now == {True} and whole and not any(map(_has_own, after.memberships))
@@ -554,38 +551,29 @@ class Connection(Transactor):
         for m in after.memberships:
             own = (None, None) if m.own_pause is None else (m.own_pause.paused, m.own_pause.reason)
             if m.queue not in was:
-                assert at_latest is not None
-                values = (m.penalty, m.joined, at_latest.timestamp(), m.own_penalty, *own)
+                values = (m.penalty, m.joined, change.at.timestamp(), m.own_penalty, *own)
                 self.execute(_ADOPT_QUEUE, (before.id, m.queue, *values))
             elif m != was[m.queue]:
                 self.execute(_ONE_QUEUE, (m.joined, m.own_penalty, *own, before.id, m.queue))
 
-    def _write_assignment(self, change: Change, at_latest: datetime | None) -> None:
+    def _write_assignment(self, change: Change, assignment: Assignment) -> None:
         """Which queues are the agent's, with which penalty.
 
         A row that a program has archived is the program's: what the YAML said before does not bring
         it back."""
-        if change.before.memberships == change.after.memberships:
-            return
-        command, agent = change.command, change.before.id
-        if isinstance(command, AssignPenalty):
-            self.execute(_ASSIGN_PENALTY, (command.penalty, agent, command.queue))
-        elif isinstance(command, AddToQueue):
-            joined = any(m.joined for m in change.after.memberships if m.queue == command.queue)
-            values = (agent, command.queue, command.penalty, joined)
-            self.execute(_GIVE_QUEUE, values)
-        elif isinstance(command, RemoveFromQueue):
-            at, _ = _ending(change, at_latest)
-            self.execute(_TAKE_QUEUE, (at, agent, command.queue))
+        agent, queue = change.before.id, assignment.queue
+        match assignment.how:
+            case Assign.GIVE:
+                joined = any(m.joined for m in change.after.memberships if m.queue == queue)
+                self.execute(_GIVE_QUEUE, (agent, queue, assignment.penalty, joined))
+            case Assign.KEEP:
+                self.execute(_KEEP_QUEUE, (agent, queue))
+            case Assign.TAKE:
+                self.execute(_TAKE_QUEUE, (change.at.timestamp(), agent, queue))
+            case Assign.PENALTY:
+                self.execute(_ASSIGN_PENALTY, (assignment.penalty, agent, queue))
         # What is archived now, or not any more, a state does not tell.
         self._states.pop(change.before.number, None)
-
-    def keep_queue(self, state: AgentState, queue: str) -> None:
-        """The agent is in it already, be it by somebody's doing in Asterisk, or because the YAML
-        has taken it away and Asterisk was not told yet: it is the agent's from now on, as it is."""
-        if self.execute(_KEEP_QUEUE, (state.id, queue)).rowcount:
-            self._must_sync = True
-            self._states.pop(state.number, None)
 
     def hooks_changed(self) -> None:
         """Somebody has another hook, or one less."""
@@ -657,14 +645,15 @@ def _encode(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def dumped(command: Command) -> str:
+def dumped(command: Command, facts: Facts = NO_FACTS) -> str:
     """The JSON of ``commands.to_dict``, in a twentieth of the time."""
     text = _encode(command)
-    if isinstance(command, Pause):
+    reason = getattr(command, "reason", None)
+    if isinstance(reason, PauseReason):
         # The only key of this name; within a text its quotes would be escaped.
-        said = f',"description":{_encode(command.reason.description)}'
-        text = text.replace(said, "", 1)
-    return f'{text[:-1]},"kind":"{type(command).__name__}"}}'
+        text = text.replace(f',"description":{_encode(reason.description)}', "", 1)
+    with_facts = "" if facts == NO_FACTS else f',"facts":{_encode(facts)}'
+    return f'{text[:-1]},"kind":"{type(command).__name__}"{with_facts}}}'
 
 
 def _actor(actor: Actor) -> str:
@@ -684,18 +673,15 @@ def _has_own(membership: Membership) -> bool:
     return membership.own_penalty is not None or membership.own_pause is not None
 
 
-def _ending(change: Change, at_latest: datetime | None) -> tuple[float, str]:
+def _ending(change: Change) -> tuple[float, str]:
     """When, and how, what the change ends has ended."""
-    if not change.events:
-        assert at_latest is not None
-        return at_latest.timestamp(), change.outcome.value.lower()
-    event = change.events[0]
-    return event.occurred_at.timestamp(), event.reason or change.outcome.value.lower()
+    reason = change.events[0].reason if change.events else ""
+    return change.at.timestamp(), reason or change.outcome.value.lower()
 
 
 def _pause_ended(change: Change) -> str:
     outcome = change.outcome
-    if isinstance(change.command, Adopt) and change.after.session is not None:
+    if change.after.session is not None:
         outcome = Outcome.PAUSE_REASON_CHANGED if change.after.pause else Outcome.UNPAUSED
     return outcome.value.lower()
 

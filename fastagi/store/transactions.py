@@ -22,11 +22,12 @@ from peewee import Database, PeeweeException
 from playhouse.pool import PooledDatabase
 
 from fastagi.agents.commands import (
-    Command,
     LogOff,
     Pause,
     PauseReason,
 )
+from fastagi.agents.deciding import Again, Rule
+from fastagi.agents.devices import Device
 from fastagi.agents.events import Event
 from fastagi.agents.fence import Fence
 from fastagi.agents.limits import (
@@ -724,11 +725,17 @@ class PeeweeStore:
     # -- changing
 
     async def begin(
-        self, command: Command, now: datetime, *, applied: bool = False, held: bool = False
+        self,
+        number: str,
+        rule: Rule,
+        device: Device | None = None,
+        *,
+        event: str = "",
+        held: bool = False,
     ) -> Change:
         return await self.workers.submit(
-            lambda connection: changes.begin(connection, command, now, applied, held),
-            number=command.agent,
+            lambda connection: changes.begin(connection, number, rule, device, event, held),
+            number=number,
             undo=changes.given_up,
             seen=self._begun,
             # After a power cut Asterisk's queues are empty and the intent is not missed.
@@ -759,8 +766,8 @@ class PeeweeStore:
     async def record(self, event: Event) -> None:
         await self.run(lambda connection: connection.write_event(event))
 
-    async def unsettled(self) -> list[Change]:
-        return await self.run(changes.unsettled)
+    async def unsettled(self, rule: Again) -> list[Change]:
+        return await self.run(lambda connection: changes.unsettled(connection, rule))
 
     # -- PINs
 

@@ -18,8 +18,6 @@ from fastagi.agents import errors
 from fastagi.agents.clock import ClockStep
 from fastagi.agents.commands import (
     Actor,
-    AddToQueue,
-    Adopt,
     ChangePenalty,
     Command,
     JoinQueue,
@@ -28,16 +26,16 @@ from fastagi.agents.commands import (
     LogOff,
     Pause,
     PauseReason,
-    RemoveFromQueue,
     Unpause,
-    from_dict,
+    recorded,
     to_dict,
 )
+from fastagi.agents.deciding import Again, Rule
 from fastagi.agents.devices import Device, DeviceRule, Pattern
 from fastagi.agents.events import Event
 from fastagi.agents.limits import OpenPause, PauseLimit, QueuePause
 from fastagi.agents.lockout import Keys, Lockout, Verdict
-from fastagi.agents.model import AgentState, Change, Membership, decide
+from fastagi.agents.model import AgentState, Assign, Change, Membership
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
     AddMember,
@@ -52,7 +50,8 @@ from fastagi.agents.operations import (
     SetPenalty,
 )
 from fastagi.agents.reconciler import Reconciler
-from fastagi.agents.service import AgentService, Policy, StoreUnavailable
+from fastagi.agents.records import Intent, Policy, Stored
+from fastagi.agents.service import AgentService, StoreUnavailable
 from fastagi.contract import EventType, Source
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -115,7 +114,7 @@ class Faults:
 
 
 class MemoryStore:
-    """``fastagi.agents.service.Store`` as dictionaries; each call is one transaction."""
+    """``fastagi.agents.ports.Store`` as dictionaries; each call is one transaction."""
 
     def __init__(self, *agents: AgentState, faults: Faults) -> None:
         self.agents = {agent.number: agent for agent in agents}
@@ -208,40 +207,44 @@ class MemoryStore:
     # -- changing
 
     async def begin(
-        self, command: Command, now: datetime, *, applied: bool = False, held: bool = False
+        self,
+        number: str,
+        rule: Rule,
+        device: Device | None = None,
+        *,
+        event: str = "",
+        held: bool = False,
     ) -> Change:
         await self._transaction("begin")
-        state = self.agents.get(command.agent)
+        state = self.agents.get(number)
         if state is None:
-            raise errors.NoSuchAgent(command.agent)
-        if command.agent in self.intents:
-            recorded, when = self.intents[command.agent]
-            if recorded["id"] != command.id:
-                raise errors.InProgress(command.agent, settle=True)
-            now = when
-        decision = decide(state, command, now)
-        if isinstance(command, LogIn) or (isinstance(command, Adopt) and command.device):
-            assert command.device is not None
-            interface = command.device.key
-            moves = not isinstance(decision, Change) or decision.after.session != state.session
-            owner = self.devices.get(interface)
-            if moves and owner not in (None, state.number):
-                decision = errors.ExtensionInUse(str(owner))
-            elif moves and isinstance(decision, Change):
-                self.devices[interface] = state.number
-        if isinstance(decision, errors.Refused):
-            raise decision
-        once = applied or command.source is Source.SYSTEM
-        if once and f"{command.id}-1" in self.events:
-            return replace(decision, after=state, before=state, steps=(), events=())
-        if applied:
-            decision = replace(decision, steps=())
-        if decision.steps:
-            self.intents[command.agent] = (to_dict(command), now)
-        elif decision.alters:
-            self._write(decision)
+            raise errors.NoSuchAgent(number)
+        owner = self.devices.get(device.key) if device else None
+        change = rule(
+            Stored(
+                state,
+                False,
+                self._intent(number),
+                None if owner == number else owner,
+                event in self.events,
+            )
+        )
+        if number in self.intents:
+            return change
+        if change.claims is not None:
+            self.devices[change.claims.key] = number
+        if change.steps:
+            self.intents[number] = (to_dict(change.command, change.facts), change.at)
+        elif change.alters:
+            self._write(change)
         await self._written("begin")
-        return decision
+        return change
+
+    def _intent(self, number: str) -> Intent | None:
+        if number not in self.intents:
+            return None
+        data, when = self.intents[number]
+        return Intent(str(data["id"]), when, True, recorded(data))
 
     async def confirm(self, change: Change) -> None:
         await self._transaction("confirm")
@@ -254,11 +257,8 @@ class MemoryStore:
     async def withdraw(self, change: Change, event: Event | None) -> None:
         await self._transaction("withdraw")
         if self._drop(change):
-            if isinstance(change.command, LogIn):
-                claimed = change.command.device.key
-                session = change.before.session
-                if session is None or session.device.key != claimed:
-                    self.devices.pop(claimed, None)
+            if change.claims is not None:
+                self.devices.pop(change.claims.key, None)
             if event is not None:
                 self.events.setdefault(event.id, event)
         await self._written("withdraw")
@@ -268,18 +268,18 @@ class MemoryStore:
         self.events.setdefault(event.id, event)
         await self._written("record")
 
-    async def unsettled(self) -> list[Change]:
+    async def unsettled(self, rule: Again) -> list[Change]:
         await self._transaction("unsettled")
         changes: list[Change] = []
-        for number, (recorded, when) in sorted(self.intents.items(), key=lambda item: item[1][1]):
-            change = decide(self.agents[number], from_dict(recorded), when)
+        for number, _ in sorted(self.intents.items(), key=lambda item: item[1][1]):
+            change = rule(Stored(self.agents[number], False, self._intent(number)))
             assert isinstance(change, Change), change
             changes.append(change)
         return changes
 
     def _drop(self, change: Change) -> bool:
-        recorded = self.intents.get(change.before.number)
-        if recorded is None or recorded[0]["id"] != change.command.id:
+        intent = self.intents.get(change.before.number)
+        if intent is None or intent[0]["id"] != change.command.id:
             return False
         del self.intents[change.before.number]
         return True
@@ -288,10 +288,11 @@ class MemoryStore:
         before, after = change.before, change.after
         assert self.agents[before.number] == before, "written over somebody else's change"
         own = self.own_queues.setdefault(before.number, {m.queue for m in before.memberships})
-        if isinstance(change.command, AddToQueue):
-            own.add(change.command.queue)
-        elif isinstance(change.command, RemoveFromQueue):
-            own.discard(change.command.queue)
+        assigns = change.assigns
+        if assigns is not None and assigns.how is Assign.GIVE:
+            own.add(assigns.queue)
+        elif assigns is not None and assigns.how is Assign.TAKE:
+            own.discard(assigns.queue)
         self.agents[before.number] = replace(
             after,
             # One that is none of the agent's is forgotten with the leaving of it.

@@ -8,18 +8,24 @@ from hypothesis import strategies as st
 
 from fastagi.agents.commands import (
     COMMANDS,
+    NO_FACTS,
     Actor,
     Command,
+    Facts,
     LogIn,
     Pause,
     PauseReason,
+    Relog,
     Unpause,
     WhenInCall,
     from_dict,
+    recorded,
     to_dict,
 )
 from fastagi.agents.devices import Device
 from fastagi.contract import Source
+
+BOTH = Facts(over_budget=True, locked=True)
 
 # Of all characters only these cannot be stored.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -53,6 +59,40 @@ def test_an_intent_is_read_as_it_was_written(kind: type[Command], data: st.DataO
     again = from_dict(json.loads(json.dumps(to_dict(command))))
     assert again == command
     assert type(again) is kind
+
+
+@pytest.mark.parametrize("kind", COMMANDS.values(), ids=COMMANDS)
+@given(data=st.data())
+def test_the_facts_are_recorded_with_it(kind: type[Command], data: st.DataObject) -> None:
+    command = data.draw(any_of(kind))
+    facts = data.draw(st.builds(Facts, **{f.name: st.booleans() for f in fields(Facts)}))
+    assert recorded(json.loads(json.dumps(to_dict(command, facts)))) == (command, facts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "facts"),
+    [
+        ("LogOff", {"in_call": True}, Facts(in_call=True)),
+        ("Pause", {"in_call": True, "spent": False, "locked": False}, Facts(in_call=True)),
+        ("Pause", {"in_call": False, "spent": True, "locked": True}, BOTH),
+        ("Unpause", {"locked": True}, Facts(locked=True)),
+        ("LeaveQueue", {"last": True}, Facts(last_in_queue=True)),
+        ("LeaveQueue", {"last": False}, NO_FACTS),
+    ],
+)
+def test_facts_that_stood_in_the_command_are_read(
+    kind: str, fields: dict[str, bool], facts: Facts
+) -> None:
+    data = {"id": "c", "agent": "1", "source": "phone", "actor": {}, "kind": kind}
+    data |= {"Pause": {"reason": {"code": "1", "name": "lunch"}}, "LeaveQueue": {"queue": "q"}}.get(
+        kind, {}
+    )
+    assert recorded(data | fields) == (from_dict(data), facts)
+
+
+def test_a_relog_keeps_what_it_is_about() -> None:
+    relog = Relog(id="c", agent="1", source=Source.API, in_call=True)
+    assert recorded(to_dict(relog)) == (relog, NO_FACTS)
 
 
 UNPAUSE = to_dict(Unpause(id="c", agent="1", source=Source.API))

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from fastagi.agents import reconciler as module
-from fastagi.agents.commands import Pause
+from fastagi.agents.applying import GIVE_UP_AFTER, Applying
+from fastagi.agents.commands import Command, Pause
 from fastagi.agents.errors import Unavailable
 from fastagi.agents.fence import Supervisor
 from fastagi.agents.model import Change
@@ -22,7 +23,7 @@ from fastagi.agents.operations import (
     RemoveMember,
     ReportedMember,
 )
-from fastagi.agents.service import GIVE_UP_AFTER, AgentService, StoreUnavailable
+from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.timers import Timers
 from fastagi.contract import EventType, Script, Source
 
@@ -142,14 +143,14 @@ async def test_a_note_at_fault_is_tried_again_and_not_for_ever(
         Note(NOON + timedelta(seconds=s), Script.LOGOFF, f"PJSIP/{n}", unique_id=f"{n}.1")
         for s, n in ((30, "1001"), (31, "1002"))
     ]
-    real = hall.store.begin
+    real = hall.service.applying.write_applied
 
-    async def begin(command: Any, *values: Any, **more: Any) -> Any:
-        if command.agent == "1001" and command.id.startswith("note-"):
+    async def write_applied(command: Command, *values: Any, **more: Any) -> Any:
+        if command.agent == "1001":
             raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
         return await real(command, *values, **more)
 
-    monkeypatch.setattr(hall.store, "begin", begin)
+    monkeypatch.setattr(hall.service.applying, "write_applied", write_applied)
     for _ in range(module.TRIES):
         hall.reconnected()
         await hall.settle()
@@ -208,14 +209,14 @@ async def test_a_change_at_fault_keeps_no_other_from_being_settled(
             await hall.service.execute(hall.log_in(number, agent=number))
     assert set(hall.store.intents) == {"1001", "1002"}
     hall.asterisk.linked, hall.asterisk.answers_left = True, None
-    real = AgentService._settle_once
+    real = Applying._settle_once
 
-    async def settle(self: AgentService, change: Any) -> None:
+    async def settle(self: Applying, change: Any) -> None:
         if change.command.agent == "1001":
             raise KeyError("x")
         await real(self, change)
 
-    monkeypatch.setattr(AgentService, "_settle_once", settle)
+    monkeypatch.setattr(Applying, "_settle_once", settle)
     await hall.service.settle()
     assert set(hall.store.intents) == {"1001"}
     assert faults(logs) == [("settle", "KeyError: 'x'")]
@@ -238,10 +239,10 @@ async def test_one_of_many_commands_at_fault_is_refused_and_the_others_are_done(
     await everybody_in(hall)
     real = hall.store.begin
 
-    async def begin(command: Any, *values: Any, **more: Any) -> Any:
-        if command.agent == "1002":
+    async def begin(number: str, *values: Any, **more: Any) -> Any:
+        if number == "1002":
             raise KeyError("x")
-        return await real(command, *values, **more)
+        return await real(number, *values, **more)
 
     monkeypatch.setattr(hall.store, "begin", begin)
     refused = await hall.service.execute_all(

@@ -361,7 +361,7 @@ async def test_a_new_queue_is_joined_although_the_service_was_killed_before(hall
         hall.state,
         memberships=(*hall.state.memberships, an_agent("1001", "support").memberships[0]),
     )
-    await hall.service.is_to_join("1001", "support")
+    await hall.service.waiting.add_new("1001", "support")
     hall.start()
     await hall.settle()
     await hall.reconciler.missing.look()

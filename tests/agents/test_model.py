@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from fastagi.agents import errors
 from fastagi.agents.commands import (
     COMMANDS,
+    NO_FACTS,
     Actor,
     AddToQueue,
     Adopt,
     AssignPenalty,
     ChangePenalty,
     Command,
+    Facts,
     JoinQueue,
     LeaveQueue,
     LogIn,
@@ -30,6 +32,7 @@ from fastagi.agents.commands import (
     Unpause,
     WhenInCall,
 )
+from fastagi.agents.differences import undo
 from fastagi.agents.errors import Refused
 from fastagi.agents.model import (
     TABLE,
@@ -43,7 +46,6 @@ from fastagi.agents.model import (
     decide,
 )
 from fastagi.agents.operations import AddMember, Answer, PauseMember, RemoveMember, SetPenalty
-from fastagi.agents.reconcile import undo
 from fastagi.contract import EventType, Outcome, Source
 
 from .memory import BREAK, LUNCH, NOON, QUEUES, Member, an_agent, apply, device
@@ -92,9 +94,9 @@ def command(kind: type[Command], **values: Any) -> Command:
     return kind(id="c", agent="1001", source=Source.PHONE, actor=ACTOR, **values)
 
 
-LATER = command(LogOff, when_in_call=WhenInCall.AFTER_CALL, in_call=True)
+LATER = command(LogOff, when_in_call=WhenInCall.AFTER_CALL)
 LEAVING_LATER = replace(IN, planned=LATER)  # type: ignore[arg-type]
-BREAK_LATER = command(Pause, reason=BREAK, when_in_call=WhenInCall.AFTER_CALL, in_call=True)
+BREAK_LATER = command(Pause, reason=BREAK, when_in_call=WhenInCall.AFTER_CALL)
 PAUSING_LATER = replace(IN, planned=BREAK_LATER)  # type: ignore[arg-type]
 PAUSED_PAUSING_LATER = replace(PAUSED, planned=BREAK_LATER)  # type: ignore[arg-type]
 
@@ -140,6 +142,7 @@ class Row:
     after: AgentState | None = None  # None: nothing changes
     refused: type[Refused] | None = None
     occupant: str | None = field(default=None)
+    facts: Facts = NO_FACTS
 
 
 LOGIN, LOGOUT = EventType.LOGIN, EventType.LOGOUT
@@ -229,16 +232,21 @@ ROWS = [
         "log off says why", IN, command(LogOff, reason="taken over"), Outcome.LOGGED_OFF,
         (remove("sales"), remove("support")), ((LOGOUT, "taken over", "1001", BOTH),), OFF,
     ),
-    Row("log off in a call: later", IN, LATER, Outcome.LOGOFF_AFTER_CALL, after=LEAVING_LATER),
+    Row(
+        "log off in a call: later", IN, LATER, Outcome.LOGOFF_AFTER_CALL, after=LEAVING_LATER,
+        facts=Facts(in_call=True),
+    ),
     Row(
         "log off in a call: refused", IN,
-        command(LogOff, when_in_call=WhenInCall.REFUSE, in_call=True), Outcome.IN_CALL,
+        command(LogOff, when_in_call=WhenInCall.REFUSE), Outcome.IN_CALL,
         refused=errors.InCall,
+        facts=Facts(in_call=True),
     ),
     Row(
         "log off in a call: at once", IN,
-        command(LogOff, when_in_call=WhenInCall.ALLOW, in_call=True), Outcome.LOGGED_OFF,
+        command(LogOff, when_in_call=WhenInCall.ALLOW), Outcome.LOGGED_OFF,
         (remove("sales"), remove("support")), ((LOGOUT, "", "1001", BOTH),), OFF,
+        facts=Facts(in_call=True),
     ),
     Row(
         "log off after the call, and there is none", IN,
@@ -282,31 +290,37 @@ ROWS = [
         replace(LEAVING_LATER, pause=NOW_PAUSED),
     ),
     Row(
-        "pause in a call: later", IN, BREAK_LATER, Outcome.PAUSE_AFTER_CALL, after=PAUSING_LATER
+        "pause in a call: later", IN, BREAK_LATER, Outcome.PAUSE_AFTER_CALL, after=PAUSING_LATER,
+        facts=Facts(in_call=True),
     ),
     Row(
         "pause in a call while a log-off is planned: the log-off stays",
         LEAVING_LATER, BREAK_LATER, Outcome.LOGOFF_AFTER_CALL,
+        facts=Facts(in_call=True),
     ),
     Row(
         "another pause in a call: later", PAUSED, BREAK_LATER, Outcome.PAUSE_AFTER_CALL,
         after=PAUSED_PAUSING_LATER,
+        facts=Facts(in_call=True),
     ),
     Row(
         "the same pause in a call needs no waiting", PAUSED,
-        command(Pause, reason=LUNCH, when_in_call=WhenInCall.AFTER_CALL, in_call=True),
+        command(Pause, reason=LUNCH, when_in_call=WhenInCall.AFTER_CALL),
         Outcome.ALREADY_PAUSED,
+        facts=Facts(in_call=True),
     ),
     Row(
         "pause in a call: refused", IN,
-        command(Pause, reason=LUNCH, when_in_call=WhenInCall.REFUSE, in_call=True),
+        command(Pause, reason=LUNCH, when_in_call=WhenInCall.REFUSE),
         Outcome.IN_CALL, refused=errors.InCall,
+        facts=Facts(in_call=True),
     ),
     Row(
         "pause in a call: at once", IN,
-        command(Pause, reason=LUNCH, when_in_call=WhenInCall.ALLOW, in_call=True), Outcome.PAUSED,
+        command(Pause, reason=LUNCH, when_in_call=WhenInCall.ALLOW), Outcome.PAUSED,
         (said(True, "lunch"),), ((EventType.PAUSE, "lunch", "1001", BOTH),),
         replace(IN, pause=NOW_PAUSED),
+        facts=Facts(in_call=True),
     ),
     Row(
         "pause after the call, and there is none", IN,
@@ -315,17 +329,20 @@ ROWS = [
         replace(IN, pause=NOW_PAUSED),
     ),
     Row(
-        "pause, the day's budget is used up", IN, command(Pause, reason=LUNCH, spent=True),
+        "pause, the day's budget is used up", IN, command(Pause, reason=LUNCH),
         Outcome.PAUSE_SPENT, refused=errors.PauseSpent,
+        facts=Facts(over_budget=True),
     ),
     Row(
         "pause in a call, the budget is used up: said at once", IN,
-        command(Pause, reason=LUNCH, spent=True, when_in_call=WhenInCall.AFTER_CALL, in_call=True),
+        command(Pause, reason=LUNCH, when_in_call=WhenInCall.AFTER_CALL),
         Outcome.PAUSE_SPENT, refused=errors.PauseSpent,
+        facts=Facts(in_call=True, over_budget=True),
     ),
     Row(
         "the budget is used up, but that pause is the one of now", PAUSED,
-        command(Pause, reason=LUNCH, spent=True), Outcome.ALREADY_PAUSED,
+        command(Pause, reason=LUNCH), Outcome.ALREADY_PAUSED,
+        facts=Facts(over_budget=True),
     ),
     Row(
         "pause at once, though one was planned", PAUSING_LATER, command(Pause, reason=LUNCH),
@@ -420,13 +437,15 @@ ROWS = [
         PAUSED_IN_SALES,
     ),
     Row(
-        "leave as the last", IN, command(LeaveQueue, queue="sales", last=True),
+        "leave as the last", IN, command(LeaveQueue, queue="sales"),
         Outcome.LAST_IN_QUEUE, refused=errors.LastInQueue,
+        facts=Facts(last_in_queue=True),
     ),
     Row(
         "leave as the last, confirmed", IN,
-        command(LeaveQueue, queue="support", last=True, confirmed=True), Outcome.QUEUE_LEFT,
+        command(LeaveQueue, queue="support", confirmed=True), Outcome.QUEUE_LEFT,
         (remove("support"),), ((EventType.QUEUE_LEAVE, "", "1001", ("support",)),), IN_SALES_ONLY,
+        facts=Facts(last_in_queue=True),
     ),
     Row(
         "leave, not there", IN_SALES_ONLY, command(LeaveQueue, queue="support"),
@@ -575,18 +594,24 @@ ROWS = [
     ),
     # -- a pause that is not to be ended yet
     Row(
-        "unpause, not before its time", PAUSED, command(Unpause, locked=True),
+        "unpause, not before its time", PAUSED, command(Unpause),
         Outcome.PAUSE_LOCKED, refused=errors.PauseLocked,
+        facts=Facts(locked=True),
     ),
-    Row("unpause where nothing is locked", IN, command(Unpause, locked=True), Outcome.NOT_PAUSED),
+    Row(
+        "unpause where nothing is locked", IN, command(Unpause), Outcome.NOT_PAUSED,
+        facts=Facts(locked=True),
+    ),
     Row(
         "another reason is no way out of a pause", PAUSED,
-        command(Pause, reason=BREAK, locked=True), Outcome.PAUSE_LOCKED,
+        command(Pause, reason=BREAK), Outcome.PAUSE_LOCKED,
         refused=errors.PauseLocked,
+        facts=Facts(locked=True),
     ),
     Row(
-        "the same reason once more", PAUSED, command(Pause, reason=LUNCH, locked=True),
+        "the same reason once more", PAUSED, command(Pause, reason=LUNCH),
         Outcome.ALREADY_PAUSED,
+        facts=Facts(locked=True),
     ),
     # -- once more
     Row("relog", IN, command(Relog), Outcome.ALREADY_LOGGED_IN, (add("sales"), add("support"))),
@@ -783,7 +808,7 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_rules(row: Row) -> None:
-    decision = decide(row.state, row.command, NOON, row.occupant)
+    decision = decide(row.state, row.command, NOON, row.occupant, row.facts)
 
     if row.refused is not None:
         assert type(decision) is row.refused
@@ -800,8 +825,9 @@ def test_rules(row: Row) -> None:
 
 def test_every_state_and_command_has_a_row_in_the_rules() -> None:
     kinds = {*COMMANDS.values(), Adopt}
-    assert set(TABLE) == {(status, kind) for status in Status for kind in kinds}
-    assert {(row.state.status, type(row.command)) for row in ROWS} == set(TABLE)
+    table = {(status, kind) for kind in TABLE for status in Status}
+    assert table == {(status, kind) for status in Status for kind in kinds}
+    assert {(row.state.status, type(row.command)) for row in ROWS} == table
 
 
 def test_a_log_off_says_how_long_the_agent_was_there() -> None:
@@ -895,7 +921,6 @@ commands = st.one_of(
         LogOff,
         **common,
         when_in_call=st.sampled_from(WhenInCall),
-        in_call=st.booleans(),
         reason=st.sampled_from(["", "taken over"]),
     ),
     st.builds(
@@ -903,8 +928,6 @@ commands = st.one_of(
         **common,
         reason=reasons,
         when_in_call=st.sampled_from(WhenInCall),
-        in_call=st.booleans(),
-        spent=st.booleans(),
     ),
     st.builds(Unpause, **common),
     st.builds(JoinQueue, **common, queue=queues),
@@ -912,7 +935,12 @@ commands = st.one_of(
     st.builds(AddToQueue, **common, queue=queues, number=st.just("7"), penalty=st.integers(0, 9)),
     st.builds(RemoveFromQueue, **common, queue=queues),
     st.builds(AssignPenalty, **common, queue=queues, penalty=st.integers(0, 9)),
-    st.builds(LeaveQueue, **common, queue=queues, last=st.booleans(), confirmed=st.booleans()),
+    st.builds(LeaveQueue, **common, queue=queues, confirmed=st.booleans()),
+)
+
+
+any_facts = st.builds(
+    Facts, in_call=st.booleans(), over_budget=st.booleans(), last_in_queue=st.booleans()
 )
 
 
@@ -1028,20 +1056,22 @@ def test_the_events_of_an_adoption_tell_the_difference(state: AgentState, asked:
     assert change.alters is (state != change.after)
 
 
-@given(states(), commands)
-def test_the_same_asked_twice_is_decided_the_same(state: AgentState, asked: Command) -> None:
-    first, second = decide(state, asked, NOON), decide(state, asked, NOON)
+@given(states(), commands, any_facts)
+def test_the_same_asked_twice_is_decided_the_same(
+    state: AgentState, asked: Command, facts: Facts
+) -> None:
+    first, second = decide(state, asked, NOON, facts=facts), decide(state, asked, NOON, facts=facts)
     if isinstance(first, Refused):
         assert type(first) is type(second)
     else:
         assert first == second
 
 
-@given(states(), commands)
+@given(states(), commands, any_facts)
 def test_the_steps_make_asterisk_what_the_new_state_means(
-    state: AgentState, asked: Command
+    state: AgentState, asked: Command, facts: Facts
 ) -> None:
-    change = decide(state, asked, NOON)
+    change = decide(state, asked, NOON, facts=facts)
     if isinstance(change, Refused):
         return
     asterisk = asterisk_as_meant(state)
@@ -1050,11 +1080,11 @@ def test_the_steps_make_asterisk_what_the_new_state_means(
     assert asterisk == asterisk_as_meant(change.after)
 
 
-@given(states(), commands, st.data())
+@given(states(), commands, any_facts, st.data())
 def test_what_was_done_is_taken_back_wherever_it_stopped(
-    state: AgentState, asked: Command, data: st.DataObject
+    state: AgentState, asked: Command, facts: Facts, data: st.DataObject
 ) -> None:
-    change = decide(state, asked, NOON)
+    change = decide(state, asked, NOON, facts=facts)
     if isinstance(change, Refused):
         return
     asterisk = asterisk_as_meant(state)
@@ -1067,9 +1097,11 @@ def test_what_was_done_is_taken_back_wherever_it_stopped(
     assert asterisk == before
 
 
-@given(states(), commands)
-def test_a_paused_agent_is_never_joined_unpaused(state: AgentState, asked: Command) -> None:
-    change = decide(state, asked, NOON)
+@given(states(), commands, any_facts)
+def test_a_paused_agent_is_never_joined_unpaused(
+    state: AgentState, asked: Command, facts: Facts
+) -> None:
+    change = decide(state, asked, NOON, facts=facts)
     if isinstance(change, Refused):
         return
     for who, steps in (
@@ -1083,11 +1115,11 @@ def test_a_paused_agent_is_never_joined_unpaused(state: AgentState, asked: Comma
                 assert operation.penalty == of[operation.queue].penalty_now
 
 
-@given(states(), commands)
+@given(states(), commands, any_facts)
 def test_events_are_named_after_the_command_and_say_who_asked(
-    state: AgentState, asked: Command
+    state: AgentState, asked: Command, facts: Facts
 ) -> None:
-    change = decide(state, asked, NOON)
+    change = decide(state, asked, NOON, facts=facts)
     if isinstance(change, Refused):
         return
     ids = [event.id for event in change.events]
@@ -1097,9 +1129,11 @@ def test_events_are_named_after_the_command_and_say_who_asked(
         assert event.occurred_at == NOON
 
 
-@given(states(), commands)
-def test_nothing_but_what_the_command_is_about_changes(state: AgentState, asked: Command) -> None:
-    change = decide(state, asked, NOON)
+@given(states(), commands, any_facts)
+def test_nothing_but_what_the_command_is_about_changes(
+    state: AgentState, asked: Command, facts: Facts
+) -> None:
+    change = decide(state, asked, NOON, facts=facts)
     if isinstance(change, Refused):
         return
     after = change.after

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from fastagi.agents import errors, reconciler
 from fastagi.agents.commands import Command, PauseReason, WhenInCall
+from fastagi.agents.differences import Difference, Kind
 from fastagi.agents.model import OwnPause
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import (
@@ -26,7 +27,6 @@ from fastagi.agents.operations import (
     ReportedMember,
     SetPenalty,
 )
-from fastagi.agents.reconcile import Difference, Kind
 from fastagi.agents.service import AgentService, StoreUnavailable
 from fastagi.contract import EventType, Outcome, Script, Source
 
@@ -821,7 +821,7 @@ async def test_a_login_that_another_service_had_open_during_the_restart(two: Hal
     login = asyncio.create_task(two.service.execute(two.log_in("1002", agent="1002")))
     await confirming.wait()
     (other,) = two.faults.hold.keys()
-    change = (await two.store.unsettled())[0]
+    change = (await two.service.applying.unsettled())[0]
     two.asterisk.restart("later")
     two.start()  # we are the other service, which does not have the lock of that one
     two.service.settle = nothing  # type: ignore[method-assign]

@@ -604,10 +604,10 @@ async def test_an_occupant_who_left_meanwhile_is_not_logged_off_elsewhere(two: H
 
     begin = two.store.begin
 
-    async def begin_then_move(command: Command, now: object) -> object:
+    async def begin_then_move(*values: object, event: str) -> object:
         nonlocal moved
         try:
-            return await begin(command, now)  # type: ignore[arg-type]
+            return await begin(*values, event=event)  # type: ignore[arg-type]
         except errors.ExtensionInUse:
             if not moved:
                 moved = True

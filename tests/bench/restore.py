@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from fastagi import config  # noqa: E402 - found through the line above, installed or not
 from fastagi.agents.commands import LogIn  # noqa: E402
+from fastagi.agents.deciding import beginning  # noqa: E402
 from fastagi.agents.devices import resolve  # noqa: E402
 from fastagi.contract import Source  # noqa: E402
 from fastagi.demo.asterisk import Asterisk, free_port  # noqa: E402
@@ -77,7 +78,9 @@ async def log_everybody_in(path: Path, agents: int) -> None:
         device = resolve(settings.device_rules(), number)
         assert device is not None
         login = LogIn(id=f"bench{n}", agent=number, source=Source.PHONE, device=device)
-        await store.confirm(await store.begin(login, datetime.now(UTC)))
+        await store.confirm(
+            await store.begin(login.agent, beginning(login, datetime.now(UTC)), login.device)
+        )
 
     for first in range(0, agents, 500):
         await asyncio.gather(*(one(n) for n in range(first, min(agents, first + 500))))

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import count
 
 from fastagi.agents.commands import Actor, LogIn, LogOff
+from fastagi.agents.deciding import beginning, device_wanted
 from fastagi.agents.devices import Device
 from fastagi.contract import Source
 from fastagi.store import PeeweeStore, open_store
@@ -46,13 +47,19 @@ async def log_in(store: PeeweeStore, n: int, id: str) -> None:
     device = Device(str(n), "phones", f"PJSIP/{n}", f"PJSIP/{n}")
     actor = Actor(channel=f"PJSIP/{n}-0000{id}", caller_id=str(n), unique_id=f"17000.{id}")
     command = LogIn(id=id, agent=number, source=Source.PHONE, actor=actor, device=device)
-    change = await store.begin(command, datetime.now(UTC))
+    change = await store.begin(
+        command.agent, beginning(command, datetime.now(UTC)), device_wanted(command)
+    )
     await store.confirm(change)
 
 
 async def log_off(store: PeeweeStore, n: int, id: str) -> None:
     command = LogOff(id=id, agent=str(10000 + n), source=Source.PHONE)
-    await store.confirm(await store.begin(command, datetime.now(UTC)))
+    await store.confirm(
+        await store.begin(
+            command.agent, beginning(command, datetime.now(UTC)), device_wanted(command)
+        )
+    )
 
 
 async def drive(store: PeeweeStore, jobs: Iterator[int], ids: "count[int]", off: bool) -> None:

@@ -1,16 +1,28 @@
 """Every test of the store runs on a real SQLite file and on a real PostgreSQL."""
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
-from fastagi.agents.commands import Actor, LogIn, LogOff, Pause, PauseReason
+from fastagi.agents.commands import (
+    NO_FACTS,
+    Actor,
+    Command,
+    Facts,
+    LogIn,
+    LogOff,
+    Pause,
+    PauseReason,
+)
+from fastagi.agents.deciding import again, beginning, device_wanted, once
 from fastagi.agents.devices import Device
+from fastagi.agents.model import Change
 from fastagi.config.settings import Settings
 from fastagi.contract import Source
 from fastagi.store import PeeweeStore, open_store
@@ -150,8 +162,32 @@ def store(url: str, opened: Callable[[str], PeeweeStore]) -> PeeweeStore:
     return opened(url)
 
 
-async def done(store: PeeweeStore, command: Any, now: datetime = NOW) -> Any:
+IN_CALL = Facts(in_call=True)
+
+
+def begin(
+    store: PeeweeStore,
+    command: Command,
+    now: datetime,
+    facts: Facts = NO_FACTS,
+    *,
+    applied: bool = False,
+    held: bool = False,
+) -> Coroutine[Any, Any, Change]:
+    """As the hall begins it."""
+    rule = beginning(command, now, facts, applied=applied)
+    event = once(command, applied=applied)
+    return store.begin(command.agent, rule, device_wanted(command), event=event, held=held)
+
+
+def unsettled(store: PeeweeStore) -> Coroutine[Any, Any, list[Change]]:
+    return store.unsettled(again(structlog.get_logger()))
+
+
+async def done(
+    store: PeeweeStore, command: Any, now: datetime = NOW, facts: Facts = NO_FACTS
+) -> Any:
     """Begins and confirms, as if Asterisk had agreed."""
-    change = await store.begin(command, now)
+    change = await begin(store, command, now, facts)
     await store.confirm(change)
     return change

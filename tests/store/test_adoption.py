@@ -24,7 +24,21 @@ from fastagi.contract import EventType, Outcome, Sink, Source
 from fastagi.store import PeeweeStore, Views
 from fastagi.store.connection import Connection
 
-from .conftest import ACTOR, LATER, LUNCH, NOW, device, done, log_in, log_off, pause, settings
+from .conftest import (
+    ACTOR,
+    IN_CALL,
+    LATER,
+    LUNCH,
+    NOW,
+    begin,
+    device,
+    done,
+    log_in,
+    log_off,
+    pause,
+    settings,
+    unsettled,
+)
 
 Opened = Callable[..., PeeweeStore]
 
@@ -68,7 +82,7 @@ async def fresh(store: PeeweeStore, number: str = "1001") -> Any:
 
 async def seen_as(store: PeeweeStore, *members: Seen, **more: Any) -> Change:
     """Adopted; and what is read back says the same, from memory and from the tables."""
-    change = await store.begin(adopt(*members, **more), LATER)
+    change = await begin(store, adopt(*members, **more), LATER)
     assert change.steps == ()
     for state in (await store.agent("1001"), await fresh(store)):
         assert state is not None
@@ -178,7 +192,7 @@ async def test_put_into_a_queue_that_is_none_of_the_agents(store: PeeweeStore) -
     assert difference.to_leave == []
     assert (await store.agent("1001")) == await fresh(store)
     # … and a log-off is one from there too.
-    off = await store.begin(log_off(), LATER)
+    off = await begin(store, log_off(), LATER)
     assert len(off.steps) == 3
     await store.confirm(off)
     assert (await rows(store))["billing"] == (7, False, "asterisk", True, None, None, None)
@@ -259,13 +273,13 @@ async def test_put_into_queues_without_a_login(store: PeeweeStore) -> None:
     gone = await seen_as(store, id="gone")
     assert [(e.type, e.reason) for e in gone.events] == [(EventType.LOGOUT, "removed")]
     assert await store.agent_at("two|pjsip/2002") is None
-    assert await store.begin(log_in("1002", "2002"), LATER) is not None
+    assert await begin(store, log_in("1002", "2002"), LATER) is not None
 
 
 async def test_a_device_that_is_another_agents_is_not_adopted(store: PeeweeStore) -> None:
     await done(store, log_in("1002", "2002"))
     with pytest.raises(errors.ExtensionInUse) as refusal:
-        await store.begin(adopt(SALES, device=device("2002")), LATER)
+        await begin(store, adopt(SALES, device=device("2002")), LATER)
     assert refusal.value.occupant == "1002"
     assert await fresh(store) == await store.agent("1001")
     assert await store.logged_in() == [await store.agent("1002")]
@@ -280,11 +294,11 @@ async def test_archived_agents_are_adopted_as_long_as_they_are_in(store: PeeweeS
     assert (await store.states(["1001", "1002"])).keys() == {"1001"}
     async with store.hold(["1001", "1002"]) as states:
         assert states.keys() == {"1001"}
-    change = await store.begin(adopt(replace(SALES, penalty=4), SUPPORT), LATER)
+    change = await begin(store, adopt(replace(SALES, penalty=4), SUPPORT), LATER)
     assert change.after.memberships[0].own_penalty == 4
-    await store.begin(adopt(id="gone"), LATER)
+    await begin(store, adopt(id="gone"), LATER)
     with pytest.raises(errors.NoSuchAgent):
-        await store.begin(adopt(SALES, device=device(), id="back"), LATER)
+        await begin(store, adopt(SALES, device=device(), id="back"), LATER)
 
 
 async def test_of_what_is_applied_already_only_the_store_learns_and_once(
@@ -292,29 +306,29 @@ async def test_of_what_is_applied_already_only_the_store_learns_and_once(
 ) -> None:
     await done(store, log_in())
     noted: Any = Pause(id="note-1", agent="1001", source=Source.PHONE, reason=LUNCH)
-    change = await store.begin(noted, NOW, applied=True)
+    change = await begin(store, noted, NOW, applied=True)
     assert change.steps == ()
     assert change.after.pause is not None
     assert await fresh(store) == change.after
-    assert await store.unsettled() == []
-    again = await store.begin(noted, NOW, applied=True)
+    assert await unsettled(store) == []
+    again = await begin(store, noted, NOW, applied=True)
     assert not again.alters
     assert again.outcome is Outcome.ALREADY_PAUSED
     gone: Any = LogOff(id="note-2", agent="1001", source=Source.PHONE)
-    await store.begin(gone, NOW, applied=True)
+    await begin(store, gone, NOW, applied=True)
     assert await store.agent_at("pjsip/1001") is None
-    again = await store.begin(gone, NOW, applied=True)  # not even "not logged in"
+    again = await begin(store, gone, NOW, applied=True)  # not even "not logged in"
     assert not again.alters
     owed = await store.deliveries.due(LATER, 10, Sink.USER_EVENT)
     assert [d.event.id for d in owed][1:] == ["note-1-1", "note-2-1"]
     with pytest.raises(errors.NotLoggedIn):
-        await store.begin(replace(gone, id="note-3"), NOW, applied=True)
+        await begin(store, replace(gone, id="note-3"), NOW, applied=True)
 
 
 async def test_a_pause_waits_for_the_end_of_the_call(store: PeeweeStore, url: str) -> None:
     await done(store, log_in())
-    later = replace(pause(), when_in_call=WhenInCall.AFTER_CALL, in_call=True)
-    change = await done(store, later)
+    later = replace(pause(), when_in_call=WhenInCall.AFTER_CALL)
+    change = await done(store, later, facts=IN_CALL)
     assert await store.planned() == [later]
     assert await fresh(store) == change.after
     views = Views(url)
@@ -347,14 +361,14 @@ async def test_two_asterisks_with_one_extension(store: PeeweeStore) -> None:
         "two|pjsip/1001": "1002",
     }
     with pytest.raises(errors.ExtensionInUse):
-        await store.begin(replace(log_in("1003"), device=there), NOW)
+        await begin(store, replace(log_in("1003"), device=there), NOW)
     # Moving to the same extension of the other Asterisk lets go of the first.
     third = Device("1001", "phones", "PJSIP/1001", "PJSIP/1001", "local", "three")
     moved = await done(store, replace(log_in("1001", move=True), device=third))
     assert moved.outcome is Outcome.MOVED
     assert await store.agents_at([here.key]) == {}
     assert await fresh(store) == moved.after
-    begun = await store.begin(replace(log_in("1003"), device=here), NOW)
+    begun = await begin(store, replace(log_in("1003"), device=here), NOW)
     await store.withdraw(begun, None)
     await done(store, replace(log_in("1003"), device=here))
 

@@ -13,7 +13,7 @@ from fastagi.contract import EventType, Source
 from fastagi.store import PeeweeStore
 from fastagi.store.connection import Connection
 
-from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
+from .conftest import ACTOR, LATER, NOW, begin, done, log_in, log_off, pause, settings, unsettled
 
 Opened = Callable[..., PeeweeStore]
 
@@ -74,24 +74,24 @@ YAML = ("sales", {"name": "support", "penalty": 2})
 
 
 async def test_given_and_taken_while_logged_off(store: PeeweeStore) -> None:
-    change = await store.begin(add(), NOW)
+    change = await begin(store, add(), NOW)
     assert (change.steps, change.events) == ((), ())
     assert (await there(store)).memberships == (SALES, SUPPORT, BILLING)
     assert await row(store) == (4, False, "api", True, None, None, None)
-    again = await store.begin(add(id="again"), NOW)
+    again = await begin(store, add(id="again"), NOW)
     assert not again.alters
     inside = await done(store, log_in())
     assert inside.after.joined == joined(SALES, SUPPORT, BILLING)
     await done(store, log_off())
-    change = await store.begin(remove(), LATER)
+    change = await begin(store, remove(), LATER)
     assert (change.steps, change.events) == ((), ())
     assert (await there(store)).memberships == (SALES, SUPPORT)
     penalty, is_in, _, live, *own = await row(store) or ()
     assert (penalty, is_in, live, own) == (4, False, False, [None, None, None])
     with pytest.raises(errors.NotAMember):
-        await store.begin(remove(id="again"), LATER)
+        await begin(store, remove(id="again"), LATER)
     # Back, with another penalty.
-    await store.begin(add(penalty=1), LATER)
+    await begin(store, add(penalty=1), LATER)
     assert (await there(store)).memberships == (SALES, SUPPORT, replace(BILLING, penalty=1))
     assert await row(store) == (1, False, "api", True, None, None, None)
 
@@ -99,7 +99,7 @@ async def test_given_and_taken_while_logged_off(store: PeeweeStore) -> None:
 async def test_given_and_taken_while_logged_in(store: PeeweeStore) -> None:
     await done(store, log_in())
     await done(store, pause())
-    change = await store.begin(add(), NOW)
+    change = await begin(store, add(), NOW)
     assert [(step.do.queue, step.do.paused) for step in change.steps] == [  # type: ignore[union-attr]
         ("billing", True)
     ]
@@ -108,7 +108,7 @@ async def test_given_and_taken_while_logged_in(store: PeeweeStore) -> None:
     await store.confirm(change)
     assert (await there(store)).memberships == joined(SALES, SUPPORT, BILLING)
     assert (await there(store)).pause is not None
-    taken = await store.begin(remove(), LATER)
+    taken = await begin(store, remove(), LATER)
     assert len(taken.steps) == 1
     await store.confirm(taken)
     assert (await there(store)).memberships == joined(SALES, SUPPORT)
@@ -125,10 +125,10 @@ async def test_what_asterisk_refuses_is_not_stored(store: PeeweeStore) -> None:
     await done(store, log_in())
     before = await there(store)
     for command in (add(), remove("sales"), relog()):
-        change = await store.begin(command, NOW)
+        change = await begin(store, command, NOW)
         await store.withdraw(change, None)
         assert await there(store) == before
-        assert await store.unsettled() == []
+        assert await unsettled(store) == []
     assert await row(store) is None
 
 
@@ -139,7 +139,7 @@ async def test_the_last_queue_is_taken(store: PeeweeStore) -> None:
     state = await there(store)
     assert (state.memberships, state.session is not None) == ((), True)
     await done(store, log_off())
-    await store.begin(add(), NOW)
+    await begin(store, add(), NOW)
     assert (await there(store)).memberships == (BILLING,)
 
 
@@ -149,7 +149,7 @@ async def test_taken_with_what_was_its_own(store: PeeweeStore) -> None:
     adopt = Adopt(
         id="seen", agent="1001", source=Source.ASTERISK, actor=ACTOR, members=members, reasons=()
     )
-    await store.begin(adopt, NOW)
+    await begin(store, adopt, NOW)
     assert (await there(store)).memberships[0].own_penalty == 9
     await done(store, remove("sales"))
     assert (await row(store, "sales") or ())[4:] == (None, None, None)
@@ -167,20 +167,20 @@ async def test_left_open_it_is_the_same_change_again(
     store = opened(url)
     store.bring_in(settings())
     await done(store, log_in())
-    change = await store.begin(command, NOW)
+    change = await begin(store, command, NOW)
     assert change.steps
     with pytest.raises(errors.InProgress):
-        await store.begin(log_off(), NOW)
+        await begin(store, log_off(), NOW)
     await store.close()
     after = opened(url)
-    (found,) = await after.unsettled()
+    (found,) = await unsettled(after)
     assert (found.command, found.steps, found.events) == (
         command,
         change.steps,
         change.events,
     )
     await after.confirm(found)
-    assert await after.unsettled() == []
+    assert await unsettled(after) == []
     assert (await there(after)).memberships == change.after.memberships
     await done(after, log_off())
 
@@ -189,13 +189,13 @@ async def test_given_back_and_left_open(url: str, opened: Opened) -> None:
     """The row of before, which is archived, is none of the agent's queues."""
     store = opened(url)
     store.bring_in(settings())
-    await store.begin(add(id="a"), NOW)
-    await store.begin(remove(id="b"), NOW)
+    await begin(store, add(id="a"), NOW)
+    await begin(store, remove(id="b"), NOW)
     await done(store, log_in())
-    change = await store.begin(add(id="c", penalty=1), NOW)
+    change = await begin(store, add(id="c", penalty=1), NOW)
     await store.close()
     after = opened(url)
-    (found,) = await after.unsettled()
+    (found,) = await unsettled(after)
     assert (found.steps, found.events) == (change.steps, change.events)
     await after.confirm(found)
     assert joined(replace(BILLING, penalty=1))[0] in (await there(after)).memberships
@@ -205,14 +205,14 @@ async def test_the_yaml_gives_it_while_asterisk_is_being_told(url: str, opened: 
     store = opened(url)
     store.bring_in(settings())
     await done(store, log_in())
-    await store.begin(add(penalty=2), NOW)
+    await begin(store, add(penalty=2), NOW)
     store.bring_in(with_queues(*YAML, {"name": "billing", "penalty": 2}))
     await store.close()
     after = opened(url)
-    (found,) = await after.unsettled()
+    (found,) = await unsettled(after)
     assert len(found.steps) == 1
     await after.confirm(found)
-    assert await after.unsettled() == []
+    assert await unsettled(after) == []
     assert joined(replace(BILLING, penalty=2))[0] in (await there(after)).memberships
 
 
@@ -220,11 +220,11 @@ async def test_the_yaml_takes_it_while_asterisk_is_being_told(url: str, opened: 
     store = opened(url)
     store.bring_in(settings())
     await done(store, log_in())
-    change = await store.begin(remove("sales"), NOW)
+    change = await begin(store, remove("sales"), NOW)
     store.bring_in(with_queues({"name": "support", "penalty": 2}))
     await store.close()
     after = opened(url)
-    (found,) = await after.unsettled()
+    (found,) = await unsettled(after)
     assert (found.steps, found.events) == (change.steps, change.events)
     await after.confirm(found)
     assert (await there(after)).memberships == joined(SUPPORT)
@@ -235,7 +235,7 @@ async def test_the_yaml_takes_it_while_asterisk_is_being_told(url: str, opened: 
 
 
 async def test_the_yaml_does_not_take_what_a_program_gave(store: PeeweeStore) -> None:
-    await store.begin(add(), NOW)
+    await begin(store, add(), NOW)
     await done(store, log_in())
     difference = store.bring_in(with_queues("sales"))
     assert difference.to_leave == [("1001", "support")]
@@ -261,7 +261,7 @@ async def test_what_a_program_took_comes_back_with_a_changed_yaml_alone(
 
 
 async def test_what_a_program_gave_may_be_written_into_the_yaml(store: PeeweeStore) -> None:
-    await store.begin(add(), NOW)
+    await begin(store, add(), NOW)
     difference = store.bring_in(with_queues(*YAML, {"name": "billing", "penalty": 4}))
     assert difference.queues == ["agent 1001: queue billing is in the YAML now"]
     store.bring_in(with_queues(*YAML))
@@ -323,9 +323,9 @@ async def test_a_queue_is_given_that_somebody_has_put_the_agent_into(store: Peew
     adopt = Adopt(
         id="seen", agent="1001", source=Source.ASTERISK, actor=ACTOR, members=members, reasons=()
     )
-    await store.begin(adopt, NOW)
+    await begin(store, adopt, NOW)
     assert (await row(store) or ())[2:4] == ("asterisk", False)
-    change = await store.begin(add(penalty=1), NOW)
+    change = await begin(store, add(penalty=1), NOW)
     assert (change.steps, change.events) == ((), ())
     assert (await row(store) or ())[:4] == (4, True, "api", True)
     await done(store, log_off())
@@ -337,7 +337,7 @@ async def test_a_queue_is_given_that_the_yaml_is_taking(store: PeeweeStore) -> N
     await done(store, log_in())
     store.bring_in(with_queues("sales"))
     assert await store.left_over() == ([], [("1001", "support")])
-    assert not (await store.begin(add("support", "702", 2), NOW)).steps
+    assert not (await begin(store, add("support", "702", 2), NOW)).steps
     assert await store.left_over() == ([], [])
     await done(store, log_off())
     assert (await there(store)).memberships == (SALES, SUPPORT)

@@ -8,7 +8,7 @@ from fastagi.agents.commands import Unpause
 from fastagi.contract import Source
 from fastagi.store import PeeweeStore
 
-from .conftest import ACTOR, LATER, LUNCH, NOW, done, log_in, log_off, pause
+from .conftest import ACTOR, LATER, LUNCH, NOW, begin, done, log_in, log_off, pause
 
 DAY = timedelta(days=1)
 
@@ -16,7 +16,7 @@ DAY = timedelta(days=1)
 @pytest.mark.parametrize("by", [DAY, -DAY])
 async def test_what_goes_on(store: PeeweeStore, by: timedelta) -> None:
     await done(store, log_in(id="in"))
-    await store.confirm(await store.begin(pause(id="p"), LATER))
+    await store.confirm(await begin(store, pause(id="p"), LATER))
     # Somebody who was logged in before this service was started, or is not any more.
     await done(store, log_in("1002", "1002", id="other"))
     await done(store, log_in("1003", "1003", id="gone"))
@@ -35,10 +35,10 @@ async def test_what_goes_on(store: PeeweeStore, by: timedelta) -> None:
     # What it lasted is what went by: budgets and events count that.
     now = LATER + by + timedelta(minutes=30)
     back = Unpause(id="back", agent="1001", source=Source.PHONE, actor=ACTOR)
-    await store.confirm(await store.begin(back, now))
+    await store.confirm(await begin(store, back, now))
     midnight = (NOW + by).replace(hour=0, minute=0)
     assert await store.paused_since("1001", LUNCH.code, midnight) == timedelta(minutes=30)
-    change = await store.begin(log_off(id="off"), now)
+    change = await begin(store, log_off(id="off"), now)
     assert change.events[-1].session_seconds == 50 * 60
 
 

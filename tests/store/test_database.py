@@ -13,17 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
-from fastagi.agents.commands import PauseReason, WhenInCall, to_dict
-from fastagi.agents.model import Membership
+from fastagi.agents.commands import NO_FACTS, Facts, PauseReason, WhenInCall, to_dict
+from fastagi.agents.deciding import again
+from fastagi.agents.model import Change, Membership
+from fastagi.agents.records import Stored
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink
 from fastagi.store import BadDatabaseUrl, PeeweeStore, SchemaTooNew, open_store
+from fastagi.store.connection import Connection
 from fastagi.store.database import parse
 from fastagi.store.migrations import FOLDER, migrate
 from fastagi.store.tables import TABLES
 
-from .conftest import BACKENDS, NOW, device, done, log_in, log_off
+from .conftest import (
+    BACKENDS,
+    NOW,
+    begin,
+    device,
+    done,
+    log_in,
+    log_off,
+    pause,
+    settings,
+    unsettled,
+)
 
 Opened = Callable[..., PeeweeStore]
 
@@ -214,7 +229,7 @@ INSERT INTO intents (agent_id, command_id, command, decided_at)
 async def test_what_version_1_wrote_is_kept(url: str, tmp_path: Path, opened: Opened) -> None:
     (tmp_path / "steps").mkdir()
     shutil.copy(FOLDER / "0001_tables.py", tmp_path / "steps")
-    planned = to_dict(log_off(id="off", when_in_call=WhenInCall.AFTER_CALL, in_call=True))
+    planned = to_dict(log_off(id="off", when_in_call=WhenInCall.AFTER_CALL)) | {"in_call": True}
     intent = to_dict(log_in("1002", "1002", id="left"))
     del intent["device"]["asterisk"]  # type: ignore[attr-defined]
     for command in (planned, intent):
@@ -243,7 +258,7 @@ async def test_what_version_1_wrote_is_kept(url: str, tmp_path: Path, opened: Op
     assert [command.id for command in await store.planned()] == ["off"]
     assert [d.event.id for d in await store.deliveries.due(NOW, 9, Sink.LAMP)] == ["e-1"]
     assert (await store.limits())["1"].daily_budget is None
-    (change,) = await store.unsettled()
+    (change,) = await unsettled(store)
     assert (change.command.id, change.after.number) == ("left", "1002")
     await store.withdraw(change, None)
     await done(store, log_off())
@@ -252,6 +267,45 @@ async def test_what_version_1_wrote_is_kept(url: str, tmp_path: Path, opened: Op
         lambda c: c.execute("SELECT origin FROM memberships ORDER BY agent_id").fetchall()
     )
     assert [origin for (origin,) in origins] == ["yaml", "api"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "facts", "after"),
+    [
+        ({"in_call": False, "spent": False, "locked": False}, NO_FACTS, "lunch"),
+        ({"in_call": True, "spent": False, "locked": True}, Facts(in_call=True, locked=True), ""),
+        ({"facts": {"locked": True}}, Facts(locked=True), ""),
+    ],
+    ids=["0.3.0", "0.3.0, with facts", "now"],
+)
+async def test_an_intent_of_any_version_is_decided_as_it_was(
+    store: PeeweeStore, fields: dict[str, Any], facts: Facts, after: str
+) -> None:
+    """Once a fact stood in the command itself. ``after``: the pause that it comes to."""
+    store.bring_in(settings())
+    await done(store, log_in())
+    await done(store, pause(reason=PauseReason("2", "coffee")))
+    change = await begin(store, pause(id="left"), NOW)
+    recorded = to_dict(change.command) | fields
+
+    def rewrite(connection: Connection) -> None:
+        connection.execute("UPDATE intents SET command = ?", (json.dumps(recorded),))
+        connection.forget()
+
+    await store.run(rewrite)
+    asked: list[Stored] = []
+
+    def rule(stored: Stored) -> Change | None:
+        asked.append(stored)
+        return again(structlog.get_logger())(stored)
+
+    found = await store.unsettled(rule)
+    assert [stored.intent and stored.intent.recorded for stored in asked] == [
+        (change.command, facts)
+    ]
+    assert [c.after.pause and c.after.pause.reason.name for c in found] == (
+        [after] if after else []
+    )
 
 
 # As version 0002 wrote it.

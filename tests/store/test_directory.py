@@ -12,7 +12,7 @@ from fastagi.agents.model import Change, Membership
 from fastagi.store import Difference, DirectoryConflict, PeeweeStore
 from fastagi.store.connection import Connection
 
-from .conftest import NOW, done, log_in, log_off, settings
+from .conftest import NOW, begin, done, log_in, log_off, settings, unsettled
 
 Opened = Callable[..., PeeweeStore]
 
@@ -93,7 +93,7 @@ async def test_changes_are_told_line_by_line(store: PeeweeStore) -> None:
     assert await store.queue_numbered("702") == "sales"
     assert [reason.name for reason in await store.reasons()] == ["break"]
     with pytest.raises(NoSuchAgent):
-        await store.begin(log_in("1002"), NOW)
+        await begin(store, log_in("1002"), NOW)
 
 
 async def test_the_archived_come_back(store: PeeweeStore) -> None:
@@ -146,15 +146,15 @@ async def test_ids(url: str, opened: Opened) -> None:
 
 async def test_an_agent_archived_while_logged_in(store: PeeweeStore) -> None:
     await done(store, log_in("1001"))
-    await store.begin(log_in("1002", "2002"), NOW)  # on the way in
+    await begin(store, log_in("1002", "2002"), NOW)  # on the way in
     difference = store.bring_in(settings(agents=[]))
     assert difference.to_log_off == ["1001", "1002"]
     assert await store.agent("1001") is None
     with pytest.raises(NoSuchAgent):
-        await store.begin(log_in("1001"), NOW)
+        await begin(store, log_in("1001"), NOW)
     store.bring_in(settings(agents=[agent("1003")]))
     with pytest.raises(ExtensionInUse):  # the row stays until the agent is logged off
-        await store.begin(log_in("1003", "1001"), NOW)
+        await begin(store, log_in("1003", "1001"), NOW)
     state = await store.agent_at("pjsip/1001")
     assert state is not None
     off = await done(store, log_off("1001"))
@@ -172,7 +172,7 @@ async def test_a_queue_taken_away_is_left_first(store: PeeweeStore) -> None:
     assert [m.queue for m in state.joined] == ["sales", "support"]
     change = await done(store, log_off("1001"))
     assert [step.do.queue for step in change.steps] == ["sales", "support"]
-    again = await store.begin(log_in("1001"), NOW)
+    again = await begin(store, log_in("1001"), NOW)
     assert [step.do.queue for step in again.steps] == ["sales"]
 
 
@@ -197,9 +197,9 @@ async def test_what_a_logged_in_agent_gains(store: PeeweeStore) -> None:
 
 
 async def test_a_login_that_began_before_the_change(store: PeeweeStore) -> None:
-    change = await store.begin(log_in("1001"), NOW)
+    change = await begin(store, log_in("1001"), NOW)
     store.bring_in(settings(agents=[agent("1001", "sales")]))
-    (found,) = await store.unsettled()  # what Asterisk may have been told is not forgotten
+    (found,) = await unsettled(store)  # what Asterisk may have been told is not forgotten
     assert {step.do.queue for step in found.steps} == {"sales", "support"}
     await store.confirm(change)
     state = await store.agent("1001")
@@ -265,13 +265,13 @@ def test_settings_without_the_agents_are_refused(store: PeeweeStore) -> None:
 
 async def test_a_change_is_seen_at_once(store: PeeweeStore) -> None:
     await store.agent("1001")
-    change = await store.begin(log_in("1002", "2"), NOW)
+    change = await begin(store, log_in("1002", "2"), NOW)
     assert isinstance(change, Change)
     store.bring_in(settings(agents=[agent("1001", name="Renamed"), agent("1002")]))
     state = await store.agent("1001")
     assert state is not None
     assert state.name == "Renamed"
-    again = await store.begin(log_in("1001"), NOW)
+    again = await begin(store, log_in("1001"), NOW)
     assert again.before == state
 
 
@@ -349,7 +349,7 @@ async def test_one_who_is_not_enabled_is_archived_and_comes_back(store: PeeweeSt
     assert await store.agent("1001") is None
     assert await store.agent_by_id(1) is None
     with pytest.raises(NoSuchAgent):
-        await store.begin(log_in("1001"), NOW)
+        await begin(store, log_in("1001"), NOW)
     assert not store.bring_in(settings(agents=[one | {"enabled": False}, other]))
     await done(store, log_off("1001"))
     back = store.bring_in(settings(agents=[one | {"queues": ["sales", "support"]}, other]))

@@ -18,7 +18,7 @@ from fastagi.store.clock import Clock
 from fastagi.store.connection import Connection
 from fastagi.store.deliveries import HORIZON, unstick
 
-from .conftest import BACKENDS, NOW, done, log_in, log_off
+from .conftest import BACKENDS, NOW, begin, done, log_in, log_off, unsettled
 from .test_deliveries import event
 from .test_hooks import attempt, counted, hooked
 
@@ -203,10 +203,10 @@ async def test_what_somebody_gave_up_is_taken_back(store: PeeweeStore) -> None:
     stuck = [store.run(wait, writes=False) for _ in range(threads)]
     await asyncio.to_thread(begun.wait)
     with wait_at_most(0.2), pytest.raises(StoreUnavailable):
-        await store.begin(log_in(), NOW)
+        await begin(store, log_in(), NOW)
     free.set()
     await asyncio.gather(*stuck)
-    assert await store.unsettled() == []
+    assert await unsettled(store) == []
     await done(store, log_in())
     await done(store, log_off())
 
@@ -400,7 +400,7 @@ async def test_until_it_is_opened_every_call_is_refused(
     store = PeeweeStore(parse(url))
     calls: list[Any] = [
         store.agent("1001"),
-        store.unsettled(),
+        unsettled(store),
         store.deliveries.due(NOW, 9, Sink.LAMP),
         store.hooks.due(NOW, 9, frozenset()),
     ]

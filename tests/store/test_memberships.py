@@ -13,7 +13,7 @@ from fastagi.contract import EventType, Source
 from fastagi.store import PeeweeStore
 from fastagi.store.connection import Connection
 
-from .conftest import LATER, NOW, done, log_in, log_off, pause, settings
+from .conftest import LATER, NOW, begin, done, log_in, log_off, pause, settings, unsettled
 
 Opened = Callable[..., PeeweeStore]
 Row = tuple[str, int, bool, str, bool]
@@ -75,10 +75,10 @@ async def test_nor_one_that_is_decided_again_after_a_crash(url: str, opened: Ope
     store = opened(url)
     store.bring_in(settings())
     await done(store, remove())
-    change = await store.begin(log_in(), LATER)
+    change = await begin(store, log_in(), LATER)
     await store.close()
     after = opened(url)
-    assert await after.unsettled() == [change]
+    assert await unsettled(after) == [change]
     await after.confirm(change)
     assert await rows(after) == [REMOVED, ("support", 2, True, "yaml", False)]
 
@@ -107,22 +107,22 @@ async def test_a_login_to_some_queues(store: PeeweeStore) -> None:
 
 async def test_relog_is_an_intent_that_changes_nothing(store: PeeweeStore) -> None:
     with pytest.raises(errors.NotLoggedIn):
-        await store.begin(Relog(id="nobody", **COMMON), NOW)
+        await begin(store, Relog(id="nobody", **COMMON), NOW)
     await done(store, log_in())
     await done(store, pause())
     before = await store.agent("1001")
-    change = await store.begin(Relog(id="relog", **COMMON), LATER)
+    change = await begin(store, Relog(id="relog", **COMMON), LATER)
     assert len(change.steps) == 2
     with pytest.raises(errors.InProgress):
-        await store.begin(log_off(), LATER)
-    assert await store.unsettled() == [change]
+        await begin(store, log_off(), LATER)
+    assert await unsettled(store) == [change]
     await store.confirm(change)
     await store.confirm(change)
     assert await store.agent("1001") == before
-    change = await store.begin(Relog(id="again", **COMMON), LATER)
+    change = await begin(store, Relog(id="again", **COMMON), LATER)
     await store.withdraw(change, None)
     assert await store.agent("1001") == before
-    assert await store.unsettled() == []
+    assert await unsettled(store) == []
 
 
 async def test_the_same_yaml_again_takes_nothing_back(url: str, opened: Opened) -> None:

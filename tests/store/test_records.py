@@ -20,7 +20,7 @@ from fastagi.store import DirectoryConflict, PeeweeStore, Records, Views
 from fastagi.store.connection import Connection
 from fastagi.store.pins import matches
 
-from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
+from .conftest import ACTOR, LATER, NOW, begin, done, log_in, log_off, pause, settings
 
 SALES, SUPPORT, BILLING = 1, 2, 3
 
@@ -412,7 +412,7 @@ async def test_archived_and_not_enabled(store: PeeweeStore, records: Records) ->
     assert await store.agent("1001") is None
     assert await records.number_of("1001") is None
     with pytest.raises(NoSuchAgent):
-        await store.begin(log_in("1001"), LATER)
+        await begin(store, log_in("1001"), LATER)
     await done(store, log_off("1001"))  # out they come
     assert not store.bring_in(
         settings(queues=QUEUES, agents=[anna(enabled=False), bert])

@@ -7,7 +7,7 @@ import pytest
 from fastagi.agents.protection import NotConfirmed, Removal, losses
 from fastagi.store import PeeweeStore, Views
 
-from .conftest import NOW, done, log_in, settings
+from .conftest import NOW, begin, done, log_in, settings
 from .test_directory import agent, by_api
 
 TWO = [agent("1001", "sales", "support"), agent("1002", "sales")]
@@ -44,7 +44,7 @@ async def test_what_is_refused_changes_nothing(store: PeeweeStore) -> None:
 
 
 async def test_one_whose_login_has_begun_counts_as_logged_in(store: PeeweeStore) -> None:
-    await store.begin(log_in("1002", "2002"), NOW)
+    await begin(store, log_in("1002", "2002"), NOW)
     assert removed(store, settings(1)).logged_off == ("1002",)
 
 

@@ -27,7 +27,7 @@ from fastagi.store.changes import STALE
 from fastagi.store.connection import Connection
 from fastagi.store.presence import SharedPresence
 
-from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
+from .conftest import ACTOR, LATER, NOW, begin, done, log_in, log_off, pause, settings, unsettled
 
 Opened = Callable[..., PeeweeStore]
 
@@ -105,15 +105,15 @@ Pair = tuple[PeeweeStore, PeeweeStore]
 @pytest.mark.postgres
 async def test_an_open_change_of_a_living_service_is_left_to_it(pair: Pair) -> None:
     first, second = pair
-    change = await first.begin(log_in(), NOW)
+    change = await begin(first, log_in(), NOW)
     with pytest.raises(errors.InProgress) as other:
-        await second.begin(log_off(), NOW)
+        await begin(second, log_off(), NOW)
     assert not other.value.settle
     with pytest.raises(errors.InProgress) as own:
-        await first.begin(log_off(), NOW)
+        await begin(first, log_off(), NOW)
     assert own.value.settle
-    assert await second.unsettled() == []
-    assert await first.unsettled() == [change]
+    assert await unsettled(second) == []
+    assert await unsettled(first) == [change]
     await first.confirm(change)
     await done(second, log_off())
 
@@ -123,28 +123,28 @@ async def test_what_a_killed_service_left_open_is_everybodys_at_once(
     postgres_url: str, pair: Pair
 ) -> None:
     first, second = pair
-    async with another(postgres_url, "await store.begin(log_in(id='left'), NOW)") as child:
+    async with another(postgres_url, "await begin(store, log_in(id='left'), NOW)") as child:
         with pytest.raises(errors.InProgress) as living:
-            await first.begin(log_off(), NOW)
+            await begin(first, log_off(), NOW)
         assert not living.value.settle
-        assert await first.unsettled() == []
+        assert await unsettled(first) == []
         child.send_signal(signal.SIGKILL)
         await child.wait()
 
         async def free() -> bool:
             with pytest.raises(errors.InProgress) as dead:
-                await first.begin(log_off(), NOW)
+                await begin(first, log_off(), NOW)
             return dead.value.settle
 
         await eventually(free)
-    both = await asyncio.gather(first.unsettled(), second.unsettled())
+    both = await asyncio.gather(unsettled(first), unsettled(second))
     # One of them settles it, not both.
     assert sorted(len(found) for found in both) == [0, 1]
     owner, other = (first, second) if both[0] else (second, first)
-    (change,) = await owner.unsettled()
+    (change,) = await unsettled(owner)
     assert change.command.id == "left"
     with pytest.raises(errors.InProgress) as taken:
-        await other.begin(log_off(), NOW)
+        await begin(other, log_off(), NOW)
     assert not taken.value.settle
     await owner.withdraw(change, None)
     await done(other, log_in())
@@ -156,7 +156,7 @@ async def test_a_change_that_was_taken_over_cannot_be_confirmed_behind_its_back(
 ) -> None:
     """Who was taken for dead and is not must not write what the other takes back."""
     first, second = pair
-    change = await first.begin(log_in(), NOW)
+    change = await begin(first, log_in(), NOW)
 
     def steal(connection: Connection) -> None:
         connection.execute("UPDATE intents SET owner = ?", (second.id,))
@@ -165,7 +165,7 @@ async def test_a_change_that_was_taken_over_cannot_be_confirmed_behind_its_back(
     with pytest.raises(StoreUnavailable, match="meanwhile"):
         await first.confirm(change)
     await first.withdraw(change, None)
-    (found,) = await second.unsettled()
+    (found,) = await unsettled(second)
     await second.confirm(found)
     await first.confirm(change)  # it is as it was meant to be
     assert await first.agent("1001") == change.after
@@ -179,10 +179,10 @@ async def test_a_stopped_service_leaves_nothing_behind(
     await pair[0].record(event("e"))
     assert len(await third.deliveries.due(NOW, 10, Sink.LAMP)) == 1
     assert await pair[0].deliveries.due(NOW, 10, Sink.LAMP) == []
-    await third.begin(log_in(), NOW)
+    await begin(third, log_in(), NOW)
     await third.close()
     assert len(await pair[0].deliveries.due(NOW, 10, Sink.LAMP)) == 1
-    assert len(await pair[1].unsettled()) == 1
+    assert len(await unsettled(pair[1])) == 1
 
 
 @pytest.mark.postgres
@@ -209,11 +209,11 @@ async def test_cut_off_for_a_moment_a_service_is_not_taken_for_dead(
     postgres_url: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = pair
-    change = await first.begin(log_in(), NOW)
+    change = await begin(first, log_in(), NOW)
     cut(postgres_url)  # both of them, as when PostgreSQL restarts
-    assert await second.unsettled() == []
+    assert await unsettled(second) == []
     with pytest.raises(errors.InProgress) as other:
-        await second.begin(log_off(), NOW)
+        await begin(second, log_off(), NOW)
     assert not other.value.settle
     await first.confirm(change)
     # Both are seen again, and believe what they see.
@@ -231,12 +231,12 @@ async def test_cut_off_for_a_moment_a_service_is_not_taken_for_dead(
 @pytest.mark.postgres
 async def test_an_intent_of_a_version_that_knew_no_owners(pair: Pair) -> None:
     first, second = pair
-    change = await first.begin(log_in(), NOW)
+    change = await begin(first, log_in(), NOW)
     await first.run(lambda c: c.execute("UPDATE intents SET owner = ''") and None)
     with pytest.raises(errors.InProgress) as nobody:
-        await second.begin(log_off(), NOW)
+        await begin(second, log_off(), NOW)
     assert nobody.value.settle
-    assert await second.unsettled() == [change]
+    assert await unsettled(second) == [change]
 
 
 @pytest.mark.postgres
@@ -244,17 +244,17 @@ async def test_a_change_that_its_service_cannot_settle_is_anothers_after_a_while
     pair: Pair,
 ) -> None:
     first, second = pair
-    change = await first.begin(log_in(), NOW)
+    change = await begin(first, log_in(), NOW)
     await first.run(
         lambda c: c.execute("UPDATE intents SET owned_at = owned_at - ?", (STALE + 1,)) and None
     )
     with pytest.raises(errors.InProgress) as stale:
-        await second.begin(log_off(), NOW)
+        await begin(second, log_off(), NOW)
     assert stale.value.settle
-    assert await second.unsettled() == [change]
-    assert await first.unsettled() == []
+    assert await unsettled(second) == [change]
+    assert await unsettled(first) == []
     with pytest.raises(errors.InProgress) as taken:
-        await first.begin(log_off(), NOW)
+        await begin(first, log_off(), NOW)
     assert not taken.value.settle
     await second.withdraw(change, None)
     await done(first, log_in())
@@ -268,7 +268,7 @@ async def test_a_thousand_logins_of_one_agent_race(pair: Pair) -> None:
         command = log_in(extension=str(2001 + n % 2), id=f"race-{n}")
         while True:
             try:
-                change = await store.begin(command, NOW)
+                change = await begin(store, command, NOW)
             except errors.InProgress:
                 await asyncio.sleep(0.02)
                 continue
@@ -293,11 +293,11 @@ async def test_a_thousand_logins_of_one_agent_race(pair: Pair) -> None:
 
 async def test_who_is_held_is_read_afresh(store: PeeweeStore) -> None:
     await done(store, log_in())
-    open_change = await store.begin(log_in("1002", "1002"), NOW)
+    open_change = await begin(store, log_in("1002", "1002"), NOW)
     async with store.hold(["1001", "1002", "1003", "9999"]) as states:
         assert states.keys() == {"1001", "1003"}  # not one with an open change
         assert states["1001"].session is not None
-        change = await store.begin(pause(), NOW, held=True)
+        change = await begin(store, pause(), NOW, held=True)
         await store.confirm(change)
     async with store.hold(["1001"]) as states:
         assert states["1001"] == change.after
@@ -313,18 +313,18 @@ async def test_who_is_held_is_changed_by_nobody_else(pair: Pair) -> None:
     async with first.hold(numbers):
         for store in pair:
             with pytest.raises(errors.InProgress) as held:
-                await store.begin(log_in("1003", "1003"), NOW)
+                await begin(store, log_in("1003", "1003"), NOW)
             assert not held.value.settle
         await done(second, log_in("1015", "1015"))  # not held
         other = second.hold(["1010", "1011"])
         taking = asyncio.create_task(other.__aenter__())
         await asyncio.sleep(0.2)
         assert not taking.done()
-        change = await first.begin(log_in("1003", "1003"), NOW, held=True)
+        change = await begin(first, log_in("1003", "1003"), NOW, held=True)
         await first.confirm(change)
     assert (await taking).keys() == {"1010", "1011"}
     with pytest.raises(errors.InProgress):
-        await first.begin(log_in("1011", "1011"), NOW)
+        await begin(first, log_in("1011", "1011"), NOW)
     await other.__aexit__(None, None, None)
     await done(first, log_in("1011", "1011"))
     await done(second, log_off("1003"))
@@ -348,7 +348,7 @@ async def test_many_hold_at_once_and_nobody_waits_for_ever(pair: Pair) -> None:
 async def test_calls_go_on_while_many_wait_for_one_who_is_held(pair: Pair) -> None:
     first, second = pair
     async with first.hold(["1001"]):
-        waiting = [asyncio.create_task(second.begin(log_in(), NOW)) for _ in range(50)]
+        waiting = [asyncio.create_task(begin(second, log_in(), NOW)) for _ in range(50)]
         await done(second, log_in("1002", "1002"))  # would time out if they took the threads
         refused = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(r) for r in refused} == {errors.InProgress}
@@ -359,7 +359,7 @@ async def test_a_killed_service_holds_nobody(postgres_url: str, pair: Pair) -> N
     what = "held = store.hold(['1001', '1002'])\nawait held.__aenter__()"
     async with another(postgres_url, what) as child:
         with pytest.raises(errors.InProgress):
-            await pair[0].begin(log_in(), NOW)
+            await begin(pair[0], log_in(), NOW)
         child.kill()
         await child.wait()
         async with pair[1].hold(["1001", "1002"]) as states:
@@ -389,7 +389,7 @@ async def test_who_gives_up_waiting_for_a_hold_holds_nothing(pair: Pair) -> None
 
     async def free() -> bool:
         try:
-            return bool(await first.begin(log_in(), NOW))
+            return bool(await begin(first, log_in(), NOW))
         except errors.InProgress:
             return False
 
@@ -609,7 +609,7 @@ async def test_one_of_two_is_killed_in_the_middle_of_everything(
                     await done(first, command)
                 except errors.InProgress as other:
                     if other.settle:
-                        for change in await first.unsettled():
+                        for change in await unsettled(first):
                             if change.command.id.startswith("child-"):
                                 await first.confirm(change)
                     await asyncio.sleep(0.005)
@@ -640,7 +640,7 @@ async def test_one_of_two_is_killed_in_the_middle_of_everything(
         return bool(connection.execute("SELECT count(*) FROM intents").fetchone()[0] == 0)
 
     async def nothing_open() -> bool:
-        for change in await first.unsettled():
+        for change in await unsettled(first):
             await first.confirm(change)
         return await first.run(no_intents)
 

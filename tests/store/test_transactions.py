@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import product
 
 import psycopg
 import pytest
@@ -19,11 +20,13 @@ from hypothesis import strategies as st
 
 from fastagi.agents import errors
 from fastagi.agents.commands import (
+    NO_FACTS,
     AddToQueue,
     Adopt,
     AssignPenalty,
     ChangePenalty,
     Command,
+    Facts,
     JoinQueue,
     LeaveQueue,
     LogIn,
@@ -43,7 +46,20 @@ from fastagi.contract import EventType, Outcome, Sink, Source
 from fastagi.store import PeeweeStore
 from fastagi.store.connection import Connection, dumped
 
-from .conftest import ACTOR, LATER, NOW, device, done, log_in, log_off, pause, settings
+from .conftest import (
+    ACTOR,
+    IN_CALL,
+    LATER,
+    NOW,
+    begin,
+    device,
+    done,
+    log_in,
+    log_off,
+    pause,
+    settings,
+    unsettled,
+)
 
 Opened = Callable[..., PeeweeStore]
 
@@ -83,11 +99,11 @@ def commands(kind: type[Command]) -> list[Command]:
         ],
         "LogOff": [
             log_off(),
-            log_off(when_in_call=WhenInCall.AFTER_CALL, in_call=True),
-            log_off(when_in_call=WhenInCall.REFUSE, in_call=True),
+            log_off(id="later", when_in_call=WhenInCall.AFTER_CALL),
+            log_off(id="not-now", when_in_call=WhenInCall.REFUSE),
             log_off(reason="taken over"),
         ],
-        "Pause": [pause(), pause(reason=COFFEE)],
+        "Pause": [pause(), pause(reason=COFFEE), pause(id="not-locked")],
         "Unpause": [Unpause(id="unpause", **common)],
         "JoinQueue": [
             JoinQueue(id="join", queue="support", **common),
@@ -96,7 +112,7 @@ def commands(kind: type[Command]) -> list[Command]:
         ],
         "LeaveQueue": [
             LeaveQueue(id="leave", queue="sales", **common),
-            LeaveQueue(id="leave-last", queue="sales", last=True, **common),
+            LeaveQueue(id="leave-last", queue="sales", **common),
             LeaveQueue(id="leave-support", queue="support", **common),
         ],
         "ChangePenalty": [
@@ -123,11 +139,17 @@ def commands(kind: type[Command]) -> list[Command]:
     }[kind.__name__]  # type: ignore[return-value]
 
 
+FACTS = {  # by the command's id
+    "later": IN_CALL,
+    "not-now": IN_CALL,
+    "leave-last": Facts(last_in_queue=True),
+    "not-locked": Facts(locked=True),
+}
 CELLS = [
     pytest.param(
         status, planned, command, id=f"{status.name}{'-planned' * planned}-{command.id}-{n}"
     )
-    for n, (status, kind) in enumerate(TABLE)
+    for n, (kind, status) in enumerate(product(TABLE, Status))
     if kind is not Adopt  # never an intent
     for command in commands(kind)
     for planned in (False, True)
@@ -145,11 +167,11 @@ async def test_every_transition_is_read_back_as_it_was_decided(
     if status is Status.PAUSED:
         await done(store, pause())
     if planned:
-        await done(store, log_off(when_in_call=WhenInCall.AFTER_CALL, in_call=True))
+        await done(store, log_off(when_in_call=WhenInCall.AFTER_CALL), facts=IN_CALL)
     before = await fresh(store)
     events = await store.run(count("events"))
     try:
-        change = await store.begin(command, LATER)
+        change = await begin(store, command, LATER, FACTS.get(command.id, NO_FACTS))
     except errors.Refused:
         assert await fresh(store) == before
         assert await store.run(count("events")) == events
@@ -158,14 +180,14 @@ async def test_every_transition_is_read_back_as_it_was_decided(
     assert change.before == before
     if change.steps:
         assert await fresh(store) == before  # nothing is assumed applied
-        assert await store.unsettled() == [change]
+        assert await unsettled(store) == [change]
         assert await store.agent("1001") == before
     await store.confirm(change)
     await same_everywhere(store, change)
     await store.confirm(change)
     await same_everywhere(store, change)
     assert await store.run(count("events")) == events + len(change.events)
-    assert await store.unsettled() == []
+    assert await unsettled(store) == []
     for event in change.events:
         for sink in SINKS[event.type]:
             owed = [d.event for d in await store.deliveries.due(LATER, 100, sink)]
@@ -189,7 +211,7 @@ async def test_a_withdrawn_change_leaves_no_trace(
     before = await fresh(store)
     rows = await store.run(count("events")), await store.run(count("devices_in_use"))
     try:
-        change = await store.begin(command, LATER)
+        change = await begin(store, command, LATER, FACTS.get(command.id, NO_FACTS))
     except errors.Refused:
         return
     if not change.steps:
@@ -198,12 +220,12 @@ async def test_a_withdrawn_change_leaves_no_trace(
     await store.withdraw(change, None)
     assert await fresh(store) == before
     assert await store.agent("1001") == before
-    assert await store.unsettled() == []
+    assert await unsettled(store) == []
     assert rows == (await store.run(count("events")), await store.run(count("devices_in_use")))
 
 
 async def test_the_event_of_a_withdrawal_is_written_once(store: PeeweeStore) -> None:
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
     refused = replace(
         change.events[0],
         id=f"{change.command.id}-refused",
@@ -217,7 +239,7 @@ async def test_the_event_of_a_withdrawal_is_written_once(store: PeeweeStore) -> 
 
 
 async def test_what_was_taken_back_cannot_be_confirmed(store: PeeweeStore) -> None:
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
     await store.withdraw(change, None)
     with pytest.raises(StoreUnavailable, match="taken back"):
         await store.confirm(change)
@@ -230,41 +252,41 @@ async def test_what_the_clock_has_done_once_it_does_not_do_again(store: PeeweeSt
     await done(store, away)
     await done(store, Unpause(id="back", agent="1001", source=Source.API))
     before = await fresh(store)
-    again = await store.begin(away, LATER)
+    again = await begin(store, away, LATER)
     assert not again.alters
     assert again.steps == ()
     await store.confirm(again)
     assert await fresh(store) == before
-    assert await store.unsettled() == []
+    assert await unsettled(store) == []
 
 
 async def test_one_unsettled_change_per_agent(store: PeeweeStore) -> None:
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
     with pytest.raises(errors.Unavailable):
-        await store.begin(log_in(extension="2002"), NOW)
-    assert await store.begin(change.command, LATER) == change  # the same call again
+        await begin(store, log_in(extension="2002"), NOW)
+    assert await begin(store, change.command, LATER) == change  # the same call again
     await store.confirm(change)
     with pytest.raises(errors.LoggedInElsewhere):
-        await store.begin(log_in(extension="2002"), NOW)
+        await begin(store, log_in(extension="2002"), NOW)
 
 
 async def test_an_intent_nobody_understands_locks_nobody_out(store: PeeweeStore) -> None:
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
 
     def garble(connection: Connection) -> None:
         connection.execute("UPDATE intents SET command = ?", ('{"kind": "Fly"}',))
         connection.forget()
 
     await store.run(garble)
-    assert await store.unsettled() == []
-    assert await store.begin(log_in(), NOW) is not None, "the agent and the device are free"
+    assert await unsettled(store) == []
+    assert await begin(store, log_in(), NOW) is not None, "the agent and the device are free"
     assert change.command.agent == "1001"
 
 
 async def test_unknown_agents(store: PeeweeStore) -> None:
     assert await store.agent("9999") is None
     with pytest.raises(errors.NoSuchAgent):
-        await store.begin(log_in("9999"), NOW)
+        await begin(store, log_in("9999"), NOW)
     nasty = "1001'; DROP TABLE agents; --"
     assert await store.agent(nasty) is None
     assert await store.queue_numbered(nasty) is None
@@ -273,11 +295,11 @@ async def test_unknown_agents(store: PeeweeStore) -> None:
 
 
 async def test_who_is_where(store: PeeweeStore) -> None:
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
     assert await store.agent_at("pjsip/1001") is None  # claimed, not yet logged in
     await store.confirm(change)
     assert await store.agent_at("pjsip/1001") == change.after
-    moved = await store.begin(log_in(extension="2002", move=True), LATER)
+    moved = await begin(store, log_in(extension="2002", move=True), LATER)
     assert await store.agent_at("pjsip/2002") is None
     assert await store.agent_at("pjsip/1001") == change.after
     await store.confirm(moved)
@@ -298,8 +320,8 @@ async def test_small_questions(store: PeeweeStore) -> None:
 
 async def test_planned_log_offs(store: PeeweeStore) -> None:
     await done(store, log_in())
-    command = log_off(when_in_call=WhenInCall.AFTER_CALL, in_call=True)
-    await done(store, command)
+    command = log_off(when_in_call=WhenInCall.AFTER_CALL)
+    await done(store, command, facts=IN_CALL)
     assert await store.planned() == [command]
     await done(store, log_off())
     assert await store.planned() == []
@@ -308,7 +330,7 @@ async def test_planned_log_offs(store: PeeweeStore) -> None:
 async def test_a_wake_up_follows_a_commit_with_deliveries(store: PeeweeStore) -> None:
     woken: list[int] = []
     store.on_commit(lambda: woken.append(1))
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
     assert not woken
     await store.confirm(change)
     assert woken == [1]
@@ -325,7 +347,7 @@ async def test_fifty_agents_want_one_device(url: str, opened: Opened) -> None:
     first.bring_in(settings(50))
     second = first if url.startswith("sqlite") else opened(url)
     results = await asyncio.gather(
-        *((first, second)[n % 2].begin(log_in(str(1001 + n), "5000"), NOW) for n in range(50)),
+        *(begin((first, second)[n % 2], log_in(str(1001 + n), "5000"), NOW) for n in range(50)),
         return_exceptions=True,
     )
     winners = [r for r in results if isinstance(r, Change)]
@@ -343,7 +365,7 @@ async def test_two_changes_of_one_agent_race(url: str, opened: Opened) -> None:
     first.bring_in(settings())
     second = first if url.startswith("sqlite") else opened(url)
     results = await asyncio.gather(
-        *((first, second)[n % 2].begin(log_in(extension=str(5000 + n)), NOW) for n in range(20)),
+        *(begin((first, second)[n % 2], log_in(extension=str(5000 + n)), NOW) for n in range(20)),
         return_exceptions=True,
     )
     assert sum(isinstance(r, Change) for r in results) == 1
@@ -464,7 +486,7 @@ async def test_waiting_calls_share_a_commit(sqlite_url: str, opened: Opened) -> 
     store.bring_in(settings(50))
     commits = store.workers.commits
     changes = await asyncio.gather(
-        *(store.begin(log_in(str(1001 + n), str(1001 + n)), NOW) for n in range(50))
+        *(begin(store, log_in(str(1001 + n), str(1001 + n)), NOW) for n in range(50))
     )
     await asyncio.gather(*(store.confirm(change) for change in changes))
     assert store.workers.commits - commits <= 6
@@ -486,7 +508,7 @@ async def test_a_failing_call_harms_no_other(store: PeeweeStore) -> None:
     results = await asyncio.gather(
         store.set_note("before", "1"),
         store.run(faulty),
-        store.begin(log_in(), NOW),
+        begin(store, log_in(), NOW),
         store.run(forbidden),
         store.set_note("after", "1"),
         return_exceptions=True,
@@ -507,7 +529,7 @@ async def test_a_full_disk(sqlite_url: str, opened: Opened) -> None:
     store = opened(sqlite_url)
     store.bring_in(settings())
     before = await fresh(store)
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
 
     def pragma(name: str, value: int) -> Callable[[Connection], None]:
         return lambda connection: connection.execute(f"PRAGMA {name} = {value}").fetchall() and None
@@ -523,7 +545,7 @@ async def test_a_full_disk(sqlite_url: str, opened: Opened) -> None:
     )
     assert [type(r) for r in results] == [StoreUnavailable, StoreUnavailable]
     assert await store.agent("1001") == before  # nothing was written, reading goes on
-    assert await store.unsettled() == [change]
+    assert await unsettled(store) == [change]
     await store.run(pragma("max_page_count", 1_000_000), writes=False)
     await store.confirm(change)
     await store.set_note("big", big)
@@ -568,7 +590,7 @@ async def test_a_disk_that_is_full_at_any_call(sqlite_url: str, opened: Opened) 
         number = str(1001 + n)
         long = replace(device(number), context="phones" + "x" * 3000)
         try:
-            change = await store.begin(replace(log_in(number), device=long, move=True), LATER)
+            change = await begin(store, replace(log_in(number), device=long, move=True), LATER)
         except StoreUnavailable:
             full += 1
             continue
@@ -578,21 +600,21 @@ async def test_a_disk_that_is_full_at_any_call(sqlite_url: str, opened: Opened) 
         except StoreUnavailable:
             full += 1
             assert await everything() == before
-            assert change in await store.unsettled()
+            assert change in await unsettled(store)
             await store.run(limit(0), writes=False)
             with pytest.raises(StoreUnavailable):
                 await store.record(replace(change.events[0], context="x" * 1_000_000))
             assert await everything() == before
     assert full > 10
     await store.run(limit(100_000), writes=False)
-    for change in await store.unsettled():
+    for change in await unsettled(store):
         await store.confirm(change)
     for n in range(40):
         number = str(1001 + n)
         await done(store, replace(log_in(number, number), move=True))
         assert await fresh(store, number) == await store.agent(number)
     assert len(await store.logged_in()) == 40
-    assert await store.unsettled() == []
+    assert await unsettled(store) == []
 
 
 async def test_a_file_system_that_takes_no_more(sqlite_url: str, opened: Opened) -> None:
@@ -615,7 +637,7 @@ async def test_a_file_system_that_takes_no_more(sqlite_url: str, opened: Opened)
                     failed += 1
             assert failed, "there was room"
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-            for change in await store.unsettled():
+            for change in await unsettled(store):
                 await store.withdraw(change, None)
             state = await store.agent("1001")
             if state.session is not None:
@@ -660,17 +682,17 @@ async def test_a_caller_who_leaves_while_it_begins(sqlite_url: str, opened: Open
     store.bring_in(settings())
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    task = asyncio.ensure_future(store.begin(log_in(), NOW))
+    task = asyncio.ensure_future(begin(store, log_in(), NOW))
     await asyncio.sleep(0.2)  # the thread waits for the lock now
     task.cancel()
     await asyncio.wait({task})
     other.execute("ROLLBACK")
     other.close()
     for _ in range(100):
-        if not await store.run(count("devices_in_use")) and not await store.unsettled():
+        if not await store.run(count("devices_in_use")) and not await unsettled(store):
             break
         await asyncio.sleep(0.02)
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
     assert change.outcome is Outcome.LOGGED_IN
 
 
@@ -678,7 +700,7 @@ async def test_a_caller_who_leaves_while_it_begins(sqlite_url: str, opened: Open
 async def test_lost_backends_are_replaced(postgres_url: str, opened: Opened) -> None:
     store = opened(postgres_url)
     store.bring_in(settings())
-    change = await store.begin(log_in(), NOW)
+    change = await begin(store, log_in(), NOW)
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         for _ in range(3):
             admin.execute(
@@ -695,11 +717,11 @@ async def test_after_a_kill_the_same_change_is_found(url: str, opened: Opened) -
     program = textwrap.dedent(
         f"""
         import asyncio, os, signal
-        from tests.store.conftest import NOW, log_in, LogOff
+        from tests.store.conftest import NOW, begin, log_in
         from fastagi.store import open_store
         async def main():
             store = open_store({url!r})
-            change = await store.begin(log_in(id="before-the-kill"), NOW)
+            change = await begin(store, log_in(id="before-the-kill"), NOW)
             print(repr(change), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         asyncio.run(main())
@@ -714,18 +736,18 @@ async def test_after_a_kill_the_same_change_is_found(url: str, opened: Opened) -
     )
     assert child.returncode == -signal.SIGKILL, child.stderr
     store = opened(url)
-    (change,) = await store.unsettled()
+    (change,) = await unsettled(store)
     assert repr(change) in child.stdout
     with pytest.raises(errors.ExtensionInUse):  # the claim holds too
-        await store.begin(log_in("1002", "1001"), NOW)
+        await begin(store, log_in("1002", "1001"), NOW)
     await store.withdraw(change, None)
     await done(store, log_in("1002", "1001"))
 
 
 async def test_unsettled_changes_come_oldest_first(store: PeeweeStore) -> None:
-    late = await store.begin(log_in("1001", "1"), LATER)
-    early = await store.begin(log_in("1002", "2"), NOW)
-    assert await store.unsettled() == [early, late]
+    late = await begin(store, log_in("1001", "1"), LATER)
+    early = await begin(store, log_in("1002", "2"), NOW)
+    assert await unsettled(store) == [early, late]
 
 
 async def test_a_closed_store_says_so(sqlite_url: str, opened: Opened) -> None:
@@ -758,7 +780,7 @@ def test_a_command_is_written_as_the_hall_would(
     assert from_dict(json.loads(dumped(command))) == command
 
 
-@pytest.mark.parametrize("kind", sorted({kind for _, kind in TABLE} - {Adopt}, key=str))
+@pytest.mark.parametrize("kind", sorted(TABLE.keys() - {Adopt}, key=str))
 def test_every_command_is_written_as_the_hall_would(kind: type[Command]) -> None:
     for command in commands(kind):
         assert json.loads(dumped(command)) == json.loads(json.dumps(to_dict(command)))

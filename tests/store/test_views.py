@@ -19,14 +19,26 @@ from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store import PeeweeStore, Views, retry_parked
 
-from .conftest import ACTOR, LATER, NOW, device, done, log_in, log_off, pause, settings
+from .conftest import (
+    ACTOR,
+    IN_CALL,
+    LATER,
+    NOW,
+    begin,
+    device,
+    done,
+    log_in,
+    log_off,
+    pause,
+    settings,
+)
 
 
 async def test_agents(store: PeeweeStore, url: str) -> None:
     views = Views(url)
     await done(store, log_in("1002", "2002"))
     await done(store, pause("1002"), LATER)
-    await done(store, log_off("1002", when_in_call=WhenInCall.AFTER_CALL, in_call=True))
+    await done(store, log_off("1002", when_in_call=WhenInCall.AFTER_CALL), facts=IN_CALL)
     assert [(a.number, a.status) for a in views.agents()] == [
         ("1001", Status.LOGGED_OFF),
         ("1002", Status.PAUSED),
@@ -140,7 +152,8 @@ async def test_what_is_compared_with_asterisk(store: PeeweeStore, url: str) -> N
     await done(store, log_in("1002", "1002"))
     await done(store, log_in("1003", "1003"))
     await done(store, pause("1003"))
-    await store.begin(
+    await begin(
+        store,
         Adopt(
             id="seen",
             agent="1001",

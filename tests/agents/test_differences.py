@@ -12,12 +12,25 @@ from fastagi.agents.commands import (
     AddToQueue,
     Adopt,
     Command,
+    Facts,
     JoinQueue,
     LogIn,
     Seen,
     Unpause,
 )
 from fastagi.agents.devices import Device
+from fastagi.agents.differences import (
+    Kind,
+    Owned,
+    agrees,
+    differences,
+    number_in,
+    owned,
+    restored,
+    seen,
+    settlement,
+    to_be_finished,
+)
 from fastagi.agents.errors import Refused
 from fastagi.agents.model import AgentState, Change, LoginSession, OwnPause, PauseSegment, decide
 from fastagi.agents.operations import (
@@ -30,22 +43,10 @@ from fastagi.agents.operations import (
     ReportedMember,
     SetPenalty,
 )
-from fastagi.agents.reconcile import (
-    Kind,
-    Owned,
-    agrees,
-    differences,
-    number_in,
-    owned,
-    restored,
-    seen,
-    settlement,
-    to_be_finished,
-)
 from fastagi.contract import Source
 
 from .memory import LUNCH, NOON, QUEUES, Member, an_agent, apply, device
-from .test_model import asterisk_as_meant, commands, states
+from .test_model import any_facts, asterisk_as_meant, commands, states
 
 
 def logged_in(
@@ -466,9 +467,11 @@ def test_in_doubt_the_phone_does_not_ring(kind: type[Command]) -> None:
     )
 
 
-@given(states(), commands)
-def test_whatever_asterisk_has_seen_it_is_settled(state: AgentState, asked: Command) -> None:
-    change = decide(state, asked, NOON)
+@given(states(), commands, any_facts)
+def test_whatever_asterisk_has_seen_it_is_settled(
+    state: AgentState, asked: Command, facts: Facts
+) -> None:
+    change = decide(state, asked, NOON, facts=facts)
     if isinstance(change, Refused):
         return
     meant = change.after if to_be_finished(asked) else change.before
