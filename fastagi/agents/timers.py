@@ -273,10 +273,10 @@ class Timers:
         return used
 
     async def _exceeded(self, state: AgentState, pause: OpenPause, limit: PauseLimit) -> None:
-        def still(state: AgentState) -> errors.Refused | None:
+        def goes_on(state: AgentState) -> errors.Refused | None:
             return _only(state.pause is not None and state.pause.id == pause.segment)
 
-        if still(state) is not None:
+        if goes_on(state) is not None:
             return
         if limit.when_exceeded is WhenExceeded.WARN:
             if pause.segment not in self._warned:
@@ -288,9 +288,9 @@ class Timers:
         id, number, actor = f"{pause.segment}-limit", pause.agent, Actor(name=PAUSE_LIMIT)
         if limit.when_exceeded is WhenExceeded.UNPAUSE:
             back = self._service.command(Unpause, number, Source.SYSTEM, actor, id=id)
-            await self._carry_out(back, still)
+            await self._carry_out(back, goes_on)
         elif not isinstance(state.planned, LogOff):
-            await self._carry_out(self._log_off(number, id, actor, PAUSE_LIMIT), still)
+            await self._carry_out(self._log_off(number, id, actor, PAUSE_LIMIT), goes_on)
 
     async def _warn(self, state: AgentState, pause: OpenPause) -> None:
         assert state.session is not None
@@ -383,12 +383,12 @@ class Timers:
         return members
 
     async def _back(self, state: AgentState, segment: str) -> None:
-        def still(state: AgentState) -> errors.Refused | None:
+        def goes_on(state: AgentState) -> errors.Refused | None:
             return _only(is_lost(state) and state.pause is not None and state.pause.id == segment)
 
         id = f"{segment}-back"
         back = self._service.command(Unpause, state.number, Source.SYSTEM, _AWAY, id=id)
-        await self._carry_out(back, still)
+        await self._carry_out(back, goes_on)
 
     async def _gone(self, state: AgentState, session: str, what: Action) -> None:
         def same(state: AgentState) -> errors.Refused | None:
@@ -459,5 +459,5 @@ class Timers:
         )
 
 
-def _only(still: bool) -> errors.Refused | None:
-    return None if still else errors.NotLoggedIn()
+def _only(goes_on: bool) -> errors.Refused | None:
+    return None if goes_on else errors.NotLoggedIn()
