@@ -15,7 +15,8 @@ from typing import Final
 from fastagi.agents.devices import device_key
 from fastagi.agents.differences import Difference, Kind, differences, number_in
 from fastagi.agents.operations import QueuesUnavailable
-from fastagi.agents.reconciler import ADOPTED, REPAIRED_AS, started_note
+from fastagi.agents.reconciler import started_note
+from fastagi.agents.repairs import ADOPTED, REPAIRED_AS
 from fastagi.ami.client import Client
 from fastagi.ami.queues import Queues
 from fastagi.config import Settings
@@ -112,7 +113,7 @@ async def look(views: Views, asterisk: AsteriskSettings, asterisks: Collection[s
 
 
 async def _compare(views: Views, queues: Queues, asterisks: Collection[str]) -> list[Difference]:
-    """As the service does it, see ``fastagi.agents.reconciler.compare``."""
+    """As the service does it, see ``fastagi.agents.comparing``."""
     names = await asyncio.to_thread(views.queue_names)
     agents = await asyncio.to_thread(views.logged_in_states)
     reported = await queues.members(queues=[name for name, _ in names.values()])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from fastagi.agents import adoption, after_restart, comparing
 from fastagi.agents import reconciler as module
 from fastagi.agents.applying import GIVE_UP_AFTER, Applying
 from fastagi.agents.commands import Command, Pause
@@ -24,6 +25,7 @@ from fastagi.agents.operations import (
     ReportedMember,
 )
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.taking_notes import TRIES
 from fastagi.agents.timers import Timers
 from fastagi.contract import EventType, Script, Source
 
@@ -72,14 +74,15 @@ async def everybody_in(hall: Hall) -> None:
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
     """Whoever compares this agent meets a fault."""
-    real = module.differences
+    real = adoption.differences
 
     def differences(agents: Any, *values: Any) -> Any:
         if any(agent.number == number for agent in agents):
             raise TypeError("unorderable")
         return real(agents, *values)
 
-    monkeypatch.setattr(module, "differences", differences)
+    monkeypatch.setattr(adoption, "differences", differences)
+    monkeypatch.setattr(comparing, "differences", differences)
 
 
 async def test_an_agent_at_fault_keeps_no_other_from_being_put_back(
@@ -127,6 +130,7 @@ async def test_news_at_fault_are_looked_at_without_them(
 
     with monkeypatch.context() as broken:
         broken.setattr(module, "agrees", agrees)
+        broken.setattr(adoption, "agrees", agrees)
         hall.asterisk.console(RemoveMember("sales", "PJSIP/1003"))
         await hall.settle()
         assert faults(logs)
@@ -151,7 +155,7 @@ async def test_a_note_at_fault_is_tried_again_and_not_for_ever(
         return await real(command, *values, **more)
 
     monkeypatch.setattr(hall.service.applying, "write_applied", write_applied)
-    for _ in range(module.TRIES):
+    for _ in range(TRIES):
         hall.reconnected()
         await hall.settle()
     assert hall.asterisk.left == []
@@ -182,14 +186,14 @@ async def test_putting_back_at_fault_is_done_one_by_one(
     hall: Hall, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
 ) -> None:
     await everybody_in(hall)
-    real = module.restored
+    real = after_restart.restored
 
     def restored(state: Any, asterisk: str) -> Any:
         if state.number == "1002":
             raise KeyError("x")
         return real(state, asterisk)
 
-    monkeypatch.setattr(module, "restored", restored)
+    monkeypatch.setattr(after_restart, "restored", restored)
     hall.asterisk.restart("later")
     hall.reconnected()
     for _ in range(3):
@@ -270,9 +274,9 @@ async def test_a_planned_change_at_fault_waits_and_the_others_are_carried_out(
             raise KeyError("x")
 
     monkeypatch.setattr(hall.store, "planned", planned)
-    monkeypatch.setattr(hall.reconciler, "_carry_out_one", carry_out)
-    await hall.reconciler._carry_out_planned()
-    await hall.reconciler._carry_out_planned()
+    monkeypatch.setattr(hall.reconciler.planned, "_carry_out_one", carry_out)
+    await hall.reconciler.planned.carry_out()
+    await hall.reconciler.planned.carry_out()
     assert done == ["1001", "1002", "1002"]
     assert faults(logs) == [("settle", "KeyError: 'x'")]
 
@@ -459,7 +463,7 @@ async def test_news_that_wait_for_the_store_have_an_end(
     """A database that is away for a night, and queues in which much happens."""
     await everybody_in(hall)
     monkeypatch.setattr(module, "MOST_NEWS", 50)
-    (side,) = hall.reconciler._sides.values()
+    (side,) = hall.reconciler._asterisks.values()
     hall.store.down.add("*")
     hall.asterisk.console(RemoveMember("sales", "PJSIP/1003"))
     for _ in range(40):
@@ -480,7 +484,7 @@ async def test_news_that_waited_come_before_those_that_came_meanwhile(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await everybody_in(hall)
-    (side,) = hall.reconciler._sides.values()
+    (side,) = hall.reconciler._asterisks.values()
     real = hall.store.states
 
     async def states(numbers: Any) -> Any:

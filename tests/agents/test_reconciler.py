@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from fastagi.agents import errors, reconciler
+from fastagi.agents import errors, queue_events, reconciler
 from fastagi.agents.commands import Command, PauseReason, WhenInCall
 from fastagi.agents.differences import Difference, Kind
 from fastagi.agents.model import OwnPause
@@ -437,7 +437,7 @@ async def test_an_echo_is_looked_at_when_its_change_is_confirmed(name: str) -> N
     waiting = asyncio.create_task(seen.wait())
     await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
     known = len(hall.events)
-    looking = asyncio.create_task(hall.reconciler._sides[""].catch_up())
+    looking = asyncio.create_task(hall.reconciler._asterisks[""].catch_up())
     for _ in range(100):
         await asyncio.sleep(0)
     assert len(hall.events) == known
@@ -500,7 +500,7 @@ async def test_who_is_put_back_in_the_middle_of_a_log_off_is_seen() -> None:
     hall.asterisk.console(add("sales"))
     # Of one member only the latest is told.
     hall.reconciler.noticed(hall.asterisk.waiting[-1:])
-    settling = asyncio.create_task(hall.reconciler._sides[""].catch_up())
+    settling = asyncio.create_task(hall.reconciler._asterisks[""].catch_up())
     for _ in range(30):
         await asyncio.sleep(0)
     hall.faults.go_on("before store.confirm")
@@ -605,7 +605,7 @@ async def test_a_first_start_takes_asterisk_as_it_is(two: Hall) -> None:
 async def test_a_restart_within_the_very_first_comparison(hall: Hall, point: str) -> None:
     """Who has logged in meanwhile is put back, not taken for removed at the console."""
     waits = hall.faults.stop_at(f"before {point}")
-    looking = asyncio.create_task(hall.reconciler._sides[""].catch_up())
+    looking = asyncio.create_task(hall.reconciler._asterisks[""].catch_up())
     await waits.wait()
     await hall.do(hall.log_in())
     hall.asterisk.linked = False
@@ -658,7 +658,7 @@ async def test_nothing_is_adopted_from_an_asterisk_that_may_have_restarted(hall:
         await hall.settle()
         silently(hall, pause("sales", "x"))
         seen = hall.faults.stop_at("before store.hold")
-        side = hall.reconciler._sides[""]
+        side = hall.reconciler._asterisks[""]
         if how == "news":
             hall.asterisk._tell(pause("sales", "x"))
         doing: Awaitable[object] = {
@@ -683,7 +683,7 @@ async def test_nothing_is_compared_before_it_is_known_who_wins(hall: Hall) -> No
     await hall.do(hall.log_in())
     hall.asterisk.queues["sales"].clear()
     with pytest.raises(QueuesUnavailable):
-        await hall.reconciler._sides[""].compare_all()
+        await hall.reconciler._asterisks[""].compare_all()
     await hall.settle()
     assert (await hall.reconciler.all_now()).total() == 0
 
@@ -770,7 +770,7 @@ async def test_an_open_change_is_not_taken_for_somebody_else_s(hall: Hall) -> No
     await refused(errors.Unavailable, hall.service.execute(hall.log_in()))
     hall.asterisk.linked = True
     hall.reconnected()
-    await hall.reconciler._sides[""]._look_at_news()
+    await hall.reconciler._asterisks[""]._look_at_news()
     with suppress(QueuesUnavailable):
         await hall.reconciler.all_now()
     assert {event.source for event in hall.events} <= {Source.PHONE}
@@ -840,7 +840,7 @@ async def nothing() -> None:
 
 async def test_who_is_gone_is_not_looked_for_for_ever(hall: Hall) -> None:
     await hall.settle()
-    side = hall.reconciler._sides[""]
+    side = hall.reconciler._asterisks[""]
     side._again.add("9999")
     await side.catch_up()
     assert side._again == set()
@@ -904,8 +904,8 @@ async def test_an_asterisk_that_sends_no_queue_events_is_told_once(hall: Hall) -
         for _ in range(6):
             await hall.do(hall.log_in(), hall.log_off())
         assert warned(logs, "Asterisk sends") == []  # all within a moment
-        side = hall.reconciler._sides[""]
-        side._unheard_since -= reconciler.DEAF_SECONDS + 1
+        side = hall.reconciler._asterisks[""]
+        side.events._unheard_since -= queue_events.DEAF_SECONDS + 1
         await hall.do(hall.log_in(), hall.log_off(), hall.log_in())
         (said,) = warned(logs, "Asterisk sends no queue events")
         assert "read = agent" in said["mend"]
@@ -921,7 +921,7 @@ async def test_echoes_that_come_are_enough(hall: Hall) -> None:
         for _ in range(6):
             await hall.do(hall.log_in(), hall.log_off())
             await hall.settle()
-        hall.reconciler._sides[""]._unheard_since -= reconciler.DEAF_SECONDS + 1
+        hall.reconciler._asterisks[""].events._unheard_since -= queue_events.DEAF_SECONDS + 1
         await hall.do(hall.log_in())
     assert warned(logs, "Asterisk sends") == []
 
@@ -929,7 +929,7 @@ async def test_echoes_that_come_are_enough(hall: Hall) -> None:
 async def test_a_state_interface_that_is_invalid_is_told_once(hall: Hall) -> None:
     """Whether an event tells of it or the comparison; and once more after it was valid."""
     await hall.settle()
-    side = hall.reconciler._sides[""]
+    side = hall.reconciler._asterisks[""]
     good = ReportedMember(
         "sales", PHONE, "hint:1001@typo", "Agent/1001", 0, False, "", in_call=False, dynamic=True
     )
@@ -939,13 +939,13 @@ async def test_a_state_interface_that_is_invalid_is_told_once(hall: Hall) -> Non
     with capture_logs() as logs:
         for member in (bad, bad, somebody, replace(bad, queue="support")):
             side.noticed(MemberNews(member, present=True))
-        side._look_for_invalid([bad, somebody])
+        side.events.look_for_invalid([bad, somebody])
         (said,) = warned(logs, what)
         assert (said["agent"], said["queue"], said["interface"], said["state_interface"]) == (
             *("1001", "sales", PHONE, "hint:1001@typo"),
         )
-        side._look_for_invalid([good])
-        side._look_for_invalid([bad])
+        side.events.look_for_invalid([good])
+        side.events.look_for_invalid([bad])
         assert len(warned(logs, what)) == 2
         side.noticed(MemberNews(bad, present=False))
         side.noticed(MemberNews(bad, present=True))
@@ -962,7 +962,7 @@ async def test_two_removals_are_not_taken_for_one_that_nobody_heard(
     await hall.do(hall.log_in(), hall.leave("support"), hall.leave("billing"))
     await hall.settle()
     since = len(hall.events)
-    side = hall.reconciler._sides[""]
+    side = hall.reconciler._asterisks[""]
     member = ReportedMember(
         "sales", PHONE, PHONE, "Agent/1001", 0, False, "", in_call=False, dynamic=True
     )
@@ -998,7 +998,7 @@ async def test_what_is_not_heard_before_it_is_known_who_wins_does_not_pile_up(ha
     for queue in ("sales", "support") * 50:
         hall.asterisk.console(AddMember(queue, "PJSIP/9", "PJSIP/9", "Somebody"))
         hall.asterisk.console(RemoveMember(queue, "PJSIP/9"))
-    assert hall.reconciler._sides[""]._news == {}
+    assert hall.reconciler._asterisks[""]._news == {}
     hall.store.down.clear()
     await hall.settle()
     hall.all_well()
@@ -1177,16 +1177,16 @@ async def test_notes_that_follow_one_that_waits_wait_too(hall: Hall) -> None:
     await refused(errors.Unavailable, hall.service.execute(hall.leave("sales")))
     assert hall.store.intents
     hall.asterisk.linked = True
-    side = hall.reconciler._sides[""]
-    take = side._take
+    side = hall.reconciler._asterisks[""]
+    take = side.notes._take
 
     async def then_settled(note: Note, key: str) -> str:
         number = await take(note, key)
         await hall.service.settle()
         return number
 
-    side._take = then_settled  # type: ignore[method-assign]
-    assert await side._take_notes() == {"1001"}
+    side.notes._take = then_settled  # type: ignore[method-assign]
+    assert await side.notes.take() == {"1001"}
     assert len(hall.asterisk.left) == 2
     await hall.settle()
     assert [(e.type, e.source) for e in hall.events] == [
@@ -1256,9 +1256,9 @@ async def test_a_note_of_an_agent_with_an_open_change_waits_for_it(hall: Hall) -
     silently(hall, pause("", "lunch"))
     hall.clock.pass_(minutes=1)
     hall.start()
-    side = hall.reconciler._sides[""]
+    side = hall.reconciler._asterisks[""]
     # … and the next one sees the note before it has settled that.
-    later = await side._take_notes()
+    later = await side.notes.take()
     assert later == {"1001"}
     assert len(hall.asterisk.left) == 1
     await hall.settle()
@@ -1285,18 +1285,18 @@ async def test_an_agent_whose_note_waits_is_not_judged(hall: Hall) -> None:
     leave_note(hall, Script.PAUSE, "1")
     hall.clock.pass_(minutes=1)
     hall.asterisk.console(pause("", "lunch"))
-    side = hall.reconciler._sides[""]
+    side = hall.reconciler._asterisks[""]
     seen = hall.faults.stop_at("before queues.notes")
     looking = asyncio.create_task(side.catch_up())
     await seen.wait()
-    take_notes = side._take_notes
+    take_notes = side.notes.take
 
     async def then_settled() -> set[str]:
         later = await take_notes()
         await hall.service.settle()
         return later
 
-    side._take_notes = then_settled  # type: ignore[method-assign]
+    side.notes.take = then_settled  # type: ignore[method-assign]
     hall.faults.go_on("before queues.notes")
     await looking
     await hall.settle()
@@ -1356,9 +1356,9 @@ async def test_a_note_of_who_moved_meanwhile_is_of_nobody(hall: Hall) -> None:
     hall.clock.pass_(minutes=1)
     leave_note(hall, Script.LOGOFF)
     hall.clock.pass_(minutes=1)
-    side = hall.reconciler._sides[""]
+    side = hall.reconciler._asterisks[""]
     seen = hall.faults.stop_at("before store.hold")
-    taking = asyncio.create_task(side._take_notes())
+    taking = asyncio.create_task(side.notes.take())
     await seen.wait()
     gate = hall.faults.hold.pop("before store.hold")
     moved = replace(
@@ -1492,7 +1492,7 @@ async def test_a_ghost_is_left_alone_while_its_agent_s_change_is_open() -> None:
     await refused(errors.Unavailable, hall.service.execute(back))
     assert hall.store.intents
     north.linked = True
-    side = hall.reconciler._sides["north"]
+    side = hall.reconciler._asterisks["north"]
     await side._take_out_owed()
     assert north.queues["sales"] != {}
     assert [key for key in hall.store.remembered if key.startswith("owed")]

@@ -1230,7 +1230,7 @@ async def idle(hall: Hall) -> None:
     async with asyncio.timeout(20):
         while seen != len(hall.faults.trace):
             seen = len(hall.faults.trace)
-            await asyncio.sleep(2.2 if hall.reconciler._planned else 0.1)
+            await asyncio.sleep(2.2 if hall.reconciler.planned.waiting else 0.1)
 
 
 class Running:
@@ -1254,7 +1254,7 @@ class Running:
 
 async def running(hall: Hall, condition: Callable[[], bool]) -> None:
     # Nothing is due in two seconds' time: only what was noticed is seen to.
-    hall.reconciler._planned = any(agent.planned for agent in hall.store.agents.values())
+    hall.reconciler.planned.waiting = any(agent.planned for agent in hall.store.agents.values())
     async with Running(hall):
         await until(condition)
 
@@ -1278,7 +1278,7 @@ async def test_run_settles_what_failed_once_the_store_and_the_link_are_back(hall
 
 
 async def test_run_sleeps_while_there_is_nothing_to_do(hall: Hall) -> None:
-    hall.reconciler._planned = False
+    hall.reconciler.planned.waiting = False
     async with Running(hall):
         hall.reconnected()
         await until(lambda: "asterisk_started" in hall.store.remembered)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState
-from fastagi.agents.reconciler import AGAIN, FRESH
+from fastagi.agents.reconciler import AGAIN
+from fastagi.agents.taking_notes import FRESH
 from fastagi.contract import EventType, Outcome, Source
 from tests.truth.house import Operation
 from tests.truth.program import Ask, Console, Dial

@@ -162,7 +162,8 @@ class Trial:
         died = any(fault.kind == "kill asterisk" for _, fault in happened.faults)
         # The service died in a login, the phone was paused without it, the login was taken back.
         died |= any(
-            "a note of the fallback is of nobody" in line for line in self.house.service.log
+            "fallback note ignored: nobody logged in on that phone" in line
+            for line in self.house.service.log
         )
         return [
             *(f"{o.wrong} ({o.id})" for o in consoles if o.wrong),
