@@ -1,18 +1,23 @@
-"""What the README says is what the code does; `python -m tests.test_readme` writes its table."""
+"""The tables of the documents have what the code has; `python -m tests.test_readme` writes the one
+of the outcomes."""
 
 import re
 from pathlib import Path
 
 import typer
 
+from fastagi import contract
 from fastagi.agi.prompts import ANSWERS
 from fastagi.ami.queues import NEEDED
 from fastagi.cli import app
-from fastagi.config.settings import Settings
-from fastagi.contract import EventType, Outcome, Variable
+from fastagi.config.settings import FeatureCodes
+from fastagi.contract import EventType, HookField, Outcome, Variable
 from fastagi.dial import TRANSCRIPTS
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+ASTERISK = ROOT / "dialplan" / "README.md"
+INTERFACES = ROOT / "fastagi" / "api" / "README.md"
 BEGIN, END = "<!-- outcomes -->\n", "<!-- /outcomes -->"
 SPOKEN = {
     Outcome.STATUS_TOLD: "extension, agent logged in, the queues' numbers (of more than four how "
@@ -39,7 +44,7 @@ def table() -> str:
 
 
 def test_every_outcome_is_told() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = ASTERISK.read_text(encoding="utf-8")
     assert text.partition(BEGIN)[2].partition(END)[0] == table()
 
 
@@ -49,22 +54,24 @@ def test_every_command_is_told() -> None:
     assert set(re.findall(r"^\| `fastagi ([a-z]+)", text, re.MULTILINE)) == set(group.commands)  # type: ignore[attr-defined]
 
 
+def test_every_code_is_told() -> None:
+    rows = re.findall(r"^\| `([*0-9]+)` \| `(\w+)` \|", README.read_text("utf-8"), re.MULTILINE)
+    codes = {name: info.default for name, info in FeatureCodes.model_fields.items()}
+    assert {name: code for code, name in rows} == codes
+
+
 def test_names_others_see_are_told() -> None:
-    text = README.read_text(encoding="utf-8")
-    for name in (*Variable, *EventType, *NEEDED):
-        assert f"`{name}`" in text or f"`{name} " in text or f"{name}," in text, name
-
-
-def test_every_setting_is_in_the_sample() -> None:
-    sample = "".join(
-        path.read_text(encoding="utf-8") for path in (README.parent / "config").glob("*.yml")
-    )
-    for field, info in Settings.model_fields.items():
-        name = info.alias or field
-        assert re.search(rf"^(# )?{name}:", sample, re.MULTILINE), name
+    metrics = [name for key, name in vars(contract).items() if key.startswith("METRIC_")]
+    for document, names in (
+        (ASTERISK, (*Variable, *NEEDED)),
+        (INTERFACES, (*EventType, *HookField, *metrics)),
+    ):
+        text = document.read_text(encoding="utf-8")
+        for name in names:
+            assert re.search(rf"`{name}(_total)?[` ]", text), name
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
+    text = ASTERISK.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
-    README.write_text(before + BEGIN + table() + END + rest.partition(END)[2], encoding="utf-8")
+    ASTERISK.write_text(before + BEGIN + table() + END + rest.partition(END)[2], encoding="utf-8")

@@ -122,6 +122,11 @@ def test_two_agents_log_in_and_a_caller_reaches_one(tmp_path: Path, equipment: E
     assert "1001 rings and answers" in said
     assert "✗" not in said
     assert _left(tmp_path) == []
+    # The README shows it: but for Asterisk's version and the folder it is this.
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- demo -->")[2]
+    _, shown, _ = shown.partition("<!-- /demo -->")[0].split("```\n")
+    for line in shown.splitlines()[2:]:
+        assert f"{line}\n" in said, line
 
 
 def test_what_lies_in_the_folder_one_stands_in_is_not_run(
