@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fastagi.agents.events import Event
+    from fastagi.agents.records import AgentView, StoredEvent
     from fastagi.check import Finding
     from fastagi.config import Settings
     from fastagi.config.settings import AsteriskSettings
     from fastagi.dial import Channel, Step
     from fastagi.drift import Drift
     from fastagi.store import Views
-    from fastagi.store.views import AgentView, StoredEvent
 
 T = TypeVar("T")
 

@@ -145,11 +145,11 @@ class AgentRecord(Protocol):
 
     @property
     def last_login(self) -> "Stretch | None":
-        """The present or the latest session; its ``what`` is the interface."""
+        """The present or the latest session; its ``subject`` is the interface."""
 
     @property
     def last_pause(self) -> "Stretch | None":
-        """The latest that has ended; ``what`` is the reason's code."""
+        """The latest that has ended; ``subject`` is the reason's code."""
 
     @property
     def current_pause(self) -> "Stretch | None": ...
@@ -161,7 +161,7 @@ class Stretch(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def what(self) -> str: ...
+    def subject(self) -> str: ...
     @property
     def name(self) -> str:
         """The reason's, also of one that is in no table (any more)."""

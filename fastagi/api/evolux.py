@@ -684,7 +684,7 @@ class Showing:
         if session is None:
             return None
         return {
-            "exten": _exten(session.what),
+            "exten": _exten(session.subject),
             "time_logoff": _time(session.ended_at),
             "id": number_of(session.id),
             "time_login": _time(session.since),
@@ -693,7 +693,7 @@ class Showing:
     def _pause(self, record: AgentRecord, pause: Stretch | None) -> dict[str, Any] | None:
         if pause is None:
             return None
-        reason = self._reasons.get(pause.what) if pause.what else None
+        reason = self._reasons.get(pause.subject) if pause.subject else None
         limit = None
         if reason is not None:
             names = [self._queues[id] for id in record.queues if id in self._queues]

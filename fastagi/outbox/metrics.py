@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 from prometheus_client import (
@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from fastagi.agents.log import Trouble
 from fastagi.agents.model import Status
+from fastagi.agents.records import Backlog
 from fastagi.contract import (
     METRIC_AGENTS,
     METRIC_AMI_CONNECTED,
@@ -75,21 +76,6 @@ STATES = (*(status.name.lower() for status in Status), UNKNOWN)
 # Seconds. A call is mostly speech; a manager action is mostly the network.
 CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 AMI_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-
-class Backlog(Protocol):
-    """What is owed to one sink."""
-
-    @property
-    def sink(self) -> str: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def oldest(self) -> datetime | None:
-        """When the oldest event that waits occurred; aware."""
-
-    @property
-    def parked(self) -> int: ...
 
 
 class Metrics:

@@ -4,14 +4,13 @@ import asyncio
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from argon2 import PasswordHasher
 from peewee import JOIN, fn
 
 from fastagi.agents.limits import PauseLimit
+from fastagi.agents.records import AgentRecord, Period, Reason
 from fastagi.config.settings import CreatedAgentsSettings
 from fastagi.store import pins, tables
 from fastagi.store.connection import Connection, moment, span, when_exceeded
@@ -23,44 +22,6 @@ _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _PIN = re.compile(r"[0-9]{3,12}", re.ASCII)
 # Passwords can be guessed away from here, where no lock-out protects them: as argon2 advises.
 _hasher = PasswordHasher()
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A session (``what``: its interface) or a pause (its reason's code, and name)."""
-
-    id: str
-    what: str
-    name: str
-    since: datetime
-    ended_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class AgentRecord:
-    id: int
-    number: str
-    name: str
-    login: str
-    archived: bool
-    enabled: bool
-    queues: tuple[int, ...]
-    interface: str
-    last_login: Stretch | None
-    last_pause: Stretch | None
-    current_pause: Stretch | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    id: int
-    code: str
-    name: str
-    description: str
-    productive: bool
-    type: str
-    archived: bool
-    limit: PauseLimit | None
 
 
 class Records:
@@ -121,7 +82,7 @@ class Records:
                     archived=agent["archived_at"] is not None and enabled,
                     enabled=enabled and agent["archived_at"] is None,
                     queues=tuple(queues.get(id, ())),
-                    interface=session.what if session and session.ended_at is None else "",
+                    interface=session.subject if session and session.ended_at is None else "",
                     last_login=session,
                     last_pause=ended.get(id),
                     current_pause=pause if pause and pause.ended_at is None else None,
@@ -281,11 +242,11 @@ def _queues(database: Any, ids: Sequence[int]) -> dict[int, list[int]]:
 
 def _latest(
     database: Any, table: Any, ids: Sequence[int], *, ended: bool = False
-) -> dict[int, Stretch]:
+) -> dict[int, Period]:
     """Each agent's latest session or pause; the latest that has ended."""
     session = table is tables.LoginSession
     what, name = (table.interface, table.interface) if session else (table.code, table.name)
-    found: dict[int, Stretch] = {}
+    found: dict[int, Period] = {}
     for id in ids:
         query = (
             table.select(table.id, what, name, table.since, table.ended_at)
@@ -297,7 +258,7 @@ def _latest(
             query = query.where(table.ended_at.is_null(False))
         for row in query.tuples().execute(database):
             at = None if row[4] is None else moment(row[4])
-            found[id] = Stretch(row[0], row[1], row[2], moment(row[3]), at)
+            found[id] = Period(row[0], row[1], row[2], moment(row[3]), at)
     return found
 
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,14 +17,20 @@ from peewee import JOIN, Field, ModelSelect, PeeweeException
 from playhouse.pool import PooledDatabase
 
 from fastagi.agents.commands import Actor
-from fastagi.agents.devices import DeviceType
-from fastagi.agents.events import Event
-from fastagi.agents.model import AgentState, Status
+from fastagi.agents.model import AgentState
 from fastagi.agents.protection import Removal
+from fastagi.agents.records import (
+    AgentView,
+    Backlog,
+    LoginSessionView,
+    ParkedDelivery,
+    PauseSegmentView,
+    StoredEvent,
+)
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import printable
-from fastagi.contract import EventType, Planned, Sink, Source
+from fastagi.contract import EventType, Sink, Source
 from fastagi.store import tables
 from fastagi.store.connection import as_source, loaded, moment, state_query
 from fastagi.store.database import Place, explained, parse
@@ -39,93 +44,6 @@ CHUNK = 1000  # values per statement
 PATIENCE = 1.0  # seconds, with changes that are being committed
 LEFT_OUT = 1000  # events that cannot be read and are logged
 ROUNDS = 5  # of reading, when gaps turn out to be settled
-
-
-@dataclass(frozen=True, slots=True)
-class AgentView:
-    """``queues`` are the agent's, ``joined`` those the agent is in now. ``since``: of the login.
-
-    ``paused_in``: queues with a pause that is not the agent's in general. ``planned``: what
-    happens when the present queue call ends.
-    """
-
-    id: int
-    number: str
-    name: str
-    language: str
-    status: Status
-    extension: str
-    interface: str
-    since: datetime | None
-    queues: tuple[str, ...]
-    joined: tuple[str, ...]
-    pause_reason: str
-    paused_since: datetime | None
-    asterisk: str = ""
-    paused_in: tuple[str, ...] = ()
-    planned: Planned = Planned.NOTHING
-    context: str = ""
-    device_type: DeviceType = "local"
-    source: Source | None = None  # where the login came from
-    pause_source: Source | None = None
-    by: str = ""  # the program's name, of a login by an interface
-    pause_by: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """``seq`` rises with every event; it is where ``events(after=…)`` goes on."""
-
-    seq: int
-    event: Event
-
-
-@dataclass(frozen=True, slots=True)
-class LoginSessionView:
-    id: str
-    agent: str
-    extension: str
-    interface: str
-    since: datetime
-    source: Source
-    ended_at: datetime | None
-    ended_how: str
-    ended_source: Source | None
-
-
-@dataclass(frozen=True, slots=True)
-class PauseSegmentView:
-    id: str
-    agent: str
-    code: str
-    reason: str
-    since: datetime
-    source: Source
-    ended_at: datetime | None
-    ended_how: str
-    ended_source: Source | None
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits for a sink: how many events, when the oldest occurred, and what was given up."""
-
-    sink: str
-    waiting: int
-    oldest: datetime | None
-    parked: int
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedDelivery:
-    """Given up after too many refusals. ``sink`` is ``hook <id>`` for a hook."""
-
-    sink: str
-    event_id: str
-    agent: str
-    attempts: int
-    error: str
-    parked_at: datetime
 
 
 class Views:

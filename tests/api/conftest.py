@@ -147,7 +147,7 @@ class Stretch:
     """``doors.Stretch``."""
 
     id: str
-    what: str
+    subject: str
     name: str
     since: datetime
     ended_at: datetime | None = None

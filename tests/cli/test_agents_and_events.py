@@ -17,10 +17,10 @@ from rich.console import Console
 from fastagi.agents.commands import Actor
 from fastagi.agents.events import Event
 from fastagi.agents.model import Status
+from fastagi.agents.records import AgentView
 from fastagi.cli import GAP_SECONDS, Following, _agent_json, _agents_table, _tell_event
 from fastagi.contract import EVENT_FIELDS, EventType, Source
 from fastagi.store.database import parse, prepare
-from fastagi.store.views import AgentView
 
 from .conftest import Running, Serve, Setting, environment
 

@@ -359,12 +359,12 @@ async def test_the_latest_of_everything(store: PeeweeStore, records: Records) ->
     await done(store, log_in("1001", id="l1"), minutes[0])
     first = shown()
     assert first.interface == "PJSIP/1001"
-    assert (first.last_login.id, first.last_login.what) == ("l1", "PJSIP/1001")
+    assert (first.last_login.id, first.last_login.subject) == ("l1", "PJSIP/1001")
     assert (first.last_login.since, first.last_login.ended_at) == (minutes[0], None)
     await done(store, pause("1001", id="p1"), minutes[1])
     second = shown()
     assert second.last_pause is None
-    assert (second.current_pause.id, second.current_pause.what) == ("p1", "1")
+    assert (second.current_pause.id, second.current_pause.subject) == ("p1", "1")
     assert (second.current_pause.name, second.current_pause.since) == ("lunch", minutes[1])
     # Another reason ends the first one.
     await done(store, pause("1001", PauseReason("2", "coffee"), id="p2"), minutes[2])
