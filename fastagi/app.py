@@ -303,14 +303,14 @@ class App:
             await store.close()
 
     def _http(self, settings: HttpSettings, files: int) -> "tuple[HttpServer, Feed]":
-        from fastagi.api.application import application
-        from fastagi.api.doors import Doors
+        from fastagi.api.asgi import application
+        from fastagi.api.context import Context
         from fastagi.api.server import HttpServer, share_of_files
         from fastagi.api.stream import Feed
 
         feed = Feed(self.views, log, self.metrics, self.fence)
         self.store.on_commit(feed.wake)
-        doors = Doors(
+        context = Context(
             service=self.service,
             directory=self.store,
             reading=self.views,
@@ -323,6 +323,7 @@ class App:
             ),
             tester=self.hooks,
             figures=self.metrics,
+            feed=feed,
             http=settings,
             rules=lambda: self.phone.rules,
             login=lambda: self.settings.login,
@@ -332,7 +333,7 @@ class App:
             storage=self.store.health,
             tasks_down=lambda: self.supervisor.down,
         )
-        self._guard = application(doors, feed)
+        self._guard = application(context)
         most = share_of_files(settings, files)
         if most < settings.max_listeners:
             log.warning("fewer HTTP connections: the limit on open files is low", connections=most)

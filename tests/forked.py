@@ -22,7 +22,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         *("fastagi.app", "fastagi.check", "fastagi.cli", "fastagi.dial", "fastagi.store"),
-        *("fastagi.api.application", "psycopg", "rich.table", "uvloop", "tests.truth.door"),
+        *("fastagi.api.asgi", "psycopg", "rich.table", "uvloop", "tests.truth.door"),
     ]
 )
 

@@ -1,5 +1,5 @@
-"""What the hall needs of the other rooms: each port is implemented once, and what it promises
-stands here."""
+"""What the hall and the interfaces need of the other rooms: each port is implemented once, and what
+it promises stands here."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -8,13 +8,17 @@ from typing import Protocol
 
 from fastagi.agents.commands import LogOff, Pause, PauseReason
 from fastagi.agents.deciding import Again, Rule
-from fastagi.agents.devices import Device
+from fastagi.agents.devices import Device, DeviceType
 from fastagi.agents.events import Event
+from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
 from fastagi.agents.limits import OpenPause, PauseLimit, QueuePauses
 from fastagi.agents.lockout import Keys, Verdict
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import Operation, ReportedMember, Result
+from fastagi.agents.records import AgentRecord, AgentView, Reason, StoredEvent
+from fastagi.agents.storage import StoreHealth
+from fastagi.contract import EventType
 
 # -- the store and Asterisk's queues, for the hall itself
 
@@ -185,3 +189,139 @@ class Queues(Protocol):
 
 class Pins(Protocol):
     async def verify(self, pin_hash: str, pin: str) -> bool: ...
+
+
+# -- for the interfaces
+
+
+class Directory(Protocol):
+    """Who is who, by id. Every call may raise StoreUnavailable; cheap, some thousands a second."""
+
+    async def agent_by_id(self, id: int) -> AgentState | None:
+        """Unless archived."""
+
+    async def queue_by_id(self, id: int) -> tuple[str, str] | None:
+        """Name in Asterisk and number, unless archived."""
+
+    async def queue_pauses(self) -> QueuePauses:
+        """What queues say of pause reasons."""
+
+
+class Reading(Protocol):
+    """What is there now and what happened. Every call blocks (make it in a thread) and may raise
+    StoreUnavailable."""
+
+    def agents(self, numbers: Sequence[str] | None = None) -> Sequence[AgentView]:
+        """All that are not archived, or still logged in; or of those the ones with these numbers.
+        By number."""
+
+    def queue_ids(self) -> Mapping[str, int]:
+        """Of all queues, archived ones too, by name."""
+
+    def settled_events(self, after: int, limit: int) -> Sequence[StoredEvent]:
+        """Events after the one numbered ``after``, the oldest first, up to the first number that
+        may still be filled by a transaction of another service: none is ever missed."""
+
+    def latest_events(self, limit: int) -> Sequence[StoredEvent]:
+        """The last ones, the oldest of them first."""
+
+    def last_seq(self) -> int:
+        """Where ``settled_events`` goes on for somebody who wants nothing of before; 0: none."""
+
+
+class Records(Protocol):
+    """The directory, for faces that show and change it. The reading calls block (make them in a
+    thread); every call may raise StoreUnavailable."""
+
+    def agents(self, offset: int, limit: int) -> tuple[Sequence[AgentRecord], int]:
+        """A page of all there ever were, by id, and how many there are."""
+
+    def agent(self, id: int) -> AgentRecord | None: ...
+
+    def reasons(self) -> Sequence[Reason]:
+        """By id."""
+
+    def call_center_queues(self) -> Mapping[str, bool]:
+        """Of the queues that are not archived, by name: whether agent.php may use them."""
+
+    async def create(
+        self, name: str, login: str, password: str, queues: Sequence[int]
+    ) -> int | None:
+        """The new agent's id; None: the login is taken. The number is the login where that is one
+        and free, else the next free one. The password is kept hashed. Raises KeyError(id) for a
+        queue that there is not."""
+
+    async def change(self, id: int, *, name: str | None, password: str | None) -> bool:
+        """False: there is no such agent."""
+
+    async def number_of(self, login: str) -> str | None:
+        """The number of the agent with this login name, or this number; unless archived."""
+
+
+class Hooks(Protocol):
+    """The hooks. ``client``, ``agent_id`` and ``agent_type`` are those of the path: a hook is seen
+    under them alone. Every call may raise StoreUnavailable."""
+
+    async def create(
+        self,
+        client: str,
+        agent_id: int,
+        agent_type: DeviceType,
+        event_type: EventType,
+        method: Method,
+        url: str,
+        content_type: ContentType,
+    ) -> Hook | None:
+        """None: there is no such agent."""
+
+    async def of(self, client: str, agent_id: int, agent_type: DeviceType) -> Sequence[Hook] | None:
+        """By id; None: there is no such agent."""
+
+    async def hook(
+        self, client: str, agent_id: int, agent_type: DeviceType, id: int
+    ) -> Hook | None: ...
+
+    async def update(self, hook: Hook) -> bool:
+        """False: it is gone. What waits goes to the new address."""
+
+    async def delete(self, id: int) -> bool:
+        """With what waits for it and its log."""
+
+    async def log(self, id: int, limit: int) -> Sequence[Attempt]:
+        """The latest first."""
+
+    async def parked(self, id: int) -> int:
+        """How many deliveries were given up and are kept."""
+
+    async def retry(self, id: int) -> int:
+        """Those are due again; how many."""
+
+
+class Tester(Protocol):
+    """Sends a hook an example at once, past all that waits; is not in the log."""
+
+    async def test(self, hook: Hook, fields: Mapping[str, str]) -> Attempt: ...
+
+    def refusal(self, url: str) -> str | None:
+        """Why nothing may be sent there, as far as the address itself tells; None: it may."""
+
+
+class Figures(Protocol):
+    def requested(self, face: str, status: int) -> None: ...
+
+    def listeners(self, count: int) -> None: ...
+
+    async def text(self) -> tuple[bytes, str]:
+        """All figures for Prometheus, and the content type."""
+
+
+class Storage(Protocol):
+    """How the database is. ``why`` is for clients that may read, ``fault`` for everybody."""
+
+    @property
+    def now(self) -> StoreHealth:
+        """What is known, at once."""
+
+    async def ask(self) -> StoreHealth:
+        """Something was written and read back within the last second, or cannot be. Answers within
+        two seconds, and costs little however often it is asked."""

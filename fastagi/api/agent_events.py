@@ -1,4 +1,4 @@
-"""Hooks: an agent's events, told to other programs over HTTP.
+"""Hooks: an agent's events, sent to other programs over HTTP.
 
 Paths, methods and fields are those of an existing system's "Queue Agent Events" resource, so that
 programs written for it work here. What goes beyond its document says so.
@@ -10,12 +10,11 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import Body, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from fastagi.agents.commands import Actor
@@ -23,16 +22,19 @@ from fastagi.agents.devices import DeviceType
 from fastagi.agents.events import Event
 from fastagi.agents.hooks import Attempt, ContentType, Hook, Method, told
 from fastagi.agents.model import AgentState
-from fastagi.agents.service import StoreUnavailable
-from fastagi.api import errors
-from fastagi.api.doors import Doors
-from fastagi.api.face import sent_text
+from fastagi.agents.service import AgentService, StoreUnavailable
+from fastagi.api.answers import JSON, HttpError
+from fastagi.api.context import Context
+from fastagi.api.request import sent_text
+from fastagi.api.schema import ABOUT, Responses
+from fastagi.api.table import Handler, Interface, Row
 from fastagi.config.settings import Right
 from fastagi.contract import HOOK_TYPES, EventType, Source
 
 MOST = 100  # hooks that one agent may have under one client: each is a request at every login
-PATIENCE = 5.0  # seconds that an answer of the store is waited for
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY")
+STORE_DEADLINE = 5.0  # seconds for the store to answer
+NO_AGENT = "No such agent"
+DELETED_MEANWHILE = "No such event: it was deleted meanwhile"
 PLACEHOLDERS: dict[DeviceType, str] = {"local": "1001", "remote": "0123456789"}
 
 T = TypeVar("T")
@@ -224,15 +226,6 @@ class Error(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": {"error": "url: is missing"}})
 
 
-class Refusal(Exception):
-    """An answer with ``{"error": text}``."""
-
-    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = headers
-
-
 EXPECTED = {
     "client_id": "1 to 64 letters, digits and . _ @ -",
     "kind": "local or remote",
@@ -244,41 +237,34 @@ EXPECTED = {
     "url": "text, an http or https URL",
     "content_type": "json or form",
 }
-ABOUT = {
+_ABOUT = {
+    **ABOUT,
     400: "Something in the request is wrong: which field, and what.",
-    401: "No token, or a wrong one.",
-    403: "The token's rights do not reach.",
     404: "No such agent, or no such event of that agent under that client and kind.",
-    409: f"The agent has {MOST} events already.",
-    413: "The body is too large.",
-    429: "Too many wrong tokens from this address.",
     503: "The store is away: try again.",
 }
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": text} for status, text in ABOUT.items() if status != 409
+RESPONSES: Responses = {
+    status: {"model": Error, "description": text} for status, text in _ABOUT.items()
 }
 # Else FastAPI would announce its 422, of another shape, which is never sent.
-ERRORS["default"] = {"model": Error, "description": "Anything else that went wrong."}
+RESPONSES["default"] = {"model": Error, "description": "Anything else that went wrong."}
+TOO_MANY: Responses = {
+    409: {"model": Error, "description": f"The agent has {MOST} events already."}
+}
+DELETED: Responses = {204: {"description": "Deleted, with what waited for it and its log."}}
 
 
 class Route(APIRoute):
-    """Every error as ``{"error": text}``; the right is asked for before anything is read."""
+    """Bodies are read as those programs send them, and mistakes named by their fields."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def answered(request: Request) -> Response:
-            # To read them, too: a URL may hold a receiver's password.
-            if Right.CONFIGURE not in request.state.client.rights:
-                return errors.response(403, errors.lacking(Right.CONFIGURE))
             try:
                 return await handle(await _taken_for_json(request))
-            except Refusal as refusal:
-                return errors.response(refusal.status, str(refusal), refusal.headers)
             except RequestValidationError as error:
-                return errors.response(400, _told(error))
-            except HTTPException as error:
-                return errors.response(error.status_code, error.detail)
+                raise HttpError(400, _mistakes(error)) from None
 
         return answered
 
@@ -287,7 +273,7 @@ async def _taken_for_json(request: Request) -> Request:
     """The document knows no other bodies, and programs send theirs under many names (``curl -d``
     calls them forms). That no page in a browser makes use of it is the guard's business."""
     headers = [one for one in request.scope["headers"] if one[0] != b"content-type"]
-    headers.append((b"content-type", errors.JSON.encode()))
+    headers.append((b"content-type", JSON.encode()))
     body = await sent_text(request.scope, request.receive)
     if body.strip() in (b"", b"null", b"[]"):  # how some programs write that there is nothing in it
         body = b""
@@ -298,7 +284,7 @@ async def _taken_for_json(request: Request) -> Request:
     return Request({**request.scope, "headers": headers}, receive)
 
 
-def _told(error: RequestValidationError) -> str:
+def _mistakes(error: RequestValidationError) -> str:
     """Every mistake with the field it is in. Values are not repeated: they may be secrets."""
     return "; ".join(dict.fromkeys(map(_mistake, error.errors())))
 
@@ -315,93 +301,61 @@ def _mistake(found: dict[str, Any]) -> str:
     return f"{field}: must be {EXPECTED[field]}"
 
 
-def routes(doors: Doors) -> APIRouter:
-    """``request.state.client`` says who asks."""
-    router = APIRouter(tags=["agent events"], route_class=Route)
-    hooks = doors.hooks
-    # Counting and creating, reading and changing: what one request does, another must not undo.
-    one_at_a_time = asyncio.Lock()
-    all_of_them = "/client/{client_id}/agent/{kind}/{agent_id}/event"
-    one = all_of_them + "/{event_id}"
+class AgentEvents:
+    """``request.state.client`` says who asks. To read hooks, too, takes the right to make them: a
+    URL may hold a receiver's password."""
 
-    async def asked(answer: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                return await answer
-        except (StoreUnavailable, TimeoutError) as error:
-            # What the store says may name files and addresses: it is for the log.
-            doors.log.warning("a hook's request was not served", why=str(error) or "no answer")
-            raise Refusal(503, errors.STORE_AWAY, errors.RETRY) from None
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._hooks = context.hooks
+        # Counting and creating, reading and changing: what one request does, another must not undo.
+        self._changing = asyncio.Lock()
 
-    def log(what: str, request: Request, hook: Hook) -> None:
-        # Of the URL only the host: what follows may hold a receiver's password.
-        doors.log.info(
-            what,
-            by=request.state.client.name,
-            hook=hook.id,
-            client=hook.client,
-            agent_id=hook.agent_id,
-            type=hook.event_type.value,
-            host=urlsplit(hook.url).hostname,
-        )
-
-    def checked(url: str) -> str:
-        if (why := doors.tester.refusal(url)) is not None:
-            raise Refusal(400, f"url: {why}")
-        return url
-
-    async def of(client_id: str, kind: DeviceType, agent_id: int) -> Sequence[Hook]:
-        there = None
-        if agent_id <= LARGEST_AGENT:
-            there = await asked(hooks.of(client_id, agent_id, kind))
-        if there is None:
-            raise Refusal(404, "No such agent")
-        return there
-
-    async def found(client_id: str, kind: DeviceType, agent_id: int, event_id: int) -> Hook:
-        hook = None
-        if agent_id <= LARGEST_AGENT and event_id <= LARGEST_EVENT:
-            hook = await asked(hooks.hook(client_id, agent_id, kind, event_id))
-        if hook is None:
-            raise Refusal(404, "No such event")
-        return hook
+    # -- hooks
 
     async def create(
-        request: Request, client_id: ClientId, kind: Kind, agent_id: AgentId, new: NewAgentEvent
+        self,
+        request: Request,
+        client_id: ClientId,
+        kind: Kind,
+        agent_id: AgentId,
+        new: NewAgentEvent,
     ) -> Response:
         """The document prints the answer and no status. 200 is what a program that looks for one
         status only would look for without being told of another; 201 would be news to it, while
         those that look for 2xx take both."""
-        url = checked(new.url)
-        async with one_at_a_time:
-            if len(await of(client_id, kind, agent_id)) >= MOST:
-                raise Refusal(409, f"This agent has {MOST} events already, the most there may be")
-            hook = await asked(
-                hooks.create(
+        self._check(new.url)
+        async with self._changing:
+            if len(await self._of(client_id, kind, agent_id)) >= MOST:
+                text = f"This agent has {MOST} events already, the most there may be"
+                raise HttpError(409, text)
+            hook = await self._stored(
+                self._hooks.create(
                     client_id,
                     agent_id,
                     kind,
                     EventType(new.event_type),
                     _method(new.method),
-                    url,
+                    new.url,
                     new.content_type or "json",
                 )
             )
         if hook is None:
-            raise Refusal(404, "No such agent")
-        log("a hook was made", request, hook)
+            raise HttpError(404, NO_AGENT)
+        self._log("hook created", request, hook)
         return JSONResponse(_shown(hook))
 
-    async def every(client_id: ClientId, kind: Kind, agent_id: AgentId) -> Response:
-        there = await of(client_id, kind, agent_id)
-        return JSONResponse([_shown(hook) for hook in there])
+    async def every(self, client_id: ClientId, kind: Kind, agent_id: AgentId) -> Response:
+        hooks = await self._of(client_id, kind, agent_id)
+        return JSONResponse([_shown(hook) for hook in hooks])
 
     async def read(
-        client_id: ClientId, kind: Kind, agent_id: AgentId, event_id: EventId
+        self, client_id: ClientId, kind: Kind, agent_id: AgentId, event_id: EventId
     ) -> Response:
-        return JSONResponse(_shown(await found(client_id, kind, agent_id, event_id)))
+        return JSONResponse(_shown(await self._hook(client_id, kind, agent_id, event_id)))
 
     async def update(
+        self,
         request: Request,
         client_id: ClientId,
         kind: Kind,
@@ -411,39 +365,46 @@ def routes(doors: Doors) -> APIRouter:
     ) -> Response:
         given = {} if change is None else change.model_dump(exclude_none=True)
         if "url" in given:
-            checked(given["url"])
+            self._check(given["url"])
         if "method" in given:
             given["method"] = _method(given["method"])
         if "event_type" in given:
             given["event_type"] = EventType(given["event_type"])
-        async with one_at_a_time:
-            hook = await found(client_id, kind, agent_id, event_id)
+        async with self._changing:
+            hook = await self._hook(client_id, kind, agent_id, event_id)
             changed = replace(hook, **given)
             if changed != hook:
-                if not await asked(hooks.update(changed)):
-                    raise Refusal(404, "No such event: it was deleted meanwhile")
-                log("a hook was changed", request, changed)
+                if not await self._stored(self._hooks.update(changed)):
+                    raise HttpError(404, DELETED_MEANWHILE)
+                self._log("hook changed", request, changed)
         return JSONResponse(_shown(changed))
 
     async def delete(
-        request: Request, client_id: ClientId, kind: Kind, agent_id: AgentId, event_id: EventId
+        self,
+        request: Request,
+        client_id: ClientId,
+        kind: Kind,
+        agent_id: AgentId,
+        event_id: EventId,
     ) -> Response:
-        hook = await found(client_id, kind, agent_id, event_id)
-        if not await asked(hooks.delete(hook.id)):
-            raise Refusal(404, "No such event: it was deleted meanwhile")
-        log("a hook was deleted", request, hook)
+        hook = await self._hook(client_id, kind, agent_id, event_id)
+        if not await self._stored(self._hooks.delete(hook.id)):
+            raise HttpError(404, DELETED_MEANWHILE)
+        self._log("hook deleted", request, hook)
         return Response(status_code=204)
 
+    # -- what becomes of them
+
     async def test(
-        client_id: ClientId, kind: Kind, agent_id: AgentId, event_id: EventId
+        self, client_id: ClientId, kind: Kind, agent_id: AgentId, event_id: EventId
     ) -> Response:
-        hook = await found(client_id, kind, agent_id, event_id)
-        agent = await asked(doors.directory.agent_by_id(agent_id))
+        hook = await self._hook(client_id, kind, agent_id, event_id)
+        agent = await self._stored(self._context.directory.agent_by_id(agent_id))
         if agent is None:
-            raise Refusal(404, "No such agent")
-        event = _example(hook, agent, doors)
+            raise HttpError(404, NO_AGENT)
+        event = _example(hook, agent, self._context.service)
         # Has a time limit of its own, that of every delivery.
-        attempt = await doors.tester.test(hook, told(agent_id, event))
+        attempt = await self._context.tester.test(hook, told(agent_id, event))
         return JSONResponse(
             {
                 "status": attempt.status,
@@ -454,119 +415,78 @@ def routes(doors: Doors) -> APIRouter:
         )
 
     async def deliveries(
+        self,
         client_id: ClientId,
         kind: Kind,
         agent_id: AgentId,
         event_id: EventId,
         limit: Limit = 50,
     ) -> Response:
-        hook = await found(client_id, kind, agent_id, event_id)
-        attempts = await asked(hooks.log(hook.id, limit))
+        hook = await self._hook(client_id, kind, agent_id, event_id)
+        attempts = await self._stored(self._hooks.log(hook.id, limit))
         return JSONResponse(
             {
-                "parked": await asked(hooks.parked(hook.id)),
+                "parked": await self._stored(self._hooks.parked(hook.id)),
                 "deliveries": [_logged(attempt) for attempt in attempts],
             }
         )
 
     async def retry(
-        request: Request, client_id: ClientId, kind: Kind, agent_id: AgentId, event_id: EventId
+        self,
+        request: Request,
+        client_id: ClientId,
+        kind: Kind,
+        agent_id: AgentId,
+        event_id: EventId,
     ) -> Response:
-        hook = await found(client_id, kind, agent_id, event_id)
-        retried = await asked(hooks.retry(hook.id))
-        log("what a hook was owed is due again", request, hook)
+        hook = await self._hook(client_id, kind, agent_id, event_id)
+        retried = await self._stored(self._hooks.retry(hook.id))
+        self._log("parked deliveries of a hook are due again", request, hook)
         return JSONResponse({"retried": retried})
 
-    known: dict[str, list[str]] = {}
+    # -- what they have in common
 
-    def add(
-        method: str,
-        path: str,
-        endpoint: Callable[..., Awaitable[Response]],
-        summary: str,
-        more: dict[int | str, dict[str, Any]] | None = None,
-        **options: Any,
-    ) -> None:
-        """With and without the slash at the end: a redirect from one to the other would lose the
-        body of a POST. The document's spelling is the one that is shown."""
-        bare = path.rstrip("/")
-        for spelt in (path, bare if path.endswith("/") else path + "/"):
-            known.setdefault(spelt, []).append(method)
-            router.add_api_route(
-                spelt,
-                endpoint,
-                methods=[method],
-                name=endpoint.__name__,
-                summary=summary,
-                description="",
-                responses={**ERRORS, **(more or {})},
-                include_in_schema=spelt == path,
-                **options,
-            )
+    async def _of(self, client_id: str, kind: DeviceType, agent_id: int) -> Sequence[Hook]:
+        hooks = None
+        if agent_id <= LARGEST_AGENT:
+            hooks = await self._stored(self._hooks.of(client_id, agent_id, kind))
+        if hooks is None:
+            raise HttpError(404, NO_AGENT)
+        return hooks
 
-    too_many: dict[int | str, dict[str, Any]] = {409: {"model": Error, "description": ABOUT[409]}}
-    add(
-        "POST",
-        all_of_them + "/",
-        create,
-        "Add an HTTP event of the queue agent",
-        too_many,
-        response_model=AgentEvent,
-    )
-    add(
-        "GET",
-        all_of_them + "/",
-        every,
-        "Get the HTTP events of the queue agent",
-        response_model=list[AgentEvent],
-    )
-    add("GET", one, read, "Get an HTTP event of the queue agent", response_model=AgentEvent)
-    add("PUT", one, update, "Update an HTTP event of the queue agent", response_model=AgentEvent)
-    add(
-        "DELETE",
-        one,
-        delete,
-        "Delete an HTTP event of the queue agent",
-        {204: {"description": "Deleted, with what waited for it and its log."}},
-        status_code=204,
-    )
-    add(
-        "POST",
-        one + "/test",
-        test,
-        "Send an example of the event now",
-        response_model=TestResult,
-    )
-    add(
-        "GET",
-        one + "/deliveries",
-        deliveries,
-        "What was delivered, and what was not",
-        response_model=Deliveries,
-    )
-    add(
-        "POST",
-        one + "/retry",
-        retry,
-        "Try again what was given up",
-        response_model=Retried,
-    )
-    for path, methods in known.items():
-        others = [method for method in METHODS if method not in methods and method != "HEAD"]
-        if "GET" not in methods:
-            others.append("HEAD")
-        router.add_route(path, _other_method(methods), others, include_in_schema=False)
-    return router
+    async def _hook(self, client_id: str, kind: DeviceType, agent_id: int, event_id: int) -> Hook:
+        hook = None
+        if agent_id <= LARGEST_AGENT and event_id <= LARGEST_EVENT:
+            hook = await self._stored(self._hooks.hook(client_id, agent_id, kind, event_id))
+        if hook is None:
+            raise HttpError(404, "No such event")
+        return hook
 
+    def _check(self, url: str) -> None:
+        if (why := self._context.tester.refusal(url)) is not None:
+            raise HttpError(400, f"url: {why}")
 
-def _other_method(methods: Sequence[str]) -> Callable[[Request], Awaitable[Response]]:
-    """The framework would name the methods of one of its routes only."""
-    allow = ", ".join(methods).replace("GET", "GET, HEAD")
+    async def _stored(self, answer: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(STORE_DEADLINE):
+                return await answer
+        except (StoreUnavailable, TimeoutError) as error:
+            # What the store says may name files and addresses: it is for the log.
+            why = str(error) or "no answer"
+            self._context.log.warning("hook request refused: no answer from the store", why=why)
+            raise StoreUnavailable(why) from error
 
-    async def refuse(request: Request) -> Response:
-        return errors.response(405, f"Only {allow} can be done here", {"Allow": allow})
-
-    return refuse
+    def _log(self, message: str, request: Request, hook: Hook) -> None:
+        # Of the URL only the host: what follows may hold a receiver's password.
+        self._context.log.info(
+            message,
+            by=request.state.client.name,
+            hook=hook.id,
+            client=hook.client,
+            agent_id=hook.agent_id,
+            type=hook.event_type.value,
+            host=urlsplit(hook.url).hostname,
+        )
 
 
 def _method(text: str) -> Method:
@@ -598,14 +518,14 @@ def _logged(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _example(hook: Hook, agent: AgentState, doors: Doors) -> Event:
-    """What the receiver would be told if it happened now, where the agent is now."""
+def _example(hook: Hook, agent: AgentState, service: AgentService) -> Event:
+    """What would be sent if it happened now, where the agent is now."""
     extension, context = PLACEHOLDERS[hook.agent_type], ""
     if agent.session is not None and agent.session.device.type == hook.agent_type:
         extension, context = agent.session.device.extension, agent.session.device.context
     paused = hook.event_type in (EventType.PAUSE, EventType.UNPAUSE)
     return Event(
-        id=f"{doors.service.new_id()}-1",
+        id=f"{service.new_id()}-1",
         type=hook.event_type,
         agent=agent.number,
         extension=extension,
@@ -613,7 +533,96 @@ def _example(hook: Hook, agent: AgentState, doors: Doors) -> Event:
         reason="example" if paused else "",
         source=Source.API,
         actor=Actor(),
-        occurred_at=doors.service.now(),
+        occurred_at=service.now(),
         context=context,
         device_type=hook.agent_type,
     )
+
+
+# -- the interface
+
+
+def _row(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    more: Responses | None = None,
+    **schema: Any,
+) -> Row:
+    responses = {**RESPONSES, **(more or {})}
+    schema = {"summary": summary, "responses": responses, **schema}
+    return Row(method, path, Right.CONFIGURE, handler, schema)
+
+
+_ALL = "/client/{client_id}/agent/{kind}/{agent_id}/event/"
+_ONE = _ALL + "{event_id}"
+
+INTERFACE = Interface(
+    name="agent_events",
+    tag="agent events",
+    bases=("/client",),
+    make=AgentEvents,
+    framework=Route,
+    wrong_method="Only {allow} can be done here",
+    rows=(
+        _row(
+            "POST",
+            _ALL,
+            AgentEvents.create,
+            "Add an HTTP event of the queue agent",
+            TOO_MANY,
+            response_model=AgentEvent,
+        ),
+        _row(
+            "GET",
+            _ALL,
+            AgentEvents.every,
+            "Get the HTTP events of the queue agent",
+            response_model=list[AgentEvent],
+        ),
+        _row(
+            "GET",
+            _ONE,
+            AgentEvents.read,
+            "Get an HTTP event of the queue agent",
+            response_model=AgentEvent,
+        ),
+        _row(
+            "PUT",
+            _ONE,
+            AgentEvents.update,
+            "Update an HTTP event of the queue agent",
+            response_model=AgentEvent,
+        ),
+        _row(
+            "DELETE",
+            _ONE,
+            AgentEvents.delete,
+            "Delete an HTTP event of the queue agent",
+            DELETED,
+            status_code=204,
+        ),
+        _row(
+            "POST",
+            _ONE + "/test",
+            AgentEvents.test,
+            "Send an example of the event now",
+            response_model=TestResult,
+        ),
+        _row(
+            "GET",
+            _ONE + "/deliveries",
+            AgentEvents.deliveries,
+            "What was delivered, and what was not",
+            response_model=Deliveries,
+        ),
+        _row(
+            "POST",
+            _ONE + "/retry",
+            AgentEvents.retry,
+            "Try again what was given up",
+            response_model=Retried,
+        ),
+    ),
+)

@@ -7,7 +7,6 @@ token. An address proves little where a browser can be: without a token a reques
 this service as no page from elsewhere can make a browser do.
 """
 
-import asyncio
 import re
 import socket
 from codecs import BOM_UTF8
@@ -17,8 +16,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
-from fastapi import APIRouter, Request, Response
-from starlette.types import Receive, Scope, Send
 
 from fastagi.agents.commands import (
     Actor,
@@ -49,11 +46,18 @@ from fastagi.agents.errors import (
 from fastagi.agents.model import AgentState
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.text import is_text
-from fastagi.api import errors
-from fastagi.api.doors import Doors
-from fastagi.api.face import declared_charset, whole
+from fastagi.api.answers import (
+    JSON,
+    RETRY,
+    Answer,
+    Headers,
+    HttpError,
+    as_http_error,
+    json_answer,
+    lacking,
+)
+from fastagi.api.context import Context
 from fastagi.api.guard import (
-    AGENT_PHP,
     OTHER_SITES,
     OWN,
     TWO_TOKENS,
@@ -68,10 +72,12 @@ from fastagi.api.guard import (
     tokens_in,
 )
 from fastagi.api.limits import parsed
-from fastagi.config.settings import AgentPhpSettings, AlreadyElsewhere, InUseByAnother, Right
+from fastagi.api.request import Call, declared_charset, in_thread, whole_body
+from fastagi.api.schema import object_of, parameter
+from fastagi.api.table import Interface, Row
+from fastagi.config.settings import AlreadyElsewhere, InUseByAnother, Right
 from fastagi.contract import DEVICE_LOST, Outcome, Source
 
-PATIENCE = 20.0  # seconds for the store to answer
 MOST_FIELDS = 100
 REASON_BYTES = 79  # app_queue keeps no more
 NO_REASON = PauseReason("", "")
@@ -96,22 +102,20 @@ _PART = re.compile(
 )
 
 
-class Told(Exception):
-    """An error as the caller gets it. ``detail`` tells people what the document's words do not."""
+class PhpError(HttpError):
+    """``detail``: for people, what the document's words do not say."""
 
-    def __init__(self, text: str, status: int = 200, detail: str = "", **headers: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.detail = detail
-        self.headers = headers
+    def __init__(self, text: str, status: int = 200, detail: str = "", headers: Headers = ()):
+        more = {"detail": detail} if detail else {}
+        super().__init__(status, text, headers, orjson.dumps({"error": text} | more))
 
 
-class NotAuthorized(Told):
+class NotAuthorized(PhpError):
     """``why`` is for the log."""
 
     def __init__(self, why: str) -> None:
         # RFC 9110, 15.5.2: a 401 says how to do it better.
-        super().__init__(NOT_AUTHORIZED, 401, **{"www-authenticate": "Bearer"})
+        super().__init__(NOT_AUTHORIZED, 401, headers=((b"www-authenticate", b"Bearer"),))
         self.why = why
 
 
@@ -141,43 +145,23 @@ Operation = Callable[["AgentPhp", Asked], Awaitable[Done]]
 
 
 class AgentPhp:
-    """The face as an ASGI application. The guard leaves to it who may ask, and gives
-    ``scope["state"]["asker"]``, which judges tokens."""
+    """The guard leaves to it who may ask, and gives ``scope["state"]["asker"]``, which judges
+    tokens."""
 
-    def __init__(self, doors: Doors, settings: AgentPhpSettings) -> None:
-        self._doors = doors
-        self._service = doors.service
+    def __init__(self, context: Context) -> None:
+        settings = context.http.agent_php
+        assert settings is not None
+        self._context = context
+        self._service = context.service
         self._allow = settings.allow
-        own = (socket.gethostname(), *doors.http.names)
+        own = (socket.gethostname(), *context.http.names)
         self._names = frozenset(name.lower().removesuffix(".") for name in own)
         token = settings.token
         self._token = None if token is None else digest(token.get_secret_value().encode())
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status, headers = 200, [(b"content-type", errors.JSON.encode())]
-        try:
-            done = await self._answered(scope, receive)
-            answer = {"success": done.text}
-            if done.planned:
-                answer["planned"] = done.planned
-        except Told as told:
-            answer, status = {"error": str(told)}, told.status
-            if told.detail:
-                answer["detail"] = told.detail
-            headers += [(name.encode(), value.encode()) for name, value in told.headers.items()]
-        body = orjson.dumps(answer)
-        headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _answered(self, scope: Scope, receive: Receive) -> Done:
-        if scope["path"] != AGENT_PHP:
-            raise Told("Not Found", 404)
-        method = scope["method"]
+    async def serve(self, call: Call) -> Answer:
+        scope = call.scope
         asker: Asker = scope["state"]["asker"]
-        if method not in ("GET", "POST"):  # a HEAD is no GET here: that would change something
-            await asker.nobody()
-            raise Told("Method Not Allowed", 405, allow="GET, POST")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         address = address_of(scope)
         given: dict[str, str] = {}
@@ -186,15 +170,15 @@ class AgentPhp:
             # A link or a picture in a web page is enough for a GET: whoever may ask here, and
             # with whatever token, no other site's page asks in their place.
             if of_another_site(headers):
-                raise Told(OTHER_SITES, 403)
-            given = _fields(scope["query_string"])
+                raise PhpError(OTHER_SITES, 403)
+            given = _fields(call.query)
             tokens = tokens_in(scope) | _shown(given)
-            if method == "POST":
-                form = _form(headers.get(b"content-type", b""), await whole(receive))
+            if scope["method"] == "POST":
+                form = _form(headers.get(b"content-type", b""), await whole_body(call.receive))
                 tokens |= _shown(form)
                 given |= form
             if len(tokens) > 1:
-                raise Told(TWO_TOKENS, 400)
+                raise PhpError(TWO_TOKENS, 400)
             if tokens:
                 judged = True
                 actor = await self._whose(asker, headers, address, tokens.pop())
@@ -202,14 +186,15 @@ class AgentPhp:
                 actor = self._by_address(headers, address)
                 asker.known(actor)
             done = await self._done(Asked(given, Actor(name=actor)))
-        except Told as told:
+        except PhpError as error:
             if not actor and not judged:
                 await asker.nobody()
-            self._note(asker, address, actor, given, str(told), getattr(told, "why", ""))
+            self._note(asker, address, actor, given, str(error), getattr(error, "why", ""))
             raise
         text = f"{done.text} (planned: {done.planned})" if done.planned else done.text
         self._note(asker, address, actor, given, text)
-        return done
+        planned = {"planned": done.planned} if done.planned else {}
+        return json_answer({"success": done.text} | planned)
 
     def _note(
         self,
@@ -230,7 +215,7 @@ class AgentPhp:
             "answer": answer,
         }
         if client:
-            self._doors.log.info("agent.php", **fields)
+            self._context.log.info("agent.php", **fields)
             return
         about = {"why": why} if why else {}
         asker.log("info", "agent.php", asker.source, answer, why, **fields, **about)
@@ -249,9 +234,9 @@ class AgentPhp:
             status, text, more = found
             if status == 401:
                 raise NotAuthorized("wrong token")
-            raise Told(text, status, **{name.decode(): value.decode() for name, value in more})
+            raise PhpError(text, status, headers=more)
         if Right.CONTROL not in found.rights:
-            raise NotAuthorized(errors.lacking(Right.CONTROL))
+            raise NotAuthorized(lacking("", Right.CONTROL))
         return address if found is OWN else found.name
 
     def _by_address(self, headers: Mapping[bytes, bytes], address: str) -> str:
@@ -284,27 +269,27 @@ class AgentPhp:
 
     async def _done(self, asked: Asked) -> Done:
         if not asked.get("command"):
-            raise Told("Command not specified", 400)
+            raise PhpError("Command not specified", 400)
         if not asked.get("agent"):
-            raise Told("Agent not specified", 400)
+            raise PhpError("Agent not specified", 400)
         command = asked.get("command")
         operation = COMMANDS.get(command)
         if operation is None or not all(map(asked.get, NEEDED.get(command, ()))):
-            raise Told(INVALID, 400)
+            raise PhpError(INVALID, 400)
         try:
             number = await self._number(asked)
             return await operation(self, Asked(asked.fields, asked.actor, number))
         except (Unavailable, StoreUnavailable) as error:
-            self._doors.log.warning("agent.php: not done", why=str(error))
-            raise Told(AWAY, 503, **{"retry-after": "1"}) from error
+            self._context.log.warning("agent.php: not done", why=str(error))
+            raise PhpError(AWAY, 503, headers=RETRY) from error
         except Refused as refusal:
-            raise _told(refusal) from refusal
+            raise _in_the_documents_words(refusal) from refusal
 
     async def _number(self, asked: Asked) -> str:
         login = asked.get("agent")
         number = None
         if len(login) <= 100 and login.isprintable():
-            number = await self._doors.records.number_of(login)
+            number = await self._context.records.number_of(login)
         if number is None:
             if asked.get("command") == "login" and _NUMBER.fullmatch(login):
                 await self._refused(asked, Outcome.NO_SUCH_AGENT, login)
@@ -324,7 +309,7 @@ class AgentPhp:
     async def log_in(self, asked: Asked) -> Done:
         state = await self._service.agent(asked.number)
         queue, device = await self._place(asked)
-        settings = self._doors.login()
+        settings = self._context.login()
         command = LogIn(
             **self._values(asked),
             device=device,
@@ -354,28 +339,24 @@ class AgentPhp:
         queue = _spelled(queues, asked.get("queue"))
         if queue is None:
             await self._refused(asked, Outcome.NO_SUCH_QUEUE)
-            raise Told(NO_QUEUE)
+            raise PhpError(NO_QUEUE)
         exten = asked.get("exten")
-        device = self._doors.device(exten, "") if _DIGITS.fullmatch(exten) else None
+        device = self._context.device(exten, "") if _DIGITS.fullmatch(exten) else None
         if device is None:
             await self._refused(asked, Outcome.NO_SUCH_EXTENSION)
-            raise Told(NO_EXTEN)
+            raise PhpError(NO_EXTEN)
         if not queues[queue]:
             await self._refused(asked, Outcome.NO_SUCH_QUEUE)
-            raise Told("Queue Call Center false")
+            raise PhpError("Queue Call Center false")
         # The first one that matches made the device.
-        rule = next(rule for rule in self._doors.rules() if rule.pattern.matches(exten))
+        rule = next(rule for rule in self._context.rules() if rule.pattern.matches(exten))
         if not rule.call_center:
             await self._refused(asked, Outcome.NO_SUCH_EXTENSION)
-            raise Told("Exten Call Center false")
+            raise PhpError("Exten Call Center false")
         return queue, device
 
     async def _call_center_queues(self) -> Mapping[str, bool]:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                return await asyncio.to_thread(self._doors.records.call_center_queues)
-        except TimeoutError as error:
-            raise StoreUnavailable("no answer in time") from error
+        return await in_thread(self._context.records.call_center_queues)
 
     async def _add(self, asked: Asked, state: AgentState, queue: str) -> bool:
         """The queue becomes one of the agent's, who is in it at once when logged in; False: it was
@@ -385,7 +366,7 @@ class AgentPhp:
         names = await self._service.store.queue_names()
         _, dialled = names.get(queue.lower(), ("", ""))
         if not dialled:  # gone this very moment
-            raise Told(NO_QUEUE)
+            raise PhpError(NO_QUEUE)
         command = AddToQueue(**self._values(asked), queue=queue, number=dialled)
         return (await self._service.execute(command)).alters
 
@@ -398,7 +379,7 @@ class AgentPhp:
             )
         except Refused as refusal:
             if not isinstance(refusal, NotLoggedIn):  # who has come meanwhile keeps it
-                self._doors.log.warning(
+                self._context.log.warning(
                     "the queue of a refused login stays the agent's",
                     agent=asked.number,
                     queue=queue,
@@ -420,13 +401,13 @@ class AgentPhp:
     # -- the rest
 
     async def log_off(self, asked: Asked) -> Done:
-        when = self._doors.login().logoff_in_call
+        when = self._context.login().logoff_in_call
         change = await self._service.execute(LogOff(**self._values(asked), when_in_call=when))
         return Done("Logoff OK", change.after.plan)
 
     async def pause(self, asked: Asked) -> Done:
         reason = await self._reason(asked.get("reason").strip())
-        when = self._doors.pause().when_in_call
+        when = self._context.pause().when_in_call
         command = Pause(**self._values(asked), reason=reason, when_in_call=when)
         try:
             # Elsewhere a second pause with another reason changes the reason: not in this document.
@@ -434,9 +415,9 @@ class AgentPhp:
                 command, only_if=lambda state: AlreadyPaused() if state.pause else None
             )
         except AlreadyPaused:
-            raise Told(PAUSED) from None
+            raise PhpError(PAUSED) from None
         if change.outcome is Outcome.ALREADY_PAUSED:
-            raise Told(PAUSED)
+            raise PhpError(PAUSED)
         return Done("Pause OK", change.after.plan)
 
     async def _reason(self, wanted: str) -> PauseReason:
@@ -444,7 +425,7 @@ class AgentPhp:
             return NO_REASON
         found = await self._service.reason(_readable(wanted))
         if found is None and not _is_reason(wanted):
-            raise Told(INVALID, 400)
+            raise PhpError(INVALID, 400)
         # Else it is one of the program's own, as the document has it: reports group by the name.
         return found or PauseReason("", wanted)
 
@@ -452,7 +433,7 @@ class AgentPhp:
         change = await self._service.execute(Unpause(**self._values(asked), as_agent=True))
         # A pause that was to follow the call is taken back: that is one, too.
         if change.outcome is Outcome.NOT_PAUSED and not change.alters:
-            raise Told(AVAILABLE)
+            raise PhpError(AVAILABLE)
         return Done("Unpause OK", change.after.plan)
 
 
@@ -465,28 +446,28 @@ COMMANDS: Mapping[str, Operation] = {
 NEEDED: Mapping[str, tuple[str, ...]] = {"login": ("exten", "queue")}  # beside the agent
 
 
-def _told(refusal: Refused) -> Told:
+def _in_the_documents_words(refusal: Refused) -> PhpError:
     """In the document's words, where it has some."""
     match refusal:
         case NoSuchAgent():
-            return Told(NO_AGENT)
+            return PhpError(NO_AGENT)
         case NotLoggedIn():
-            return Told(NOT_LOGGED)
+            return PhpError(NOT_LOGGED)
         case LoggedInElsewhere():
-            return Told(f"Agent already logged at {refusal.device.extension}")
+            return PhpError(f"Agent already logged at {refusal.device.extension}")
         case ExtensionInUse():
-            return Told(f"Exten in use by agent {refusal.occupant}")
+            return PhpError(f"Exten in use by agent {refusal.occupant}")
         case InCall():
-            return Told("Agent in call")
+            return PhpError("Agent in call")
         case PauseSpent():
-            return Told("Pause reason used up for today")
+            return PhpError("Pause reason used up for today")
         case PauseLocked():  # which the document does not know: the agent is paused, and stays so
-            return Told(PAUSED, detail=LOCKED)
+            return PhpError(PAUSED, detail=LOCKED)
         case QueueMissing():
-            return Told(NO_QUEUE)
+            return PhpError(NO_QUEUE)
         case _:
-            status, text = errors.told(refusal)
-            return Told(AWAY, 503) if status == 503 else Told(text)
+            error = as_http_error(refusal)
+            return PhpError(AWAY, 503) if error.status == 503 else PhpError(str(error))
 
 
 def _is_in(state: AgentState, queue: str) -> bool:
@@ -558,7 +539,7 @@ def _fields(text: bytes, charset: str = "utf-8") -> dict[str, str]:
             max_num_fields=MOST_FIELDS,
         )
     except ValueError:
-        raise Told(INVALID, 400) from None
+        raise PhpError(INVALID, 400) from None
     return dict(pairs)
 
 
@@ -586,7 +567,7 @@ def _plain(text: str) -> str:
     return text[:80].encode("unicode_escape").decode("ascii")
 
 
-# -- the routes, for OpenAPI
+# -- what OpenAPI says
 
 _ABOUT = """\
 Nuclear Erix's agent.php. Off unless `http.agent_php` is set; then for the addresses named there,
@@ -676,65 +657,62 @@ def _responses() -> dict[int | str, dict[str, Any]]:
         named = {next(iter(e.values())): {"value": e} for e in examples}
         found[status] = {
             "description": about,
-            "content": {errors.JSON: {"schema": schema, "examples": named}},
+            "content": {JSON: {"schema": schema, "examples": named}},
         }
     return found
 
 
-def _extra(method: str) -> dict[str, Any]:
-    # {}: nothing at all, from an allowed address.
-    security: dict[str, Any] = {
-        "security": [{}, {"bearer": []}, {"token": []}, {"x_auth_token": []}]
+def _schema(method: str) -> dict[str, Any]:
+    name = f"agent_php_{method.lower()}"
+    return {
+        "name": name,
+        "operation_id": name,
+        "summary": f"Log an agent in or off, pause or unpause, by {method}",
+        "description": _ABOUT,
+        "responses": _responses(),
+        # {}: nothing at all, from an allowed address.
+        "openapi_extra": {
+            "security": [{}, {"bearer": []}, {"token": []}, {"x_auth_token": []}],
+            **(_in_the_query() if method == "GET" else _in_the_body()),
+        },
     }
-    if method == "GET":
-        parameters = [
-            {
-                "name": name,
-                "in": "query",
-                "required": needed,
-                "description": about,
-                "schema": {"type": "string", **more},
-                **({"example": example} if example else {}),
-            }
-            for name, (needed, about, more, example) in _FIELDS.items()
-        ]
-        return {"parameters": parameters, **security}
-    schema = {
-        "type": "object",
-        "required": [name for name, (needed, *_) in _FIELDS.items() if needed],
-        "properties": {
+
+
+def _in_the_query() -> dict[str, Any]:
+    parameters = [
+        parameter(name, "query", {"type": "string", **more}, about, example or None)
+        | {"required": needed}
+        for name, (needed, about, more, example) in _FIELDS.items()
+    ]
+    return {"parameters": parameters}
+
+
+def _in_the_body() -> dict[str, Any]:
+    schema = object_of(
+        *(name for name, (needed, *_) in _FIELDS.items() if not needed),
+        **{
             name: {"type": "string", "description": about, **more}
             for name, (_, about, more, _) in _FIELDS.items()
         },
-    }
+    )
     example = {name: example for name, (*_, example) in _FIELDS.items() if example}
     del example["reason"]
     content = {"schema": schema, "example": example}
     kinds = ("application/x-www-form-urlencoded", "multipart/form-data")
-    return {
-        "requestBody": {"required": True, "content": dict.fromkeys(kinds, content)},
-        **security,
-    }
+    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, content)}}
 
 
-def routes(doors: Doors) -> APIRouter:
-    """What is documented of ``AgentPhp``, which answers; nothing while it is off."""
-    router = APIRouter(tags=["agent.php"])
+# -- the interface
 
-    async def served(request: Request) -> Response:  # pragma: no cover
-        raise AssertionError("answered by AgentPhp")
-
-    for method in ("GET", "POST") if doors.http.agent_php is not None else ():
-        router.add_api_route(
-            AGENT_PHP,
-            served,
-            methods=[method],
-            name=f"agent_php_{method.lower()}",
-            operation_id=f"agent_php_{method.lower()}",
-            summary=f"Log an agent in or off, pause or unpause, by {method}",
-            description=_ABOUT,
-            response_class=Response,
-            responses=_responses(),
-            openapi_extra=_extra(method),
-        )
-    return router
+INTERFACE = Interface(
+    name="agent_php",
+    tag="agent.php",
+    bases=("/api/agent.php",),
+    make=AgentPhp,
+    is_on=lambda http: http.agent_php is not None,
+    judges=True,
+    rows=[
+        Row(method, "/api/agent.php", None, AgentPhp.serve, _schema(method))
+        for method in ("GET", "POST")
+    ],
+)

@@ -1,21 +1,15 @@
 """XiVO agentd's REST API under ``/0.1``: paths, methods, fields, statuses and texts of its
 document, so that programs written for it work here. What goes beyond the document says so.
-
-A login is the hot path: the routes stand in FastAPI's table for the sake of OpenAPI, but are
-served by ``Agentd``, which reads the path and the body by hand.
 """
 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
-from fastapi import APIRouter
-from starlette.types import Receive, Scope, Send
 
 from fastagi.agents.commands import (
     Actor,
@@ -37,25 +31,17 @@ from fastagi.agents.errors import (
     NoSuchExtension,
     NoSuchReason,
     NotLoggedIn,
-    Refused,
     Unavailable,
 )
 from fastagi.agents.model import AgentState, Change, Status
+from fastagi.agents.records import AgentView
 from fastagi.agents.service import StoreUnavailable
-from fastagi.api import errors
-from fastagi.api.agentd_document import LARGEST_ID, ROUTES, extra, responses
-from fastagi.api.doors import AgentView, Doors
-from fastagi.api.face import (
-    PATIENCE,
-    BadBody,
-    as_number,
-    as_text,
-    documented,
-    in_thread,
-    json_fields,
-    sent_text,
-)
-from fastagi.api.guard import Client
+from fastagi.api import agentd_document as document
+from fastagi.api.agentd_document import LARGEST_ID
+from fastagi.api.answers import Answer, HttpError, as_http_error, json_answer
+from fastagi.api.context import Context
+from fastagi.api.request import STORE_DEADLINE, BadBody, Call, as_number, as_text, in_thread
+from fastagi.api.table import Interface, Row
 from fastagi.config.settings import AlreadyElsewhere, InUseByAnother, Right
 from fastagi.contract import Outcome, Source
 
@@ -67,121 +53,43 @@ _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}", re.ASCII)
 
 
-class Bad(Exception):
-    """An answer: status, and why."""
-
-    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = headers or {}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int = 204
-    body: bytes = b""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-DONE = Answer()
 # Programs know 204 as the answer, which has no body: that it is not done yet stands in a header.
 PLANNED = b"fastagi-planned"
+DONE = Answer(204)
 
 
 def _done(change: Change) -> Answer:
-    """204; what waits for the end of the agent's queue call is told."""
+    """204, and what waits for the end of the agent's queue call."""
     plan = change.after.plan
-    return Answer(headers=((PLANNED, plan.encode()),)) if plan else DONE
-
-
-@dataclass(slots=True)
-class Call:
-    """A request: ``key`` is the agent's id or number, as it stands in the path."""
-
-    client: Client
-    key: str
-    by_number: bool
-    body: bytes
-    query: bytes
-
-
-Operation = Callable[["Agentd", Call], Awaitable[Answer]]
+    return Answer(204, headers=((PLANNED, plan.encode()),)) if plan else DONE
 
 
 class Agentd:
-    """The face as an ASGI application; ``scope["state"]["client"]`` is who asks."""
-
-    def __init__(self, doors: Doors) -> None:
-        self._doors = doors
-        self._service = doors.service
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._service = context.service
         self._reading = asyncio.Semaphore(1)  # of all agents: many who ask are one reader
         self._running: set[asyncio.Task[Answer]] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            answer = await self._answered(scope, receive)
-            status, body = answer.status, answer.body
-            headers = list(answer.headers)
-        except Bad as bad:
-            status, body = bad.status, errors.body(str(bad))
-            headers = _encoded(bad.headers)
-        except (Refused, StoreUnavailable) as refusal:
-            status, text = errors.told(refusal)
-            body = errors.body(text)
-            headers = _encoded(errors.RETRY if status == 503 else {})
-        if body:
-            headers.append((b"content-type", b"application/json"))
-            headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _answered(self, scope: Scope, receive: Receive) -> Answer:
-        key, by_number = "", False
-        match scope["path"].split("/")[2:]:
-            case ["agents", "by-number", key, action]:
-                by_number = True
-                methods = ACTIONS.get(action)
-            case ["agents", "all", action]:
-                methods = FOR_ALL.get(action)
-            case ["agents", key, action]:
-                methods = ACTIONS.get(action)
-            case ["members"]:
-                methods = MEMBERS
-            case _:
-                methods = None
-        if methods is None:
-            raise Bad(404, "Not Found")
-        method = scope["method"]
-        chosen = methods.get(method)
-        if chosen is None:
-            raise Bad(405, "Method Not Allowed", {"Allow": ", ".join(methods)})
-        right, operation = chosen
-        client: Client = scope["state"]["client"]
-        if right not in client.rights:
-            raise Bad(403, errors.lacking(right))
-        body = b""
-        if method != "GET" and method != "HEAD":
-            body = await sent_text(scope, receive)
-        return await operation(
-            self, Call(client, key, by_number, body, scope.get("query_string", b""))
-        )
-
-    # -- who is meant
+    # -- which agent
 
     async def _state(self, call: Call) -> AgentState:
-        if call.by_number:
-            return await self._service.agent(_number(call.key))
-        state = await self._agent(int(call.key) if _ID.fullmatch(call.key) else 0)
+        number = call.values.get("agent_number")
+        if number is not None:
+            return await self._service.agent(_number(number))
+        key = call.values["agent_id"]
+        state = await self._agent(int(key) if _ID.fullmatch(key) else 0)
         if state is None:
-            raise NoSuchAgent(call.key)
+            raise NoSuchAgent(key)
         return state
 
     async def _agent_number(self, call: Call) -> str:
-        """Given by number, it may be nobody's: the command will be told."""
-        return _number(call.key) if call.by_number else (await self._state(call)).number
+        """A number may be nobody's: the command is refused then."""
+        number = call.values.get("agent_number")
+        return (await self._state(call)).number if number is None else _number(number)
 
     async def _agent(self, id: int) -> AgentState | None:
-        return await self._doors.directory.agent_by_id(id) if 1 <= id <= LARGEST_ID else None
+        return await self._context.directory.agent_by_id(id) if 1 <= id <= LARGEST_ID else None
 
     def _asked(self, call: Call, number: str) -> dict[str, Any]:
         return {
@@ -194,16 +102,16 @@ class Agentd:
     # -- one agent
 
     async def log_in(self, call: Call) -> Answer:
-        given = _fields(call.body)
+        given = await _fields(call)
         extension = _text(given, "extension")
         context = _text(given, "context", "")
         asterisk = _text(given, "asterisk", "")
         number = await self._agent_number(call)
-        device = self._doors.device(extension, context, asterisk)
+        device = self._context.device(extension, context, asterisk)
         if device is None:
             await self._no_such_extension(call, number, extension, context)
         assert device is not None
-        settings = self._doors.login()
+        settings = self._context.login()
         command = LogIn(
             id=self._service.new_id(),
             agent=number,
@@ -237,12 +145,12 @@ class Agentd:
 
     async def log_off(self, call: Call) -> Answer:
         number = await self._agent_number(call)
-        when = self._doors.login().logoff_in_call
+        when = self._context.login().logoff_in_call
         command = LogOff(**self._asked(call, number), when_in_call=when)
         return _done(await self._service.execute(command))
 
     async def pause(self, call: Call) -> Answer:
-        wanted = _text(_fields(call.body), "reason", "")
+        wanted = _text(await _fields(call), "reason", "")
         number = await self._agent_number(call)
         reason = NO_REASON
         if wanted:
@@ -251,7 +159,7 @@ class Agentd:
             if found is None:
                 raise NoSuchReason(wanted)
             reason = found
-        when = self._doors.pause().when_in_call
+        when = self._context.pause().when_in_call
         command = Pause(**self._asked(call, number), reason=reason, when_in_call=when)
         return _done(await self._service.execute(command))
 
@@ -263,15 +171,15 @@ class Agentd:
         state = await self._state(call)
         ids: Mapping[str, int] = {}
         if state.memberships:
-            ids = await in_thread(self._doors.reading.queue_ids)
+            ids = await in_thread(self._context.reading.queue_ids)
         session = state.session
         known = self._service.known(None if session is None else session.device.asterisk)
-        return Answer(200, orjson.dumps(_told(state, ids, known)))
+        return json_answer(_state_json(state, ids, known))
 
     # -- all of them
 
     async def statuses(self, call: Call) -> Answer:
-        reading = self._doors.reading
+        reading = self._context.reading
 
         def read() -> bytes:
             ids = reading.queue_ids()
@@ -279,7 +187,7 @@ class Agentd:
             parts = [
                 orjson.dumps(
                     [
-                        _shown(view, ids, self._doors.known(view))
+                        _view_json(view, ids, self._context.known(view))
                         for view in agents[begin : begin + CHUNK]
                     ]
                 )[1:-1]
@@ -288,7 +196,7 @@ class Agentd:
             return b"[" + b",".join(parts) + b"]"
 
         try:
-            async with asyncio.timeout(PATIENCE), self._reading:
+            async with asyncio.timeout(STORE_DEADLINE), self._reading:
                 return Answer(200, await in_thread(read))
         except TimeoutError as error:
             raise StoreUnavailable("too many ask for all agents") from error
@@ -298,7 +206,7 @@ class Agentd:
 
     async def _log_off_all(self, call: Call) -> Answer:
         states = await self._service.store.logged_in()
-        when = self._doors.login().logoff_in_call
+        when = self._context.login().logoff_in_call
         in_call: set[str] = set()
         if when is not WhenInCall.ALLOW and states:
             in_call = await self._service.devices_in_call()
@@ -336,7 +244,7 @@ class Agentd:
 
     def _ended_alone(self, task: asyncio.Task[Answer]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._doors.log.error("all agents: not finished", error=str(error))
+            self._context.log.error("all agents: not finished", error=str(error))
 
     async def _all(
         self, states: Sequence[AgentState], command: Callable[[AgentState], Command], what: str
@@ -352,20 +260,19 @@ class Agentd:
         refused = await self._service.execute_all(map(command, states), done=done_with)
         ids = {state.number: state.id for state in states}
         failed = [
-            {"id": ids[one.agent], "number": one.agent, "error": errors.told(refusal)[1]}
+            {"id": ids[one.agent], "number": one.agent, "error": str(as_http_error(refusal))}
             for one, refusal in refused
             # Logged off meanwhile, by whomever, is what was wanted, or leaves nothing to be told.
             if not isinstance(refusal, NotLoggedIn | NoSuchAgent)
         ]
         planned = sum(plans.values())
         done = len(states) - len(failed) - planned
-        self._doors.log.info(what, done=done, planned=planned, failed=len(failed))
+        self._context.log.info(what, done=done, planned=planned, failed=len(failed))
         headers = tuple((PLANNED, f"{plan}; agents={n}".encode()) for plan, n in plans.items())
         if not failed:
-            return Answer(headers=headers)
+            return Answer(204, headers=headers)
         failed.sort(key=lambda one: (len(str(one["number"])), one["number"]))
-        told = {"done": done, "planned": planned, "failed": failed}
-        return Answer(207, orjson.dumps(told), headers)
+        return json_answer({"done": done, "planned": planned, "failed": failed}, 207, headers)
 
     # -- whose queues are whose
 
@@ -373,16 +280,16 @@ class Agentd:
         async def add(number: str, queue: str, dialled: str) -> None:
             command = AddToQueue(**self._asked(call, number), queue=queue, number=dialled)
             if not (await self._service.execute(command)).alters:
-                raise Bad(400, "Agent already in queue")
+                raise HttpError(400, "Agent already in queue")
 
-        return await self._member(call, _fields(call.body), add)
+        return await self._member(call, await _fields(call), add)
 
     async def remove_member(self, call: Call) -> Answer:
         async def remove(number: str, queue: str, dialled: str) -> None:
             await self._service.execute(RemoveFromQueue(**self._asked(call, number), queue=queue))
 
         # Some proxies and clients drop the body of a DELETE.
-        return await self._member(call, _in_query(call.query) | _fields(call.body), remove)
+        return await self._member(call, _in_query(call.query) | await _fields(call), remove)
 
     async def _member(
         self,
@@ -397,31 +304,13 @@ class Agentd:
                 raise NoSuchAgent(str(agent_id))
             queue = None
             if 1 <= queue_id <= LARGEST_ID:
-                queue = await self._doors.directory.queue_by_id(queue_id)
+                queue = await self._context.directory.queue_by_id(queue_id)
             if queue is None:
-                raise Bad(400, "No such queue")
+                raise HttpError(400, "No such queue")
             await change(state.number, *queue)
         except NoSuchAgent:
-            raise Bad(400, "No such agent") from None  # in this place the document has no 404
+            raise HttpError(400, "No such agent") from None  # in this place the document has no 404
         return DONE
-
-
-ACTIONS: dict[str, dict[str, tuple[Right, Operation]]] = {
-    "login": {"POST": (Right.CONTROL, Agentd.log_in)},
-    "logoff": {"POST": (Right.CONTROL, Agentd.log_off)},
-    "pause": {"POST": (Right.CONTROL, Agentd.pause)},
-    "unpause": {"POST": (Right.CONTROL, Agentd.unpause)},
-    "status": {"GET": (Right.READ, Agentd.status), "HEAD": (Right.READ, Agentd.status)},
-}
-FOR_ALL: dict[str, dict[str, tuple[Right, Operation]]] = {
-    "logoff": {"POST": (Right.CONTROL, Agentd.log_off_all)},
-    "relog": {"POST": (Right.CONTROL, Agentd.relog_all)},
-    "statuses": {"GET": (Right.READ, Agentd.statuses), "HEAD": (Right.READ, Agentd.statuses)},
-}
-MEMBERS: dict[str, tuple[Right, Operation]] = {
-    "POST": (Right.CONFIGURE, Agentd.add_member),
-    "DELETE": (Right.CONFIGURE, Agentd.remove_member),
-}
 
 
 # -- what was sent
@@ -433,11 +322,11 @@ def _number(key: str) -> str:
     return key
 
 
-def _fields(body: bytes) -> dict[str, Any]:
+async def _fields(call: Call) -> dict[str, Any]:
     try:
-        return json_fields(body)
+        return await call.fields()
     except BadBody as bad:
-        raise Bad(400, str(bad)) from None
+        raise HttpError(400, str(bad)) from None
 
 
 def _in_query(query: bytes) -> dict[str, Any]:
@@ -445,7 +334,7 @@ def _in_query(query: bytes) -> dict[str, Any]:
     try:
         given = parse_qsl(query.decode("latin-1"), max_num_fields=100)
     except ValueError:
-        raise Bad(400, "The query has too many fields") from None
+        raise HttpError(400, "The query has too many fields") from None
     return {name: value for name, value in given if name in ("agent_id", "queue_id")}
 
 
@@ -453,81 +342,115 @@ def _text(given: Mapping[str, Any], name: str, default: str | None = None) -> st
     value = given.get(name)
     if value is None:
         if default is None:
-            raise Bad(400, f"{name}: is missing")
+            raise HttpError(400, f"{name}: is missing")
         return default
     found = as_text(value)
     if found is None:
-        raise Bad(400, f"{name}: must be a string")
+        raise HttpError(400, f"{name}: must be a string")
     return found
 
 
 def _id(given: Mapping[str, Any], name: str) -> int:
     value = given.get(name)
     if value is None:
-        raise Bad(400, f"{name}: is missing")
+        raise HttpError(400, f"{name}: is missing")
     id = as_number(value)
     if id is None:
-        raise Bad(400, f"{name}: must be an integer")
+        raise HttpError(400, f"{name}: must be an integer")
     return id
 
 
-# -- what is told
+# -- what is shown
 
 
-def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+def _state_json(state: AgentState, ids: Mapping[str, int], known: bool) -> dict[str, Any]:
+    device = state.session.device if state.session is not None else None
+    return _status(
+        state.id,
+        state.number,
+        None if device is None else (device.extension, device.context),
+        state.pause.reason.name if state.pause else None,
+        [
+            (ids.get(m.queue), m.queue, m.joined, m.joined and state.pause_in(m)[0])
+            for m in state.memberships
+        ],
+        planned=state.plan,
+        known=known,
+    )
 
 
-def _told(state: AgentState, ids: Mapping[str, int], known: bool) -> dict[str, Any]:
-    told = _head(state.id, state.number, state.session is not None)
-    if state.session is not None:
-        told["extension"] = state.session.device.extension
-        told["context"] = state.session.device.context
-    told["paused"] = state.pause is not None
-    told["paused_reason"] = state.pause.reason.name if state.pause else None
-    told["planned"] = state.plan
-    told["known"] = known
-    told["queues"] = [
-        {
-            "id": ids.get(m.queue),
-            "name": m.queue,
-            "logged": m.joined,
-            "paused": m.joined and state.pause_in(m)[0],
-        }
-        for m in state.memberships
-    ]
-    return told
-
-
-def _shown(view: AgentView, ids: Mapping[str, int], known: bool) -> dict[str, Any]:
-    logged = view.status is not Status.LOGGED_OFF
+def _view_json(view: AgentView, ids: Mapping[str, int], known: bool) -> dict[str, Any]:
     paused = view.status is Status.PAUSED
-    told = _head(view.id, view.number, logged)
-    if logged:
-        told["extension"] = view.extension
-        told["context"] = view.context
-    told["paused"] = paused
-    told["paused_reason"] = view.pause_reason if paused else None
-    told["planned"] = view.planned
-    told["known"] = known
-    told["queues"] = [
-        {
-            "id": ids.get(name),
-            "name": name,
-            "logged": name in view.joined,
-            "paused": name in view.joined and (paused or name in view.paused_in),
-        }
-        for name in dict.fromkeys([*view.queues, *view.joined])
-    ]
-    return told
+    return _status(
+        view.id,
+        view.number,
+        None if view.status is Status.LOGGED_OFF else (view.extension, view.context),
+        view.pause_reason if paused else None,
+        [
+            (
+                ids.get(name),
+                name,
+                name in view.joined,
+                name in view.joined and (paused or name in view.paused_in),
+            )
+            for name in dict.fromkeys([*view.queues, *view.joined])
+        ],
+        planned=view.planned,
+        known=known,
+    )
 
 
-def _head(id: int, number: str, logged: bool) -> dict[str, Any]:
-    return {"id": id, "number": number, "logged": logged}
+def _status(
+    id: int,
+    number: str,
+    place: tuple[str, str] | None,
+    reason: str | None,
+    queues: Iterable[tuple[int | None, str, bool, bool]],
+    **more: object,
+) -> dict[str, Any]:
+    """``place``: extension and context; None: logged off. ``reason``: of the pause; None: there is
+    none."""
+    shown: dict[str, Any] = {"id": id, "number": number, "logged": place is not None}
+    if place is not None:
+        shown["extension"], shown["context"] = place
+    shown |= {"paused": reason is not None, "paused_reason": reason, **more}
+    fields = ("id", "name", "logged", "paused")
+    shown["queues"] = [dict(zip(fields, queue, strict=True)) for queue in queues]
+    return shown
 
 
-# -- the routes, for OpenAPI
+# -- the interface
 
+_BY_ID, _BY_NUMBER = document.OfOne("ID"), document.OfOne("number")
 
-def routes(doors: Doors) -> APIRouter:
-    return documented(Agentd(doors), "agentd", "/0.1", ROUTES, responses, extra)
+INTERFACE = Interface(
+    name="agentd",
+    tag="agentd",
+    bases=("/0.1",),
+    make=Agentd,
+    rows=(
+        Row("POST", "/0.1/members", Right.CONFIGURE, Agentd.add_member, document.ADD_MEMBER),
+        Row(
+            "DELETE", "/0.1/members", Right.CONFIGURE, Agentd.remove_member, document.REMOVE_MEMBER
+        ),
+        Row(
+            "POST", "/0.1/agents/all/logoff", Right.CONTROL, Agentd.log_off_all, document.LOGOFF_ALL
+        ),
+        Row("POST", "/0.1/agents/all/relog", Right.CONTROL, Agentd.relog_all, document.RELOG_ALL),
+        Row("GET", "/0.1/agents/all/statuses", Right.READ, Agentd.statuses, document.STATUSES),
+        *(
+            Row(method, f"{path}/{action}", right, handler, getattr(described, action))
+            for path, described in (
+                ("/0.1/agents/{agent_id}", _BY_ID),
+                ("/0.1/agents/by-number/{agent_number}", _BY_NUMBER),
+            )
+            for method, action, right, handler in (
+                ("POST", "login", Right.CONTROL, Agentd.log_in),
+                ("POST", "logoff", Right.CONTROL, Agentd.log_off),
+                ("POST", "pause", Right.CONTROL, Agentd.pause),
+                ("POST", "unpause", Right.CONTROL, Agentd.unpause),
+                ("GET", "status", Right.READ, Agentd.status),
+            )
+        ),
+    ),
+)

@@ -7,7 +7,7 @@ does not know are told in ``errors``.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -15,9 +15,7 @@ from urllib.parse import parse_qsl
 from weakref import WeakValueDictionary
 from zlib import crc32
 
-import orjson
-from fastapi import APIRouter
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from fastagi.agents.commands import (
     Actor,
@@ -39,43 +37,33 @@ from fastagi.agents.errors import (
     NotLoggedIn,
     PauseLocked,
     PauseSpent,
-    Refused,
 )
 from fastagi.agents.limits import QueuePause, QueuePauses, WhenExceeded, limit_in_queues
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.reasons import find
-from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.records import AgentRecord, Period, Reason
 from fastagi.agents.text import is_text
-from fastagi.api import errors
-from fastagi.api.doors import AgentRecord, Doors, Reason, Stretch
+from fastagi.api import evolux_document as document
+from fastagi.api.answers import Answer, HttpError, json_answer
+from fastagi.api.context import Context
 from fastagi.api.evolux_document import (
+    BAD,
     LARGEST_ID,
     LARGEST_PRIORITY,
     LONGEST_NAME,
     LONGEST_PASSWORD,
     MOST,
-    ROUTES,
-    extra,
-    responses,
+    body_of,
+    envelope,
 )
-from fastagi.api.face import (
-    BadBody,
-    as_number,
-    as_text,
-    documented,
-    in_thread,
-    in_time,
-    integer,
-    json_fields,
-    sent_text,
-)
-from fastagi.api.guard import Client
+from fastagi.api.request import BadBody, Call, as_number, as_text, in_thread, in_time, integer
+from fastagi.api.table import Interface, Row
 from fastagi.config.settings import Right
 from fastagi.contract import SYSTEM_REASONS, Outcome, Source
 
 BASE = "/api/v1/agents"
+ONE = f"{BASE}/{{agent_id}}"
 IMPOSSIBLE = "Request well-formed but has a semantic impossibility."
-BAD = "Bad request"
 LOGIN_TAKEN = "Agente não foi criado, esse login já está sendo usado."
 LEAVING_IN_CALL = "Não é possível sair enquanto está em uma chamada."
 PAUSING_IN_CALL = "Não é possível pausar enquanto está em uma chamada."  # after the one above
@@ -92,181 +80,112 @@ _HOST = re.compile(
 )
 
 
-class Refusal(Exception):
-    """An answer: status, ``message`` of ``meta``, and ``errors``, which is left out when None."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str | Mapping[str, str],
-        errors: Sequence[str] | Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(str(message))
-        self.status = status
-        self.message = message
-        self.errors = errors
-        self.headers = headers or {}
+def _refusal(
+    status: int,
+    message: str | Mapping[str, str],
+    errors: Sequence[str] | Mapping[str, str] | None = None,
+) -> HttpError:
+    """``errors`` are left out when None."""
+    parts = {} if errors is None else {"errors": errors}
+    return HttpError(status, str(message), body=body_of(status, message, **parts))
 
 
-def _bad(*texts: str) -> Refusal:
-    return Refusal(400, BAD, texts)
+def _bad(*texts: str) -> HttpError:
+    return _refusal(400, BAD, texts)
 
 
-def _impossible(message: str) -> Refusal:
-    return Refusal(422, message, [IMPOSSIBLE])
+def _impossible(message: str) -> HttpError:
+    return _refusal(422, message, [IMPOSSIBLE])
 
 
-def _in_fields(wrong: Mapping[str, str]) -> Refusal:
+def _in_fields(wrong: Mapping[str, str]) -> HttpError:
     """``message`` by field is the document's, and so would ``errors`` be, but for its brackets:
     ``["password": "…"]`` is no JSON. What stands between them is the inside of an object."""
-    return Refusal(400, wrong, wrong)
+    return _refusal(400, wrong, wrong)
 
 
-def _not_found() -> Refusal:
-    return Refusal(404, "Agent not found")
+def _not_found() -> HttpError:
+    return _refusal(404, "Agent not found")
 
 
-@dataclass(slots=True)
-class Call:
-    """A request. ``origin``: scheme and host as the client sees them; ``key``: the agent's id as
-    it stands in the path."""
-
-    client: Client
-    key: str
-    query: bytes
-    origin: str
-    body: bytes
-
-    @property
-    def id(self) -> int:
-        id = int(self.key) if _ID.fullmatch(self.key) else 0
-        if not _in_range(id):
-            raise _not_found()
-        return id
+def _id(call: Call) -> int:
+    key = call.values["agent_id"]
+    id = int(key) if _ID.fullmatch(key) else 0
+    if not _in_range(id):
+        raise _not_found()
+    return id
 
 
-Answer = tuple[int, bytes]
-Operation = Callable[["Evolux", Call], Awaitable[Answer]]
+def _answer(status: int, message: str, **parts: Any) -> Answer:
+    return Answer(status, body_of(status, message, **parts))
 
 
-def _told(status: int, message: str | Mapping[str, str], **parts: Any) -> Answer:
-    meta = {"meta": {"status": status, "message": message}}
-    return status, orjson.dumps(meta | parts)
-
-
-DONE = _told(200, "OK")
+DONE = _answer(200, "OK")
 
 
 def _done(change: Change) -> Answer:
     """What waits for the end of the agent's queue call is told beside the document's answer."""
     plan = change.after.plan
-    return _told(200, "OK", planned=plan) if plan else DONE
+    return _answer(200, "OK", planned=plan) if plan else DONE
 
 
 class Evolux:
-    """The face as an ASGI application; ``scope["state"]["client"]`` is who asks."""
-
-    def __init__(self, doors: Doors) -> None:
-        self._doors = doors
-        self._service = doors.service
-        # Two who edit one agent: what comes of it is what one of them wants.
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._service = context.service
+        # Of two who edit one agent at once, the result is what one of them wants.
         self._editing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        more: Mapping[str, str] = {}
-        try:
-            status, body = await self._answered(scope, receive)
-        except Refusal as refusal:
-            parts = {} if refusal.errors is None else {"errors": refusal.errors}
-            status, body = _told(refusal.status, refusal.message, **parts)
-            more = refusal.headers
-        except NoSuchAgent:
-            status, body = _told(404, "Agent not found")
-        except (Refused, StoreUnavailable) as refused:
-            status, text = errors.told(refused)
-            body = errors.envelope(status, text)
-            more = errors.RETRY if status == 503 else {}
-        headers = [(name.lower().encode(), value.encode()) for name, value in more.items()]
-        headers.append((b"content-type", errors.JSON.encode()))
-        headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _answered(self, scope: Scope, receive: Receive) -> Answer:
-        key = ""
-        match scope["path"].split("/")[3:]:
-            case ["agents"]:
-                methods = AGENTS
-            case ["agents", key] if key:
-                methods = AGENT
-            case ["agents", key, action]:
-                methods = ACTIONS.get(action, {})
-            case _:
-                methods = {}
-        if not methods:
-            raise Refusal(404, "Not found")
-        chosen = methods.get(scope["method"])
-        if chosen is None:
-            allowed = {"Allow": ", ".join(methods)}
-            raise Refusal(405, "Method not allowed", headers=allowed)
-        right, operation = chosen
-        client: Client = scope["state"]["client"]
-        if right not in client.rights:
-            raise Refusal(403, "Forbidden", [errors.lacking(right)])
-        body = await sent_text(scope, receive)
-        return await operation(self, Call(client, key, scope["query_string"], _origin(scope), body))
 
     # -- showing
 
     async def list_agents(self, call: Call) -> Answer:
         page = _page(call)
-        said = await in_time(self._doors.directory.queue_pauses())
+        said = await in_time(self._context.directory.queue_pauses())
 
         def read() -> tuple[list[dict[str, Any]], int]:
-            found, total = self._doors.records.agents(page.offset, page.limit)
+            found, total = self._context.records.agents(page.offset, page.limit)
             showing = self._showing(said)
             now = self._now([record.number for record in found])
             return [showing.agent(record) | now.get(record.number, {}) for record in found], total
 
         shown, total = await in_thread(read)
-        return _listed(page, f"{call.origin}{BASE}/", shown, total)
+        return _listed(page, f"{_origin(call.scope)}{BASE}/", shown, total)
 
     async def list_pauses(self, call: Call) -> Answer:
-        id, page = call.id, _page(call)
-        said = await in_time(self._doors.directory.queue_pauses())
+        id, page = _id(call), _page(call)
+        said = await in_time(self._context.directory.queue_pauses())
 
         def read() -> list[dict[str, Any]]:
-            record = self._doors.records.agent(id)
+            record = self._context.records.agent(id)
             if record is None:
                 raise _not_found()
             return list(self._showing(said).pauses(record))
 
         found = await in_thread(read)
         shown = found[page.offset : page.offset + page.limit]
-        return _listed(page, f"{call.origin}{BASE}/{id}/pauses", shown, len(found))
+        return _listed(page, f"{_origin(call.scope)}{BASE}/{id}/pauses", shown, len(found))
 
     def _now(self, numbers: Sequence[str]) -> dict[str, dict[str, Any]]:
         """By number, what the document has no field for, where there is something to tell: what is
         planned, and that what is shown may not be true any more. Blocks."""
         found: dict[str, dict[str, Any]] = {}
-        for view in self._doors.reading.agents(numbers):
+        for view in self._context.reading.agents(numbers):
             more = found[view.number] = {}
             if view.planned:
                 more["planned"] = view.planned
-            if not self._doors.known(view):
+            if not self._context.known(view):
                 more["known"] = False
         return found
 
     def _showing(self, said: QueuePauses) -> "Showing":
         """Blocks."""
-        ids = self._doors.reading.queue_ids()
-        return Showing(self._doors.records.reasons(), ids, said)
+        ids = self._context.reading.queue_ids()
+        return Showing(self._context.records.reasons(), ids, said)
 
     # -- creating and editing
 
     async def create(self, call: Call) -> Answer:
-        given = _fields(call.body)
+        given = await _fields(call)
         wrong: dict[str, str] = {}
         for field in ("name", "login", "password"):
             if given.get(field) is None:
@@ -283,7 +202,7 @@ class Evolux:
         assert name is not None
         assert login is not None
         assert password is not None
-        records = self._doors.records
+        records = self._context.records
         try:
             new = await in_time(records.create(name, login, password, queues))
         except KeyError as error:
@@ -291,24 +210,24 @@ class Evolux:
             raise _bad(f"Agent not created, {text}.") from None
         if new is None:
             raise _bad(LOGIN_TAKEN)
-        self._doors.log.info("an agent was created", by=call.client.name, agent_id=new)
-        said = await in_time(self._doors.directory.queue_pauses())
+        self._context.log.info("an agent was created", by=call.client.name, agent_id=new)
+        said = await in_time(self._context.directory.queue_pauses())
 
         def read() -> dict[str, Any]:
             record = records.agent(new)
             assert record is not None
             return self._showing(said).agent(record)
 
-        return _told(201, "Created", data=await in_thread(read))
+        return _answer(201, "Created", data=await in_thread(read))
 
     async def edit(self, call: Call) -> Answer:
-        id = call.id
+        id = _id(call)
         lock = self._editing.get(id)
         if lock is None:
             lock = self._editing[id] = asyncio.Lock()
         async with lock:
             state = await self._agent(id)
-            given = _fields(call.body)
+            given = await _fields(call)
             wrong: dict[str, str] = {}
             name = _checked(given, "name", _name, wrong)
             password = _checked(given, "password", _password, wrong)
@@ -322,16 +241,16 @@ class Evolux:
             # From here on only Asterisk or the store may refuse: those changes first that can be.
             for command in commands:
                 try:
-                    await self._service.execute(command)
+                    await self._execute(command)
                 except NotAMember:
                     if not isinstance(command, RemoveFromQueue):
                         raise  # out of it as wanted is as good, whoever did it
             if name is not None or password is not None:
-                changed = self._doors.records.change(id, name=name, password=password)
+                changed = self._context.records.change(id, name=name, password=password)
                 if not await in_time(changed):
                     raise _not_found()
         fields = [field for field in ("name", "password", "queues", "levels") if field in given]
-        log = self._doors.log
+        log = self._context.log
         log.info("an agent was changed", by=call.client.name, agent_id=id, fields=fields)
         return DONE
 
@@ -345,10 +264,10 @@ class Evolux:
     ) -> list[Command]:
         """What makes the agent's queues exactly ``queues``, with these penalties; what cannot be is
         told in ``wrong``."""
-        doors = self._doors
+        context = self._context
 
         def read() -> tuple[Mapping[str, int], AgentRecord | None]:
-            return doors.reading.queue_ids(), doors.records.agent(state.id)
+            return context.reading.queue_ids(), context.records.agent(state.id)
 
         ids, record = await in_thread(read)
         own = set(record.queues) if record is not None else set()
@@ -360,7 +279,7 @@ class Evolux:
         for id in queues or ():
             if id in there and id in own:
                 continue
-            queue = await in_time(doors.directory.queue_by_id(id)) if _in_range(id) else None
+            queue = await in_time(context.directory.queue_by_id(id)) if _in_range(id) else None
             if queue is None:
                 wrong.setdefault("queues", _no_such_queue(id))
                 continue
@@ -384,7 +303,7 @@ class Evolux:
     # -- who is meant, who asks
 
     async def _agent(self, id: int) -> AgentState:
-        state = await in_time(self._doors.directory.agent_by_id(id))
+        state = await in_time(self._context.directory.agent_by_id(id))
         if state is None:
             raise _not_found()
         return state
@@ -400,49 +319,55 @@ class Evolux:
 
         return asked
 
+    async def _execute(self, command: Command, **options: Any) -> Change:
+        try:
+            return await self._service.execute(command, **options)
+        except NoSuchAgent:
+            raise _not_found() from None
+
     # -- pausing and logging off
 
     async def pause(self, call: Call) -> Answer:
-        state = await self._agent(call.id)
-        given = _fields(call.body).get("pause_id")
+        state = await self._agent(_id(call))
+        given = (await _fields(call)).get("pause_id")
         if given is None:
             raise _bad("pause_id is missing.")
         wanted = as_number(given)
         if wanted is None and not isinstance(given, str):
             raise _bad("pause_id must be an integer.")
-        known = [r for r in await in_thread(self._doors.records.reasons) if not r.archived]
+        known = [r for r in await in_thread(self._context.records.reasons) if not r.archived]
         if wanted is not None:
             reason = next((r for r in known if r.id == wanted), None)
         else:  # the description, say, which is all that the document's lists tell of a pause
             reason = find(known, given)
         if reason is None:
-            raise Refusal(404, "Pause not found")
+            raise _refusal(404, "Pause not found")
         command = Pause(
             **self._asked(call, state.number)(),
             reason=PauseReason(reason.code, reason.name),
-            when_in_call=self._doors.pause().when_in_call,
+            when_in_call=self._context.pause().when_in_call,
         )
         try:
-            change = await self._service.execute(
+            change = await self._execute(
                 command, only_if=lambda now: AlreadyPaused() if now.pause else None
             )
         except AlreadyPaused:
             raise _impossible("Agent already paused") from None
         except NotLoggedIn:
-            raise Refusal(400, "Agent is not logged") from None
+            raise _refusal(400, "Agent is not logged") from None
         except PauseSpent:
             raise _impossible("The time for this pause is used up for today") from None
         except InCall:
-            raise Refusal(400, PAUSING_IN_CALL) from None
+            raise _refusal(400, PAUSING_IN_CALL) from None
         if change.outcome is Outcome.ALREADY_PAUSED:  # another service was faster
             raise _impossible("Agent already paused")
         return _done(change)
 
     async def unpause(self, call: Call) -> Answer:
-        state = await self._agent(call.id)
+        state = await self._agent(_id(call))
         try:
             command = Unpause(**self._asked(call, state.number)(), as_agent=True)
-            change = await self._service.execute(command)
+            change = await self._execute(command)
         except NotLoggedIn:  # so not paused either, and this the document knows
             raise _impossible("Agent is unpaused") from None
         except PauseLocked:
@@ -453,32 +378,15 @@ class Evolux:
         return _done(change)
 
     async def log_off(self, call: Call) -> Answer:
-        state = await self._agent(call.id)
+        state = await self._agent(_id(call))
         command = LogOff(**self._asked(call, state.number)(), when_in_call=WhenInCall.REFUSE)
         try:
-            await self._service.execute(command)
+            await self._execute(command)
         except NotLoggedIn:
-            raise Refusal(400, "Agent is not logged") from None
+            raise _refusal(400, "Agent is not logged") from None
         except InCall:
-            raise Refusal(400, LEAVING_IN_CALL) from None
+            raise _refusal(400, LEAVING_IN_CALL) from None
         return DONE
-
-
-Methods = dict[str, tuple[Right, Operation]]
-
-AGENTS: Methods = {
-    "GET": (Right.READ, Evolux.list_agents),
-    "HEAD": (Right.READ, Evolux.list_agents),
-    "POST": (Right.CONFIGURE, Evolux.create),
-}
-AGENT: Methods = {"PUT": (Right.CONFIGURE, Evolux.edit)}
-ACTIONS: dict[str, Methods] = {
-    # The document's table says GET, its curl POST.
-    "pauses": dict.fromkeys(("GET", "HEAD", "POST"), (Right.READ, Evolux.list_pauses)),
-    "pause": {"POST": (Right.CONTROL, Evolux.pause)},
-    "unpause": {"POST": (Right.CONTROL, Evolux.unpause)},
-    "logoff": {"POST": (Right.CONTROL, Evolux.log_off)},
-}
 
 
 # -- what was sent
@@ -525,9 +433,9 @@ def _page(call: Call) -> Page:
     return Page(limit, counts.get("page", 1), "limit" in counts)
 
 
-def _fields(body: bytes) -> dict[str, Any]:
+async def _fields(call: Call) -> dict[str, Any]:
     try:
-        return json_fields(body)
+        return await call.fields()
     except BadBody as bad:
         raise _bad(str(bad).partition(":")[0] + ".") from None
 
@@ -609,7 +517,7 @@ def _no_such_queue(id: int) -> str:
     return f"there is no queue with the id {id}"
 
 
-# -- what is told
+# -- what is shown
 
 
 def _listed(page: Page, url: str, data: Sequence[Any], total: int) -> Answer:
@@ -632,7 +540,7 @@ def _listed(page: Page, url: str, data: Sequence[Any], total: int) -> Answer:
         "prev_url": of(min(page.number - 1, last)) if page.number > 1 else None,
     }
     meta = {"status": 200, "message": "OK"}
-    return 200, orjson.dumps({"pagination": pagination, "meta": meta, "data": data})
+    return json_answer({"pagination": pagination, "meta": meta, "data": data})
 
 
 def number_of(id: str) -> int:
@@ -680,7 +588,7 @@ class Showing:
             "id": record.id,
         }
 
-    def _login(self, session: Stretch | None) -> dict[str, Any] | None:
+    def _login(self, session: Period | None) -> dict[str, Any] | None:
         if session is None:
             return None
         return {
@@ -690,7 +598,7 @@ class Showing:
             "time_login": _time(session.since),
         }
 
-    def _pause(self, record: AgentRecord, pause: Stretch | None) -> dict[str, Any] | None:
+    def _pause(self, record: AgentRecord, pause: Period | None) -> dict[str, Any] | None:
         if pause is None:
             return None
         reason = self._reasons.get(pause.subject) if pause.subject else None
@@ -755,8 +663,23 @@ def _own(name: str) -> dict[str, Any]:
     return {"system": system, "productive": False, "type": "", "id": 0, "description": name}
 
 
-# -- the routes, for OpenAPI
+# -- the interface
 
-
-def routes(doors: Doors) -> APIRouter:
-    return documented(Evolux(doors), "evolux", "/api/v1", ROUTES, responses, extra)
+INTERFACE = Interface(
+    name="evolux",
+    tag="evolux",
+    bases=("/api/v1",),
+    make=Evolux,
+    error_body=envelope,
+    rows=(
+        Row("GET", BASE, Right.READ, Evolux.list_agents, document.AGENTS),
+        Row("POST", BASE, Right.CONFIGURE, Evolux.create, document.CREATE),
+        Row("PUT", ONE, Right.CONFIGURE, Evolux.edit, document.EDIT),
+        # The document's table says GET, its curl POST.
+        Row("GET", f"{ONE}/pauses", Right.READ, Evolux.list_pauses, document.PAUSES),
+        Row("POST", f"{ONE}/pauses", Right.READ, Evolux.list_pauses, document.PAUSES_BY_POST),
+        Row("POST", f"{ONE}/pause", Right.CONTROL, Evolux.pause, document.PAUSE),
+        Row("POST", f"{ONE}/unpause", Right.CONTROL, Evolux.unpause, document.UNPAUSE),
+        Row("POST", f"{ONE}/logoff", Right.CONTROL, Evolux.log_off, document.LOGOFF),
+    ),
+)

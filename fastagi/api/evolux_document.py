@@ -1,11 +1,12 @@
-"""What OpenAPI tells of Evolux's face: its routes with what goes in and comes out."""
+"""What Evolux's document says: how its answers look, and what OpenAPI says of its rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from fastagi.api import errors
-from fastagi.api.face import LARGEST_TEXT, or_nothing
+import orjson
+
+from fastagi.api.request import LARGEST_TEXT
+from fastagi.api.schema import Describe, Schema, body, content, object_of, parameter
 
 LARGEST_ID = 2**31 - 1
 LARGEST_PRIORITY = 2**31 - 1
@@ -13,12 +14,35 @@ LONGEST_NAME = 128  # characters
 LONGEST_PASSWORD = 256
 MOST = 50  # entries on a page
 
-Schema = Mapping[str, Any]
+BAD = "Bad request"
+# In the document's words, as far as it has them.
+_PHRASES = {
+    400: BAD,
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    408: "Request timeout",
+    409: "Conflict",
+    413: "Request entity too large",
+    422: "Unprocessable entity",
+    429: "Too many requests",
+    500: "Internal server error",
+    503: "Service unavailable",
+}
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    """All of them required."""
-    return {"type": "object", "required": list(properties), "properties": properties}
+def body_of(status: int, message: str | Mapping[str, str], **parts: Any) -> bytes:
+    return orjson.dumps({"meta": {"status": status, "message": message}} | parts)
+
+
+def envelope(status: int, text: str) -> bytes:
+    """``{"meta": {"status": 400, "message": "Bad request"}, "errors": ["…"]}``; a text that says
+    no more than the message is left out."""
+    message = _PHRASES.get(status, "Error")
+    if text.lower() == message.lower():
+        return body_of(status, message)
+    return body_of(status, message, errors=[text])
 
 
 def _or_null(schema: Schema) -> dict[str, Any]:
@@ -33,8 +57,8 @@ _BY_FIELD = {"type": "object", "additionalProperties": _STRING}
 _TIME = {"type": "string", "format": "date-time"}
 _ID = {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}
 
-_META = _object(status=_INTEGER, message={"anyOf": [_STRING, _BY_FIELD]})
-_DONE = _object(meta=_META)
+_META = object_of(status=_INTEGER, message={"anyOf": [_STRING, _BY_FIELD]})
+_DONE = object_of(meta=_META)
 _PLAN = {
     "type": "string",
     "enum": ["log off", "pause"],
@@ -45,14 +69,14 @@ _ERROR = {
     **_DONE,
     "properties": {"meta": _META, "errors": {"anyOf": [_TEXTS, _BY_FIELD]}},
 }
-_REASON = _object(
+_REASON = object_of(
     system={**_BOOLEAN, "description": "Of the service itself."},
     productive=_BOOLEAN,
     type={"type": ["string", "null"]},
     id={**_INTEGER, "description": "0: in no table, or no reason was given."},
     description=_STRING,
 )
-_PAUSE = _object(
+_PAUSE = object_of(
     max_duration={"type": ["integer", "null"], "description": "Seconds."},
     time_start=_TIME,
     reason_id=_INTEGER,
@@ -60,13 +84,13 @@ _PAUSE = _object(
     reason=_REASON,
     id=_INTEGER,
 )
-_SESSION = _object(
+_SESSION = object_of(
     exten={**_STRING, "examples": ["sip/3012"]},
     time_logoff=_or_null(_TIME),
     id=_INTEGER,
     time_login=_TIME,
 )
-_AGENT = _object(
+_AGENT = object_of(
     archived=_BOOLEAN,
     enable=_BOOLEAN,
     name=_STRING,
@@ -87,7 +111,7 @@ _AGENT["properties"] |= {
         " of before (an extra; else it is left out).",
     },
 }
-_AGENT_PAUSE = _object(
+_AGENT_PAUSE = object_of(
     pause=_REASON,
     automatic_unpause=_BOOLEAN,
     queue_id=_INTEGER,
@@ -95,7 +119,7 @@ _AGENT_PAUSE = _object(
     limit_duration={"type": ["integer", "null"], "description": "Seconds."},
     id=_INTEGER,
 )
-_PAGINATION = _object(
+_PAGINATION = object_of(
     max_limit=_INTEGER,
     limit=_INTEGER,
     first_url=_STRING,
@@ -109,7 +133,7 @@ _PAGINATION = _object(
 
 
 def _page_of(schema: Schema) -> dict[str, Any]:
-    return _object(pagination=_PAGINATION, meta=_META, data={"type": "array", "items": schema})
+    return object_of(pagination=_PAGINATION, meta=_META, data={"type": "array", "items": schema})
 
 
 _DIGITS = {
@@ -167,13 +191,13 @@ _CHANGE = {
         "queues": _QUEUES,
         "levels": {
             "type": ["array", "null"],
-            "items": _object(queue_id=_ID_SENT, priority=_PRIORITY),
+            "items": object_of(queue_id=_ID_SENT, priority=_PRIORITY),
             "description": 'Lista de objetos que contém as propriedades "queue_id" e "priority":'
             " the member's penalty in Asterisk.",
         },
     },
 }
-_CHOICE = _object(
+_CHOICE = object_of(
     pause_id={
         "anyOf": [_ID, _STRING],
         "description": "ID da pausa; or its code, name or description (an extra)",
@@ -260,229 +284,160 @@ def _page_example(url: str, entry: Any) -> dict[str, Any]:
 
 
 def _refused(status: int, message: Any, *texts: str) -> dict[str, Any]:
-    told: dict[str, Any] = {"meta": {"status": status, "message": message}}
-    return told | ({"errors": list(texts)} if texts else {})
+    refused: dict[str, Any] = {"meta": {"status": status, "message": message}}
+    return refused | ({"errors": list(texts)} if texts else {})
 
 
 def _impossible(message: str) -> dict[str, Any]:
     return _refused(422, message, "Request well-formed but has a semantic impossibility.")
 
 
-def _common(status: int, message: str, text: str) -> tuple[int, list[dict[str, Any]]]:
-    return status, [_refused(status, message, text)]
-
-
-_EVERYWHERE = dict(
-    [
-        _common(400, "Bad request", "Two different tokens"),
-        _common(401, "Unauthorized", "Wrong token"),
-        _common(403, "Forbidden", "This needs the right 'control'"),
-        _common(413, "Request entity too large", "The body is larger than 65536 bytes"),
-        _common(
-            429, "Too many requests", "Too many wrong tokens from this address: try again later"
-        ),
-        _common(503, "Service unavailable", errors.AWAY),
-    ]
-)
-_ABOUT = {
-    200: "Done.",
-    201: "The new agent.",
-    400: "What was sent cannot be done.",
-    401: "No token, or a wrong one.",
-    403: "The token's rights do not reach.",
-    404: "There is no such agent, or no such pause.",
-    409: "Asterisk refuses it.",
-    413: "The body is too large.",
-    422: "It makes no sense now.",
-    429: "Too many wrong tokens from this address.",
-    503: "Asterisk or the database is away: try again.",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """``answer``: schema and example of success, ``refusals``: examples by status."""
-
-    method: str
-    path: str
-    name: str
-    summary: str
-    answer: tuple[Schema, Any] = (_DONE, _OK)
-    refusals: Mapping[int, Sequence[Any]] | None = None
-    body: tuple[Schema, Any] | None = None
-    status: int = 200
-    paged: bool = False
-
-
 _NO_AGENT = [_refused(404, "Agent not found")]
-_QUEUE_REFUSED = [_refused(409, "Conflict", "Asterisk refused the change: No such queue")]
-_BAD_PAGE = [_refused(400, "Bad request", "page must be a whole number from 1.")]
+_QUEUE_REFUSED = ["Asterisk refused the change: No such queue"]
+_BAD_PAGE = ["page must be a whole number from 1."]
 _NO_PASSWORD = {"password": "password must not be empty or contain only spaces"}
-_ONE = "/agents/{agent_id}"
-_AGENT_PAUSES = (
+_AGENT_ID = parameter("agent_id", "path", _ID, "ID do agente", 1)
+_PAGED = [
+    parameter(
+        "limit",
+        "query",
+        {"type": "integer", "minimum": 1, "default": MOST},
+        f"At most {MOST}: more is taken for that.",
+        2,
+    ),
+    parameter(
+        "page",
+        "query",
+        {"type": "integer", "minimum": 1, "maximum": 10**15 - 1, "default": 1},
+        "From 1.",
+        1,
+    ),
+]
+
+
+_describe = Describe(
+    "evolux",
+    _ERROR,
+    envelope,
+    about={
+        404: "There is no such agent, or no such pause.",
+        409: "Asterisk refuses it.",
+        422: "It makes no sense now.",
+    },
+)
+
+
+def _answers(schema: Schema, example: Any, status: int = 200) -> dict[int, Any]:
+    about = "The new agent." if status == 201 else "Done."
+    return {status: {"description": about, "content": content(schema, example)}}
+
+
+_OK_ANSWER = _answers(_DONE, _OK)
+_OK_OR_PLANNED = _answers(_DONE_OR_PLANNED, _OK)
+_AGENT_PAUSES = _answers(
     _page_of(_AGENT_PAUSE),
     _page_example("https://example.evolux.net.br/api/v1/agents/1/pauses", _ONE_PAUSE),
 )
 
-ROUTES = (
-    Route(
-        "GET",
-        "/agents",
-        "agents",
-        "Listar agentes",
-        (
-            _page_of(_AGENT),
-            _page_example("https://example.evolux.net.br/api/v1/agents/", _OLD_AGENT),
-        ),
-        {400: _BAD_PAGE},
-        paged=True,
+
+def _of_agent(
+    name: str,
+    summary: str,
+    success: Mapping[int, Any],
+    refusals: Mapping[int, Sequence[Any]],
+    *parameters: Any,
+    **more: Any,
+) -> dict[str, Any]:
+    refusals = {404: _NO_AGENT, **refusals}
+    return _describe(name, summary, success, refusals, parameters=[_AGENT_ID, *parameters], **more)
+
+
+AGENTS = _describe(
+    "agents",
+    "Listar agentes",
+    _answers(
+        _page_of(_AGENT),
+        _page_example("https://example.evolux.net.br/api/v1/agents/", _OLD_AGENT),
     ),
-    Route(
-        "POST",
-        "/agents",
-        "create",
-        "Criar um agente",
-        (_object(meta=_META, data=_AGENT), {**_refused(201, "Created"), "data": _NEW_AGENT}),
-        {
-            400: [
-                _refused(400, "Bad request", text)
-                for text in (
-                    "Agent not created, queues list must contains only integer ids.",
-                    "Agente não foi criado, esse login já está sendo usado.",
-                    "Agent not created, name is missing.",
-                )
-            ]
-        },
-        (
-            _NEW,
-            {"name": "Agent 1", "login": "agent.1", "password": "agent_pass", "queues": [1, 3]},
-        ),
-        status=201,
+    {400: _BAD_PAGE},
+    parameters=_PAGED,
+)
+CREATE = _describe(
+    "create",
+    "Criar um agente",
+    _answers(
+        object_of(meta=_META, data=_AGENT), {**_refused(201, "Created"), "data": _NEW_AGENT}, 201
     ),
-    Route(
-        "PUT",
-        _ONE,
-        "edit",
-        "Editar um agente",
-        refusals={
-            400: [{**_refused(400, _NO_PASSWORD), "errors": _NO_PASSWORD}],
-            404: _NO_AGENT,
-            409: _QUEUE_REFUSED,
-        },
-        body=(_CHANGE, {"levels": [{"queue_id": 1, "priority": 3}]}),
-    ),
-    Route(
-        "GET",
-        f"{_ONE}/pauses",
-        "pauses",
-        "Listar pausas do agente",
-        _AGENT_PAUSES,
-        {400: _BAD_PAGE, 404: _NO_AGENT},
-        paged=True,
-    ),
-    Route(
-        "POST",
-        f"{_ONE}/pauses",
-        "pauses_by_post",
-        "Listar pausas do agente (as the document's example asks)",
-        _AGENT_PAUSES,
-        {400: _BAD_PAGE, 404: _NO_AGENT},
-        paged=True,
-    ),
-    Route(
-        "POST",
-        f"{_ONE}/pause",
-        "pause",
-        "Pausar um agente",
-        (_DONE_OR_PLANNED, _OK),
-        refusals={
-            400: [
-                _refused(400, "Agent is not logged"),
-                _refused(400, "Bad request", "pause_id is missing."),
-                _refused(400, "Não é possível pausar enquanto está em uma chamada."),
-            ],
-            404: [*_NO_AGENT, _refused(404, "Pause not found")],
-            409: _QUEUE_REFUSED,
-            422: [
-                _impossible("Agent already paused"),
-                _impossible("The time for this pause is used up for today"),
-            ],
-        },
-        body=(_CHOICE, {"pause_id": 49}),
-    ),
-    Route(
-        "POST",
-        f"{_ONE}/unpause",
-        "unpause",
-        "Despausar um agente",
-        (_DONE_OR_PLANNED, _OK),
-        refusals={
-            404: _NO_AGENT,
-            409: _QUEUE_REFUSED,
-            422: [
-                _impossible("Agent is unpaused"),
-                _impossible("This pause cannot be ended before its time"),
-            ],
-        },
-    ),
-    Route(
-        "POST",
-        f"{_ONE}/logoff",
-        "logoff",
-        "Deslogar um agente",
-        refusals={
-            400: [
-                _refused(400, "Agent is not logged"),
-                _refused(400, "Não é possível sair enquanto está em uma chamada."),
-            ],
-            404: _NO_AGENT,
-            409: _QUEUE_REFUSED,
-        },
+    {
+        400: (
+            "Agent not created, queues list must contains only integer ids.",
+            "Agente não foi criado, esse login já está sendo usado.",
+            "Agent not created, name is missing.",
+        )
+    },
+    requestBody=body(
+        _NEW,
+        {"name": "Agent 1", "login": "agent.1", "password": "agent_pass", "queues": [1, 3]},
     ),
 )
-
-
-def _json(schema: Schema, *examples: Any) -> dict[str, Any]:
-    named = {f"example {n}": {"value": example} for n, example in enumerate(examples, 1)}
-    return {"application/json": {"schema": schema, "examples": named}}
-
-
-def responses(route: Route) -> dict[int | str, dict[str, Any]]:
-    schema, example = route.answer
-    about = _ABOUT[route.status]
-    found: dict[int | str, dict[str, Any]] = {
-        route.status: {"description": about, "content": _json(schema, example)}
-    }
-    for status, refusals in sorted({**_EVERYWHERE, **(route.refusals or {})}.items()):
-        found[status] = {"description": _ABOUT[status], "content": _json(_ERROR, *refusals)}
-    return found
-
-
-def _parameter(name: str, place: str, schema: Schema, about: str, example: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": place,
-        "required": place == "path",
-        "description": about,
-        "schema": schema,
-        "example": example,
-    }
-
-
-def extra(route: Route) -> dict[str, Any]:
-    parameters = []
-    if "{agent_id}" in route.path:
-        parameters.append(_parameter("agent_id", "path", _ID, "ID do agente", 1))
-    if route.paged:
-        limit = {"type": "integer", "minimum": 1, "default": MOST}
-        about = f"At most {MOST}: more is taken for that."
-        parameters.append(_parameter("limit", "query", limit, about, 2))
-        page = {"type": "integer", "minimum": 1, "maximum": 10**15 - 1, "default": 1}
-        parameters.append(_parameter("page", "query", page, "From 1.", 1))
-    found: dict[str, Any] = {"parameters": parameters} if parameters else {}
-    if route.body is not None:
-        schema, example = route.body
-        needed = "required" in schema
-        content = _json(schema if needed else or_nothing(schema), example)
-        found["requestBody"] = {"required": needed, "content": content}
-    return found
+EDIT = _of_agent(
+    "edit",
+    "Editar um agente",
+    _OK_ANSWER,
+    {
+        400: [{**_refused(400, _NO_PASSWORD), "errors": _NO_PASSWORD}],
+        409: _QUEUE_REFUSED,
+    },
+    requestBody=body(_CHANGE, {"levels": [{"queue_id": 1, "priority": 3}]}, needed=False),
+)
+PAUSES = _of_agent("pauses", "Listar pausas do agente", _AGENT_PAUSES, {400: _BAD_PAGE}, *_PAGED)
+PAUSES_BY_POST = _of_agent(
+    "pauses_by_post",
+    "Listar pausas do agente (as the document's example asks)",
+    _AGENT_PAUSES,
+    {400: _BAD_PAGE},
+    *_PAGED,
+)
+PAUSE = _of_agent(
+    "pause",
+    "Pausar um agente",
+    _OK_OR_PLANNED,
+    {
+        400: [
+            _refused(400, "Agent is not logged"),
+            "pause_id is missing.",
+            _refused(400, "Não é possível pausar enquanto está em uma chamada."),
+        ],
+        404: [*_NO_AGENT, _refused(404, "Pause not found")],
+        409: _QUEUE_REFUSED,
+        422: [
+            _impossible("Agent already paused"),
+            _impossible("The time for this pause is used up for today"),
+        ],
+    },
+    requestBody=body(_CHOICE, {"pause_id": 49}),
+)
+UNPAUSE = _of_agent(
+    "unpause",
+    "Despausar um agente",
+    _OK_OR_PLANNED,
+    {
+        409: _QUEUE_REFUSED,
+        422: [
+            _impossible("Agent is unpaused"),
+            _impossible("This pause cannot be ended before its time"),
+        ],
+    },
+)
+LOGOFF = _of_agent(
+    "logoff",
+    "Deslogar um agente",
+    _OK_ANSWER,
+    {
+        400: [
+            _refused(400, "Agent is not logged"),
+            _refused(400, "Não é possível sair enquanto está em uma chamada."),
+        ],
+        409: _QUEUE_REFUSED,
+    },
+)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from fastagi.api import errors
-from fastagi.api.doors import Figures
+from fastagi.agents.ports import Figures
+from fastagi.api.answers import JSON, Answer, error_body
 from fastagi.api.guard import (
     address_of,
     malformed,
@@ -25,6 +25,7 @@ from fastagi.api.limits import Pace, Turns, parsed
 
 CONNECTIONS = 64  # Prometheus has one
 KEPT = 1.0  # seconds
+HEADERS = ((b"x-content-type-options", b"nosniff"), (b"connection", b"close"), *NOT_KEPT)
 
 _OF_BROWSERS = frozenset({b"accept-language", b"origin", b"referer", b"cookie"})
 
@@ -49,19 +50,8 @@ class FiguresAlone:
             status, text = self._refusal(scope)
         else:
             status, text = 429, "Too many requests from this address"
-        headers = [(b"x-content-type-options", b"nosniff"), (b"connection", b"close")]
-        kind = errors.JSON
-        if status == 200:
-            content, kind = await self._text()
-        else:
-            content = errors.body(text)
-        headers += [(name.lower().encode(), value.encode()) for name, value in NOT_KEPT.items()]
-        headers += [
-            (b"content-type", kind.encode()),
-            (b"content-length", str(len(content)).encode()),
-        ]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        content, kind = await self._text() if status == 200 else (error_body(status, text), JSON)
+        await Answer(status, content, HEADERS, kind)(scope, receive, send)
 
     async def _text(self) -> tuple[bytes, str]:
         """Written down once a second at most: it takes some milliseconds of the phones' time."""

@@ -1,22 +1,20 @@
-"""Answers that are the same for everybody, from memory: anybody may ask for them, as often as he
-likes, so they cost next to nothing."""
+"""Answers that are the same for everybody, from memory: everybody may ask for them, as often as
+they like, so they cost next to nothing."""
 
 import hashlib
-from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
-from fastagi.api import errors
+from fastagi.api.answers import Headers
 
 
 class Fixed:
-    """An ASGI application that answers GET and HEAD with ``content``."""
+    """An ASGI application that answers with ``content``."""
 
-    def __init__(self, content: bytes, type: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, content: bytes, type: str, headers: Headers = ()) -> None:
         self._content = content
         self.etag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
-        fixed = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        self._not_modified = [(b"etag", self.etag.encode()), *fixed]
+        self._not_modified = [(b"etag", self.etag.encode()), *headers]
         self._headers = [
             (b"content-type", type.encode()),
             (b"content-length", str(len(content)).encode()),
@@ -24,10 +22,6 @@ class Fixed:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in ("GET", "HEAD"):
-            allow = {"Allow": "GET, HEAD"}
-            await errors.response(405, "Method Not Allowed", allow)(scope, receive, send)
-            return
         if has(scope, self.etag):
             await send(
                 {"type": "http.response.start", "status": 304, "headers": [*self._not_modified]}

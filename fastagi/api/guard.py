@@ -9,21 +9,21 @@ import math
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastagi.api import errors
-from fastagi.api.doors import Figures
+from fastagi.agents.ports import Figures
+from fastagi.api import answers
+from fastagi.api.answers import Headers
 from fastagi.api.limits import Attempts, Output, Pace, Repeated, Turns, parsed
 from fastagi.api.peer import speaks_for_others
 from fastagi.api.server import ABORT, IDENTIFY, OWNER
+from fastagi.api.table import Place, Table
 from fastagi.config.settings import ClientSettings, HttpSettings, Right
 
 BODY_DEADLINE = 30.0  # seconds in which a whole body must be there
@@ -32,13 +32,6 @@ SLOW = 1.0  # seconds until an address with too many wrong tokens hears of the n
 AT_WORK = 16  # requests of one client that are worked at; the next ones wait, phones do not
 PIECE = 65536  # bytes of an answer that are sent at once; then the client has to take some
 LARGE = 262144  # bytes of an answer that counts in what may wait to be taken
-
-# These show no more than that the service is there and what can be asked of it.
-OPEN = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready"})
-OPEN_BELOW = "/page/"
-# Who may ask here the face says itself, where it is switched on.
-AGENT_PHP = "/api/agent.php"
-STREAM = "/events"  # is worked at for ever
 
 OTHER_SITES = "Pages of other sites may not ask"
 TWO_TOKENS = "Two different tokens"
@@ -59,7 +52,7 @@ class Client:
     rights: frozenset[Right]
 
 
-Refusal = tuple[int, str, tuple[tuple[bytes, bytes], ...]]  # status, text, headers
+Refusal = tuple[int, str, Headers]  # status, text, headers
 
 LOCAL = Client("local", frozenset(Right))
 
@@ -78,16 +71,6 @@ class Verdict(NamedTuple):
     client: Client | None = None
     refusal: Refusal | None = None
     late: bool = False
-
-
-def needs(right: Right) -> Callable[[Request], Coroutine[Any, Any, None]]:
-    """A dependency of routes: ``dependencies=[Depends(needs(Right.READ))]``; else 403."""
-
-    async def needed(request: Request) -> None:
-        if right not in request.state.client.rights:
-            raise HTTPException(403, errors.lacking(right))
-
-    return needed
 
 
 def address_of(scope: Scope) -> str:
@@ -144,18 +127,19 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
+        table: Table,
         http: HttpSettings,
         figures: Figures,
         log: Any,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
+        self._table = table
         self._figures = figures
         self._log = log
         self._repeated = Repeated(log)
         self._now = now
         self._max_body = http.max_body
-        self._agent_php = http.agent_php is not None
         self._proxies = http.proxies
         self._changed: list[Callable[[], None]] = []
         self.use(http.tokens)
@@ -188,74 +172,86 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # neither WebSockets nor a lifespan are served
-        path: str = scope["path"]
-        if path.endswith("/") and not path.endswith("//") and path != "/":
-            # The same with and without it: a redirect would lose the body of a POST.
-            path = scope["path"] = path[:-1]
+        place = self._table.place(scope)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         source = self._source(scope, headers)
-        answer = _Answer(self, scope, send)
-        verdict = self._verdict(scope, headers, path, source)
-        refusal = verdict.refusal
-        unknown = verdict.client is None
-        if unknown and path == AGENT_PHP and refusal is None:
-            scope.setdefault("state", {})["asker"] = Asker(self, scope, source)
-        elif unknown and not await self._pace.wait(source):
-            refusal = self._cut(scope)
-        if verdict.late:
-            await asyncio.sleep(SLOW)
-        await self._turns.turn()
-        close = refusal is not None and refusal[0] in (400, 503)
+        answer = _Answer(self, scope, place, send)
+        verdict = self._verdict(scope, headers, place, source)
+        refusal = await self._in_turn(scope, place, verdict, source)
         # Without either header there is no body (RFC 9112, 6.3).
         length = headers.get(b"content-length")
-        if length == b"0" or (length is None and b"transfer-encoding" not in headers):
-            if refusal is not None:
-                await _refuse(answer, path, *refusal, close=close)
+        if length != b"0" and (length is not None or b"transfer-encoding" in headers):
+            body = await self._body(headers, receive, answer, refusal)
+            if body is None:
                 return
-            take = receive
-        else:
-            if refusal is None and length is not None and _size(length) > self._max_body:
-                refusal = (413, self._too_large, ())
-            body = b""
-            asked = refusal is None  # for the body: who waits to be asked sends it now
-            if asked:
-                try:
-                    async with asyncio.timeout(BODY_DEADLINE):
-                        whole = await self._whole(receive)
-                except TooLarge:
-                    refusal = (413, self._too_large, ())
-                except TimeoutError:
-                    refusal = (408, "The body took too long", ())
-                else:
-                    if whole is None:
-                        return  # the client is gone
-                    body = whole
-            if refusal is not None:
-                waits = (b"expect" in headers and not asked) or refusal[0] == 408
-                thrown_away = None if waits else receive
-                await _refuse(answer, path, *refusal, thrown_away=thrown_away, close=True)
-                return
-            take = _replayed(body, receive)
-
-        if verdict.client is not None and path != STREAM:
+            receive = _replayed(body, receive)
+        elif refusal is not None:
+            await _refuse(answer, *refusal, close=refusal[0] in (400, 503))
+            return
+        endless = place.interface is not None and place.interface.endless
+        if verdict.client is not None and not endless:
             lane = self._lanes[verdict.client.name]
             await lane.acquire()
             answer.lane = lane
+        await self._serve(scope, receive, answer)
+
+    async def _in_turn(
+        self, scope: Scope, place: Place, verdict: Verdict, source: str
+    ) -> Refusal | None:
+        """Waits until it is time for this request; the refusal, if it is refused."""
+        refusal = verdict.refusal
+        if verdict.client is None:
+            if place.judges and refusal is None:
+                scope["state"]["asker"] = Asker(self, scope, source)
+            elif not await self._pace.wait(source):
+                refusal = self._cut(scope)
+        if verdict.late:
+            await asyncio.sleep(SLOW)
+        await self._turns.turn()
+        return refusal
+
+    async def _body(
+        self,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        answer: "_Answer",
+        refusal: Refusal | None,
+    ) -> bytes | None:
+        """The whole body; None: the request was refused, or the client is gone."""
+        length = headers.get(b"content-length")
+        if refusal is None and length is not None and _size(length) > self._max_body:
+            refusal = self._too_large
+        asked = refusal is None  # for the body: a client that waits to be asked sends it now
+        if asked:
+            try:
+                async with asyncio.timeout(BODY_DEADLINE):
+                    return await self._whole(receive)
+            except TooLarge:
+                refusal = self._too_large
+            except TimeoutError:
+                refusal = (408, "The body took too long", ())
+        assert refusal is not None
+        waits = (b"expect" in headers and not asked) or refusal[0] == 408
+        thrown_away = None if waits else receive
+        await _refuse(answer, *refusal, thrown_away=thrown_away, close=True)
+        return None
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
-            await self._app(scope, take, answer)
+            await self._app(scope, receive, answer)
         except Exception as error:
             # As it came, in ASCII, and without the query.
             shown = scope.get("raw_path", b"")[:200].decode("ascii", "replace")
             method = scope["method"]
             kind = type(error).__name__
             self._repeated(
-                *("error", "a request failed", method, answer.face, kind),
+                *("error", "a request failed", method, answer.place.name, kind),
                 method=method,
                 path=shown,
                 exc_info=error,
             )
             if not answer.started:
-                await _refuse(answer, path, 500, errors.FAILED)
+                await _refuse(answer, 500, answers.FAILED)
             elif not answer.finished:
                 raise  # the server cuts the connection: what was sent is not all
         finally:
@@ -264,20 +260,18 @@ class Guard:
     # -- who asks
 
     def _verdict(
-        self, scope: Scope, headers: Mapping[bytes, bytes], path: str, source: str
+        self, scope: Scope, headers: Mapping[bytes, bytes], place: Place, source: str
     ) -> Verdict:
-        """Neither client nor refusal: anybody may ask, or agent.php says who."""
+        """Neither client nor refusal: everybody may ask, or the interface says who."""
         if (why := malformed(scope)) is not None:
             return Verdict(refusal=(400, why, ()))
         if b"webhook-id" in headers:
             # However it came here, through a proxy or another service: whoever may make hooks is
             # not whoever may ask here.
             return Verdict(refusal=(403, "Hooks are not delivered to the service itself", ()))
-        if path in OPEN or path.startswith(OPEN_BELOW):
+        if place.is_open or place.judges:
             return Verdict()
-        if path == AGENT_PHP and self._agent_php:
-            return Verdict()
-        state = scope.setdefault("state", {})
+        state = scope["state"]
         if not self._clients:
             why = _not_direct(scope, headers)
             if why is not None:
@@ -376,8 +370,8 @@ class Guard:
     # -- how much
 
     @property
-    def _too_large(self) -> str:
-        return f"The body is larger than {self._max_body} bytes"
+    def _too_large(self) -> Refusal:
+        return 413, f"The body is larger than {self._max_body} bytes", ()
 
     async def _whole(self, receive: Receive) -> bytes | None:
         """The body; None when the client is gone. Raises TooLarge."""
@@ -405,7 +399,7 @@ OWN = Client("agent.php", frozenset({Right.CONTROL}))  # who shows agent.php's o
 
 
 class Asker:
-    """What agent.php, which says itself who may ask, is given for it (``state["asker"]``)."""
+    """Given to an interface that says itself who may ask (``state["asker"]``)."""
 
     def __init__(self, guard: Guard, scope: Scope, source: str) -> None:
         self._guard = guard
@@ -446,8 +440,8 @@ class Asker:
 class _Answer:
     """The way back: adds headers, counts, and sends no more than the client takes."""
 
-    def __init__(self, guard: Guard, scope: Scope, send: Send) -> None:
-        self.face = errors.face_of(scope["path"])
+    def __init__(self, guard: Guard, scope: Scope, place: Place, send: Send) -> None:
+        self.place = place
         self.started = self.finished = False
         self.head = scope["method"] == "HEAD"
         self.lane: asyncio.Semaphore | None = None
@@ -472,11 +466,11 @@ class _Answer:
             whole = body.obj if isinstance(body, memoryview) else body
             if not self._guard._output.begin(self._client, whole, self._size):
                 self._start, self._refused = None, True
-                await _refuse(self._begin_refusal, self._scope["path"], *BUSY)
+                await _refuse(self, *BUSY, send=self._begin_refusal)
                 return
             self._counted = whole
             start, self._start = self._start, None
-            self._guard._figures.requested(self.face, start["status"])
+            self._guard._figures.requested(self.place.name, start["status"])
             await self._send(start)
         if not more:
             self.finished = True
@@ -518,7 +512,7 @@ class _Answer:
             if name == b"content-length" and not self.head and int(value) > LARGE:
                 self._start, self._size = message, int(value)
                 return
-        self._guard._figures.requested(self.face, message["status"])
+        self._guard._figures.requested(self.place.name, message["status"])
         await self._send(message)
 
     async def _begin_refusal(self, message: Message) -> None:
@@ -609,21 +603,22 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(
-    send: Send,
-    path: str,
+    answer: _Answer,
     status: int,
     text: str,
-    headers: tuple[tuple[bytes, bytes], ...] = (),
+    headers: Headers = (),
     *,
     thrown_away: Receive | None = None,
     close: bool = False,
+    send: Send | None = None,
 ) -> None:
     """``thrown_away``: the answer is sent at once, and what the client still sends is taken for a
     while: a connection that is closed with bytes unread takes the answer with it (RFC 9112, 9.6).
     """
-    body = errors.body_at(path, status, text)
+    send = send or answer
+    body = answer.place.error_body(status, text)
     fixed = [
-        (b"content-type", errors.JSON.encode()),
+        (b"content-type", answers.JSON.encode()),
         (b"content-length", str(len(body)).encode()),
         *headers,
     ]

@@ -1,19 +1,21 @@
 """Whether the service lives, whether it can do its work, and its figures."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Depends, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from fastagi.agents.storage import StoreFault
-from fastagi.api.doors import Doors
-from fastagi.api.guard import needs
+from fastagi.api.answers import JSON, Answer, json_answer
+from fastagi.api.context import Context
+from fastagi.api.fixed import Fixed
+from fastagi.api.request import Call
+from fastagi.api.schema import ABOUT
+from fastagi.api.table import Interface, Row
 from fastagi.config.settings import Right
 
 UNNAMED = "default"  # the Asterisk, where there is only one
 ALIVE = b'{"status":"alive"}'
-NOT_KEPT = {"Cache-Control": "no-store"}  # an answer is of its moment
+NOT_KEPT = ((b"cache-control", b"no-store"),)  # an answer is of its moment
 
 Link = Literal["connected", "away"]
 
@@ -57,32 +59,24 @@ class Refused(BaseModel):
     error: str
 
 
-def routes(doors: Doors) -> APIRouter:
-    router = APIRouter(tags=["health"])
+class Health:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._alive = Fixed(ALIVE, JSON, NOT_KEPT)
 
-    @router.get(
-        "/health/live", response_model=Alive, summary="Does the process answer?", description=""
-    )
-    async def live() -> Response:  # pragma: no cover - answered before it is routed
-        return Response(ALIVE, media_type="application/json", headers=NOT_KEPT)
+    async def live(self, call: Call) -> Fixed:
+        return self._alive
 
-    @router.get(
-        "/health/ready",
-        response_model=Readiness,
-        summary="Can calls and requests be served?",
-        description=Readiness.__doc__ or "",
-        responses={503: {"model": Readiness, "description": "Not ready."}},
-    )
-    async def ready() -> Response:
-        store, fault = await _store(doors)
-        queues = doors.service.queues
+    async def ready(self, call: Call) -> Answer:
+        store, fault = await self._store()
+        queues = self._context.service.queues
         links: dict[str, Link] = {
             name or UNNAMED: "connected" if queues.connected(name) else "away"
             for name in queues.names
         }
-        down = list(doors.tasks_down())
+        down = list(self._context.tasks_down())
         is_ready = store == "ok" and "connected" in links.values() and not down
-        return JSONResponse(
+        return json_answer(
             {
                 "status": "ready" if is_ready else "not ready",
                 "store": store,
@@ -91,36 +85,72 @@ def routes(doors: Doors) -> APIRouter:
                 "tasks_down": down,
             },
             200 if is_ready else 503,
-            headers=NOT_KEPT,
+            NOT_KEPT,
         )
 
-    responses: dict[int | str, dict[str, Any]] = {
-        200: {
-            "description": "The figures, as Prometheus reads them.",
-            "content": {"text/plain": {"schema": {"type": "string"}}},
-        },
-        401: {"model": Refused, "description": "No token, or a wrong one."},
-        403: {"model": Refused, "description": "The token's rights do not reach."},
-    }
+    async def _store(self) -> tuple[str, str]:
+        """What the store itself says of it may name files and addresses: not for everybody."""
+        fault = (await self._context.storage.ask()).fault
+        if fault is None:
+            return "ok", ""
+        return ("no answer" if fault is StoreFault.NO_ANSWER else "unavailable"), fault.value
 
-    @router.get(
-        "/metrics",
-        response_class=Response,
-        dependencies=[Depends(needs(Right.READ))],
-        summary="Figures for Prometheus",
-        description="",
-        responses=responses,
-    )
-    async def metrics() -> Response:
-        text, content_type = await doors.figures.text()
-        return Response(text, media_type=content_type, headers=NOT_KEPT)
-
-    return router
+    async def metrics(self, call: Call) -> Answer:
+        text, content_type = await self._context.figures.text()
+        return Answer(200, text, NOT_KEPT, content_type)
 
 
-async def _store(doors: Doors) -> tuple[str, str]:
-    """What the store itself says of it may name files and addresses: not for everybody."""
-    fault = (await doors.storage.ask()).fault
-    if fault is None:
-        return "ok", ""
-    return ("no answer" if fault is StoreFault.NO_ANSWER else "unavailable"), fault.value
+INTERFACE = Interface(
+    name="health",
+    tag="health",
+    bases=("/health",),
+    make=Health,
+    names_head=False,
+    rows=(
+        Row(
+            "GET",
+            "/health/live",
+            None,
+            Health.live,
+            {"response_model": Alive, "summary": "Does the process answer?"},
+        ),
+        Row(
+            "GET",
+            "/health/ready",
+            None,
+            Health.ready,
+            {
+                "response_model": Readiness,
+                "summary": "Can calls and requests be served?",
+                "description": Readiness.__doc__ or "",
+                "responses": {503: {"model": Readiness, "description": "Not ready."}},
+            },
+        ),
+    ),
+)
+METRICS = Interface(
+    name="metrics",
+    tag="health",
+    bases=("/metrics",),
+    make=Health,
+    names_head=False,
+    rows=(
+        Row(
+            "GET",
+            "/metrics",
+            Right.READ,
+            Health.metrics,
+            {
+                "summary": "Figures for Prometheus",
+                "responses": {
+                    200: {
+                        "description": "The figures, as Prometheus reads them.",
+                        "content": {"text/plain": {"schema": {"type": "string"}}},
+                    },
+                    401: {"model": Refused, "description": ABOUT[401]},
+                    403: {"model": Refused, "description": ABOUT[403]},
+                },
+            },
+        ),
+    ),
+)

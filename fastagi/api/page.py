@@ -8,23 +8,25 @@ import asyncio
 import hashlib
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastagi.agents import errors
 from fastagi.agents.commands import Actor, Command, LogOff, Pause, PauseReason, Unpause
 from fastagi.agents.model import Change
+from fastagi.agents.records import AgentView
 from fastagi.agents.service import StoreUnavailable
-from fastagi.api.doors import AgentView, Doors, StoredEvent
-from fastagi.api.face import BadBody, as_text, json_fields, sent_text
+from fastagi.api.answers import JSON, Answer, HttpError, json_answer
+from fastagi.api.context import Context
 from fastagi.api.fixed import Fixed, has
+from fastagi.api.request import BadBody, Call, as_text, in_thread, in_time
+from fastagi.api.table import Interface, Row
 from fastagi.config.settings import Right
 from fastagi.contract import Outcome, Source
 
@@ -48,18 +50,16 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept, but asked for every time: a new version shows at once
-}
-LIVE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),  # kept, but asked for every time: a new version shows at once
+)
 
 LATEST = 50  # events
 AT_ONCE = 500  # agents asked for by number in one request
 CHUNK = 500  # agents written at a time: other threads run between two
-PATIENCE = 20.0  # seconds for the store to answer
 
 WORDS = {
     Outcome.NO_SUCH_AGENT: "There is no agent {agent}.",
@@ -74,25 +74,7 @@ WORDS = {
 UNSETTLED = "Asterisk gave no answer: it may have happened. The page shows it when it is known."
 STORE_AWAY = "The database is away. Try again."
 
-T = TypeVar("T")
-
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
-
-
-class Files:
-    """The page's files, as an ASGI application."""
-
-    def __init__(self) -> None:
-        found = {
-            f"/page/{path.name}": Fixed(path.read_bytes(), TYPES[path.suffix], HEADERS)
-            for path in FOLDER.iterdir()
-            if path.suffix in TYPES
-        }
-        self._files = {"/": found["/page/index.html"], **found}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        file: ASGIApp = self._files.get(scope["path"]) or _told(404, "There is no such file.")
-        await file(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -103,15 +85,15 @@ class Snapshot:
     digest: bytes
 
     @classmethod
-    def read(cls, doors: Doors, numbers: Sequence[str] | None = None) -> "Snapshot":
+    def read(cls, context: Context, numbers: Sequence[str] | None = None) -> "Snapshot":
         """Blocks: a second for ten thousand agents. Raises StoreUnavailable."""
         # The event's number comes first: what happens in between is told by both, never by none.
-        seq = doors.reading.last_seq()
-        agents = doors.reading.agents(numbers)
+        seq = context.reading.last_seq()
+        agents = context.reading.agents(numbers)
         parts = [
             orjson.dumps(
                 [
-                    _agent(view) | {"known": doors.known(view)}
+                    _agent(view) | {"known": context.known(view)}
                     for view in agents[begin : begin + CHUNK]
                 ]
             )[1:-1]
@@ -125,8 +107,8 @@ class Snapshots:
     """Of all agents, one at a time. Those who wait share the next one: when the service is back
     after a restart, all pages ask at once."""
 
-    def __init__(self, doors: Doors) -> None:
-        self._doors = doors
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._lock = asyncio.Lock()
         self._asked = 0
         self._waiting = 0
@@ -136,16 +118,16 @@ class Snapshots:
     async def latest(self) -> Snapshot:
         """Nothing in it is older than this call. Raises StoreUnavailable."""
         self._asked += 1
-        mine = self._asked
+        asked = self._asked
         self._waiting += 1
         try:
             async with self._lock:
-                if self._last is None or self._last[0] < mine:
+                if self._last is None or self._last[0] < asked:
                     upto = self._asked
-                    snapshot = await asyncio.to_thread(Snapshot.read, self._doors)
-                    before = self._sent() if self._sent is not None else None
-                    if before is not None and before.digest == snapshot.digest:
-                        snapshot = before  # the same bytes need not be there twice
+                    snapshot = await asyncio.to_thread(Snapshot.read, self._context)
+                    sent = self._sent() if self._sent is not None else None
+                    if sent is not None and sent.digest == snapshot.digest:
+                        snapshot = sent  # the same bytes need not be there twice
                     self._sent = weakref.ref(snapshot)
                     self._last = upto, snapshot
                 return self._last[1]
@@ -155,176 +137,167 @@ class Snapshots:
                 self._last = None  # it is large
 
 
-class Joined(Response):
-    """A snapshot, which all who ask share, and what is told to this client alone."""
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Sends a snapshot, which all who ask share, and ``head``, an object for this client alone."""
 
-    def __init__(self, snapshot: Snapshot, head: bytes, headers: Mapping[str, str]) -> None:
-        length = str(len(snapshot.text) + len(head) - 1)  # two braces go, a comma comes
-        super().__init__(
-            media_type="application/json", headers={**headers, "Content-Length": length}
-        )
-        self._snapshot = snapshot
-        self._head = head
+    snapshot: Snapshot
+    head: bytes
+    etag: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
+        length = str(len(self.snapshot.text) + len(self.head) - 1)  # two braces go, a comma comes
+        headers = [
+            (b"content-type", JSON.encode()),
+            (b"content-length", length.encode()),
+            (b"etag", self.etag.encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         for body, more in (
-            (memoryview(self._snapshot.text)[:-1], True),
-            (b"," + self._head[1:], False),
+            (memoryview(self.snapshot.text)[:-1], True),
+            (b"," + self.head[1:], False),
         ):
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def routes(doors: Doors) -> APIRouter:
-    router = APIRouter(include_in_schema=False)
-    snapshots = Snapshots(doors)
-    plans = 0  # of agents in a call: how often they have changed, of which no event tells
+class Page:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._service = context.service
+        files = {
+            path.name: Fixed(path.read_bytes(), TYPES[path.suffix], HEADERS)
+            for path in FOLDER.iterdir()
+            if path.suffix in TYPES
+        }
+        self._files = {"": files["index.html"], **files}
+        self._snapshots = Snapshots(context)
+        self._plans = 0  # of agents in a call: how often they have changed, without an event
+        self._service.changed.append(self._changed)
 
-    def changed(change: Change) -> None:
-        nonlocal plans
+    def _changed(self, change: Change) -> None:
         if change.before.plan is not change.after.plan:
-            plans += 1
+            self._plans += 1
 
-    doors.service.changed.append(changed)
-
-    def rests_on() -> dict[str, Any]:
-        return doors.links() | {"plans": plans}
+    async def file(self, call: Call) -> Fixed:
+        file = self._files.get(call.values.get("file", ""))
+        if file is None:
+            raise HttpError(404, "There is no such file.")
+        return file
 
     # -- what is shown
 
-    @router.get("/live/agents")
-    async def agents(
-        request: Request, number: Annotated[list[str] | None, Query()] = None
-    ) -> Response:
-        if refusal := _lacks(request, Right.READ):
-            return refusal
-        if number is not None and len(number) > AT_ONCE:
-            return _told(400, f"At most {AT_ONCE} agents by number in one request.")
+    async def agents(self, call: Call) -> ASGIApp:
+        numbers = [value for name, value in _query(call) if name == "number"]
+        if len(numbers) > AT_ONCE:
+            raise HttpError(400, f"At most {AT_ONCE} agents by number in one request.")
         try:
-            reasons = await doors.service.reasons()
-            async with asyncio.timeout(PATIENCE):
-                if number is None:
-                    snapshot = await snapshots.latest()
-                else:
-                    wanted = [one for one in number if _NUMBER.fullmatch(one)]
-                    snapshot = await asyncio.to_thread(Snapshot.read, doors, wanted)
-        except (StoreUnavailable, errors.Unavailable, TimeoutError) as error:
-            return _store_away(doors, error)
-        client = request.state.client
+            reasons = await self._service.reasons()
+            snapshot = await in_time(self._snapshot(numbers))
+        except (StoreUnavailable, errors.Unavailable) as error:
+            raise self._store_away(error) from error
+        client = call.client
         head = orjson.dumps(
             {
                 "client": {"name": client.name, "rights": sorted(client.rights)},
                 "reasons": [{"code": r.code, "name": r.name} for r in reasons],
-                "links": rests_on(),
+                "links": self._links(),
             }
         )
-        etag = _etag(head + snapshot.digest)
-        headers = LIVE_HEADERS | {"ETag": etag}
-        if has(request.scope, etag):
-            return Response(status_code=304, headers=headers)
-        return Joined(snapshot, head, headers)
+        etag = f'"{hashlib.blake2b(head + snapshot.digest, digest_size=12).hexdigest()}"'
+        if has(call.scope, etag):
+            return Answer(304, headers=((b"etag", etag.encode()),))
+        return Joined(snapshot, head, etag)
 
-    @router.get("/live/links")
-    async def links(request: Request) -> Response:
-        """What the page asks for every few seconds: no event tells that an Asterisk is away."""
-        if refusal := _lacks(request, Right.READ):
-            return refusal
-        body = orjson.dumps(rests_on())
-        return Response(body, media_type="application/json", headers=LIVE_HEADERS)
+    async def _snapshot(self, numbers: Sequence[str]) -> Snapshot:
+        if not numbers:
+            return await self._snapshots.latest()
+        wanted = [one for one in numbers if _NUMBER.fullmatch(one)]
+        return await asyncio.to_thread(Snapshot.read, self._context, wanted)
 
-    @router.get("/live/events")
-    async def events(request: Request) -> Response:
-        if refusal := _lacks(request, Right.READ):
-            return refusal
+    def _links(self) -> dict[str, Any]:
+        return self._context.links() | {"plans": self._plans}
 
+    async def links(self, call: Call) -> Answer:
+        """What the page asks for every few seconds: no event says that an Asterisk is away."""
+        return json_answer(self._links())
+
+    async def events(self, call: Call) -> Answer:
         def read() -> bytes:
-            latest = doors.reading.latest_events(LATEST)
-            return orjson.dumps({"events": [_event(stored) for stored in latest]})
+            latest = self._context.reading.latest_events(LATEST)
+            events = [{"seq": stored.seq, **stored.event.as_dict()} for stored in latest]
+            return orjson.dumps({"events": events})
 
         try:
-            body = await _in_thread(read)
-        except (StoreUnavailable, TimeoutError) as error:
-            return _store_away(doors, error)
-        return Response(body, media_type="application/json", headers=LIVE_HEADERS)
+            return Answer(200, await in_thread(read))
+        except StoreUnavailable as error:
+            raise self._store_away(error) from error
+
+    def _store_away(self, error: Exception) -> HttpError:
+        self._context.log.warning("the page got no answer from the store", error=str(error))
+        return HttpError(503, STORE_AWAY)
 
     # -- the buttons
 
-    async def carried_out(request: Request, number: str, command: Command) -> Response:
-        if not _NUMBER.fullmatch(number):
-            return _refused(number, errors.NoSuchAgent(number))
+    async def pause(self, call: Call) -> Answer:
+        _not_from_elsewhere(call)
+        number = call.values["number"]
         try:
-            change = await doors.service.execute(command)
+            given = (await call.fields()).get("reason")
+        except BadBody:
+            raise HttpError(400, 'Send a JSON object: {"reason": "1"}.') from None
+        wanted = "" if given is None else as_text(given)
+        try:
+            if wanted is None:
+                raise errors.NoSuchReason
+            # Without a reason too, as a program may: then it has no name.
+            reason = await self._service.reason(wanted) if wanted else PauseReason("", "")
+            if reason is None:
+                raise errors.NoSuchReason
         except errors.Refused as refusal:
-            return _refused(number, refusal)
-        return Response(
-            orjson.dumps({"outcome": change.outcome.value}),
-            media_type="application/json",
-            headers=LIVE_HEADERS,
-        )
+            raise _refusal(number, refusal) from refusal
+        when = self._context.pause().when_in_call
+        command = Pause(**self._asked(call), reason=reason, when_in_call=when)
+        return await self._carried_out(number, command)
 
-    def asked(request: Request, number: str) -> dict[str, Any]:
+    async def unpause(self, call: Call) -> Answer:
+        _not_from_elsewhere(call)
+        return await self._carried_out(call.values["number"], Unpause(**self._asked(call)))
+
+    async def log_off(self, call: Call) -> Answer:
+        _not_from_elsewhere(call)
+        when = self._context.login().logoff_in_call
+        command = LogOff(**self._asked(call), when_in_call=when)
+        return await self._carried_out(call.values["number"], command)
+
+    def _asked(self, call: Call) -> dict[str, Any]:
         return {
-            "id": doors.service.new_id(),
-            "agent": number,
+            "id": self._service.new_id(),
+            "agent": call.values["number"],
             "source": Source.API,
-            "actor": Actor(name=request.state.client.name),
+            "actor": Actor(name=call.client.name),
         }
 
-    def stopped(request: Request) -> Response | None:
-        if refusal := _lacks(request, Right.CONTROL):
-            return refusal
-        # Another site's page cannot send this type without being asked first, and is not allowed
-        # to: so nobody else's page presses these buttons where no token is needed.
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            return _told(415, "Send application/json.")
-        return None
-
-    @router.post("/live/agents/{number}/pause")
-    async def pause(request: Request, number: str) -> Response:
-        if refusal := stopped(request):
-            return refusal
+    async def _carried_out(self, number: str, command: Command) -> Answer:
         try:
-            given = json_fields(await sent_text(request.scope, request.receive))
-        except BadBody:
-            return _told(400, 'Send a JSON object: {"reason": "1"}.')
-        reason_given = given.get("reason")
-        wanted = "" if reason_given is None else as_text(reason_given)
-        if wanted is None:
-            return _refused(number, errors.NoSuchReason())
-        try:
-            # Without a reason too, as a program may: then it has no name.
-            reason = await doors.service.reason(wanted) if wanted else PauseReason("", "")
-        except errors.Refused as away:
-            return _refused(number, away)
-        if reason is None:
-            return _refused(number, errors.NoSuchReason())
-        when = doors.pause().when_in_call
-        command = Pause(**asked(request, number), reason=reason, when_in_call=when)
-        return await carried_out(request, number, command)
-
-    @router.post("/live/agents/{number}/unpause")
-    async def unpause(request: Request, number: str) -> Response:
-        if refusal := stopped(request):
-            return refusal
-        return await carried_out(request, number, Unpause(**asked(request, number)))
-
-    @router.post("/live/agents/{number}/logoff")
-    async def logoff(request: Request, number: str) -> Response:
-        if refusal := stopped(request):
-            return refusal
-        when = doors.login().logoff_in_call
-        command = LogOff(**asked(request, number), when_in_call=when)
-        return await carried_out(request, number, command)
-
-    return router
+            if not _NUMBER.fullmatch(number):
+                raise errors.NoSuchAgent(number)
+            change = await self._service.execute(command)
+        except errors.Refused as refusal:
+            raise _refusal(number, refusal) from refusal
+        return json_answer({"outcome": change.outcome.value})
 
 
-async def _in_thread(read: Callable[[], T]) -> T:
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.to_thread(read)
+def _query(call: Call) -> list[tuple[str, str]]:
+    return parse_qsl(call.query.decode("latin-1"), keep_blank_values=True)
+
+
+def _not_from_elsewhere(call: Call) -> None:
+    """Another site's page cannot send this type without being asked first, and is not allowed to:
+    so nobody else's page presses these buttons where no token is needed."""
+    headers = dict(call.scope["headers"])
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise HttpError(415, "Send application/json.")
 
 
 def _agent(view: AgentView) -> dict[str, Any]:
@@ -351,35 +324,31 @@ def _agent(view: AgentView) -> dict[str, Any]:
     }
 
 
-def _event(stored: StoredEvent) -> dict[str, Any]:
-    return {"seq": stored.seq, **stored.event.as_dict()}
-
-
-def _etag(content: bytes) -> str:
-    return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
-
-
-def _lacks(request: Request, right: Right) -> Response | None:
-    client = request.state.client
-    if right in client.rights:
-        return None
-    return _told(403, f"{client.name or 'This client'} has no right to {right.value}.")
-
-
-def _refused(number: str, refusal: errors.Refused) -> Response:
+def _refusal(number: str, refusal: errors.Refused) -> HttpError:
     words = WORDS.get(refusal.outcome, "That could not be done.").format(agent=number)
     if isinstance(refusal, errors.NoSuchAgent):
-        return _told(404, words)
+        return HttpError(404, words)
     if isinstance(refusal, errors.Unsettled):
-        return _told(503, UNSETTLED)
-    return _told(503 if isinstance(refusal, errors.Unavailable | errors.Busy) else 409, words)
+        return HttpError(503, UNSETTLED)
+    return HttpError(503 if isinstance(refusal, errors.Unavailable | errors.Busy) else 409, words)
 
 
-def _store_away(doors: Doors, error: Exception) -> Response:
-    doors.log.warning("the page got no answer from the store", error=str(error))
-    return _told(503, STORE_AWAY)
+# -- the interface
 
-
-def _told(status: int, words: str) -> Response:
-    body = orjson.dumps({"error": words})
-    return Response(body, status_code=status, media_type="application/json", headers=LIVE_HEADERS)
+INTERFACE = Interface(
+    name="page",
+    tag="page",
+    bases=("/", "/page", "/live"),
+    make=Page,
+    lacking=lambda client, right: f"{client or 'This client'} has no right to {right.value}.",
+    rows=(
+        Row("GET", "/", None, Page.file),
+        Row("GET", "/page/{file:path}", None, Page.file),
+        Row("GET", "/live/agents", Right.READ, Page.agents),
+        Row("GET", "/live/links", Right.READ, Page.links),
+        Row("GET", "/live/events", Right.READ, Page.events),
+        Row("POST", "/live/agents/{number}/pause", Right.CONTROL, Page.pause),
+        Row("POST", "/live/agents/{number}/unpause", Right.CONTROL, Page.unpause),
+        Row("POST", "/live/agents/{number}/logoff", Right.CONTROL, Page.log_off),
+    ),
+)

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
-from fastapi import APIRouter, Request
-from starlette.datastructures import QueryParams
-from starlette.responses import Response
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import Message, Receive, Scope, Send
 
 from fastagi.agents.fence import Fence
-from fastagi.api import errors
-from fastagi.api.doors import Doors, Figures, Reading
+from fastagi.agents.ports import Figures, Reading
+from fastagi.api.answers import HttpError
+from fastagi.api.context import Context
+from fastagi.api.request import Call
+from fastagi.api.schema import content, object_of, parameter
 from fastagi.api.server import ABORT
+from fastagi.api.table import Interface, Row
 from fastagi.config.settings import Right
 from fastagi.contract import EVENT_FIELDS, EventType, Source
 
@@ -116,7 +118,7 @@ def _joined(frames: Sequence[Frame]) -> tuple[bytes, int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
+class _EventPage:
     frames: Sequence[Frame]
     settled: int  # where the feed was before the page was read: up to there nothing is missing
 
@@ -140,7 +142,7 @@ class Feed:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._readers = asyncio.Semaphore(READERS)
-        self._pages: dict[int, asyncio.Task[_Page]] = {}
+        self._pages: dict[int, asyncio.Task[_EventPage]] = {}
         self._away = False
         self.position: int | None = None
         """Up to this event everything was given to the listeners; None: nothing was read yet."""
@@ -214,7 +216,7 @@ class Feed:
 
     # -- reading
 
-    async def page(self, after: int) -> _Page:
+    async def page(self, after: int) -> _EventPage:
         """The events after this one, up to ``PAGE`` of them. Raises _Away.
 
         Those who want the same page read it once; what is in it never changes.
@@ -225,12 +227,12 @@ class Feed:
             task.add_done_callback(lambda done: self._keep(after, done))
         return await asyncio.shield(task)
 
-    async def _read_page(self, after: int) -> _Page:
+    async def _read_page(self, after: int) -> _EventPage:
         async with self._readers:
             settled = self.position or 0
-            return _Page(await self._ask(self._frames, after), settled)
+            return _EventPage(await self._ask(self._frames, after), settled)
 
-    def _keep(self, after: int, task: asyncio.Task[_Page]) -> None:
+    def _keep(self, after: int, task: asyncio.Task[_EventPage]) -> None:
         # After an empty page something may come; a failed one is asked for again.
         if task.cancelled() or task.exception() is not None or not task.result().frames:
             self._pages.pop(after, None)
@@ -604,57 +606,39 @@ HEADERS = [
 ]
 
 
-class Stream(Response):
-    """The response to a listener: bytes as they come, no generator in between."""
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The answer to a listener: bytes as they come, no generator in between."""
 
-    def __init__(
-        self, feed: Feed, filter: Filter, after: int | None, most: int, most_of_client: int
-    ) -> None:
-        super().__init__()
-        self._feed = feed
-        self._filter = filter
-        self._after = after
-        self._most = most
-        self._most_of_client = most_of_client
+    feed: Feed
+    filter: Filter
+    after: int | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        feed = self._feed
-        state = scope.get("state") or {}
-        client = getattr(state.get("client"), "name", "")
-        still = state.get("still")
-        why = ""
-        if feed.ended:
-            why = "The service is stopping"
-        elif feed.down:
-            why = "Events cannot be told now: try again"
-        elif feed.listeners >= self._most:
-            why = "There are too many listeners"
-        elif feed.listeners_of(client) >= self._most_of_client:
-            why = "This client has too many listeners"
-        if why:
-            await errors.response(503, why, {"Retry-After": "5"})(scope, receive, send)
-            return
+        state = scope["state"]
+        may = state.get("still")
 
         def may_listen() -> bool:
-            return still is None or Right.READ in still()
+            return may is None or Right.READ in may()
 
         abort = (scope.get("extensions") or {}).get(ABORT)
-        listener = Listener(feed, self._filter, self._after, send, client, may_listen)
+        client = state["client"].name
+        listener = Listener(self.feed, self.filter, self.after, send, client, may_listen)
         await listener.run(receive, abort)
 
 
 # -- what is asked for
 
 
-class Bad(ValueError):
+class BadValue(ValueError):
     """A value that means nothing; the text names the field."""
 
 
 def wanted(query: QueryParams, last_event_id: str | None) -> tuple[Filter, int | None]:
-    """The filter, and after which event to begin: None: from now on. Raises Bad."""
+    """The filter, and after which event to begin: None: from now on. Raises BadValue."""
     after = query.getlist("after")
     if len(after) > 1:
-        raise Bad("after: given more than once")
+        raise BadValue("after: given more than once")
     begin = _number("after", after[0]) if after else None
     if last_event_id:  # an empty one is no id, says the HTML standard
         begin = _number("Last-Event-ID", last_event_id)
@@ -669,7 +653,7 @@ def wanted(query: QueryParams, last_event_id: str | None) -> tuple[Filter, int |
 def _number(field: str, text: str) -> int:
     if re.fullmatch("[0-9]{1,19}", text) and int(text) <= _LARGEST:
         return int(text)
-    raise Bad(f"{field}: is no number of an event")
+    raise BadValue(f"{field}: is no number of an event")
 
 
 def _values(query: QueryParams, field: str, checked: Callable[[str], str]) -> frozenset[str]:
@@ -677,58 +661,31 @@ def _values(query: QueryParams, field: str, checked: Callable[[str], str]) -> fr
     for text in query.getlist(field):
         try:
             found.add(checked(text))
-        except Bad as error:
-            raise Bad(f"{field}: {error}") from error
+        except BadValue as error:
+            raise BadValue(f"{field}: {error}") from error
     return frozenset(found)
 
 
 def _agent(text: str) -> str:
     if re.fullmatch("[0-9]{1,20}", text):
         return text
-    raise Bad("is no agent's number")
+    raise BadValue("is no agent's number")
 
 
 def _queue(text: str) -> str:
     if text and text.isprintable() and len(text) <= 128:
         return text
-    raise Bad("is no queue's name")
+    raise BadValue("is no queue's name")
 
 
 def _one_of(kind: Iterable[EventType | Source], text: str) -> str:
     known = [member.value for member in kind]
     if text in known:
         return text
-    raise Bad(f"is none of {', '.join(known)}")
+    raise BadValue(f"is none of {', '.join(known)}")
 
 
-# -- the route
-
-
-def routes(doors: Doors, feed: Feed) -> APIRouter:
-    """``GET /events``; right: read."""
-    router = APIRouter(tags=["events"])
-    most = doors.http.max_listeners
-    # Where there are several, none takes all the places.
-    most_of_client = most - most // 4 if len(doors.http.tokens) > 1 else most
-
-    @router.get(
-        "/events",
-        operation_id="listen_to_events",
-        summary="What happens, as it happens (server-sent events)",
-        description=DESCRIPTION,
-        response_class=Response,
-        responses=RESPONSES,
-        openapi_extra={"parameters": PARAMETERS},
-    )
-    async def events(request: Request) -> Response:
-        try:
-            filter, after = wanted(request.query_params, request.headers.get("last-event-id"))
-        except Bad as error:
-            return errors.response(400, str(error))
-        return Stream(feed, filter, after, most, most_of_client)
-
-    return router
-
+# -- what OpenAPI says
 
 DESCRIPTION = f"""\
 Every event of the store, in order, once. An event's `id` is its number; its `event` is its type;
@@ -782,15 +739,9 @@ EVENT: dict[str, Any] = {
     },
 }
 
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": _TEXT},
-}
-
 
 def _refused(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _ERROR}}}
+    return {"description": description, "content": content(object_of(error=_TEXT))}
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -826,15 +777,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def _filter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": "query",
-        "required": False,
-        "description": description,
-        "schema": {"type": "array", "items": schema},
-        "style": "form",
-        "explode": True,
-    }
+    several = {"type": "array", "items": schema}
+    return parameter(name, "query", several, description) | {"style": "form", "explode": True}
 
 
 PARAMETERS: list[dict[str, Any]] = [
@@ -842,18 +786,73 @@ PARAMETERS: list[dict[str, Any]] = [
     _filter("queue", {"type": "string", "minLength": 1, "maxLength": 128}, "A queue's name."),
     _filter("type", _TYPES, "What happened."),
     _filter("source", _SOURCES, "Who caused it."),
-    {
-        "name": "after",
-        "in": "query",
-        "required": False,
-        "description": "Begin after the event with this number; 0: with the first one.",
-        "schema": _SEQ,
-    },
-    {
-        "name": "Last-Event-ID",
-        "in": "header",
-        "required": False,
-        "description": "The last id the client has seen.",
-        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
-    },
+    parameter(
+        "after", "query", _SEQ, "Begin after the event with this number; 0: with the first one."
+    ),
+    parameter(
+        "Last-Event-ID",
+        "header",
+        {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "The last id the client has seen.",
+    ),
 ]
+
+
+# -- the interface
+
+
+class Events:
+    def __init__(self, context: Context) -> None:
+        http = context.http
+        self._feed = context.feed
+        self._most = http.max_listeners
+        # Where there are several clients, none takes all the places.
+        several = len(http.tokens) > 1
+        self._most_of_client = self._most - self._most // 4 if several else self._most
+
+    async def listen(self, call: Call) -> Stream:
+        query = QueryParams(call.query)
+        last_event_id = Headers(scope=call.scope).get("last-event-id")
+        try:
+            filter, after = wanted(query, last_event_id)
+        except BadValue as error:
+            raise HttpError(400, str(error)) from None
+        if why := self._refused(call.client.name):
+            raise HttpError(503, why, ((b"retry-after", b"5"),))
+        return Stream(self._feed, filter, after)
+
+    def _refused(self, client: str) -> str | None:
+        feed = self._feed
+        if feed.ended:
+            return "The service is stopping"
+        if feed.down:
+            return "Events cannot be sent now: try again"
+        if feed.listeners >= self._most:
+            return "There are too many listeners"
+        if feed.listeners_of(client) >= self._most_of_client:
+            return "This client has too many listeners"
+        return None
+
+
+INTERFACE = Interface(
+    name="events",
+    tag="events",
+    bases=("/events",),
+    make=Events,
+    endless=True,
+    rows=(
+        Row(
+            "GET",
+            "/events",
+            Right.READ,
+            Events.listen,
+            {
+                "operation_id": "listen_to_events",
+                "summary": "What happens, as it happens (server-sent events)",
+                "description": DESCRIPTION,
+                "responses": RESPONSES,
+                "openapi_extra": {"parameters": PARAMETERS},
+            },
+        ),
+    ),
+)

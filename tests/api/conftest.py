@@ -7,27 +7,29 @@ Without tokens everybody on this machine may do everything; ``house.open(tokens=
 client of an application with other settings.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastagi.agents.devices import DeviceRule, DeviceType, Pattern
-from fastagi.agents.events import Event
 from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
-from fastagi.agents.limits import PauseLimit, QueuePause, QueuePauses
-from fastagi.agents.model import AgentState, Membership, Status
+from fastagi.agents.limits import QueuePause, QueuePauses
+from fastagi.agents.model import AgentState, Membership
+from fastagi.agents.records import AgentRecord, AgentView, Period, Reason, StoredEvent
 from fastagi.agents.service import StoreUnavailable
+from fastagi.agents.storage import WELL, StoreHealth
 from fastagi.api import guard
-from fastagi.api.application import application
-from fastagi.api.doors import Doors
+from fastagi.api.asgi import INTERFACES, application
+from fastagi.api.context import Context
 from fastagi.api.stream import Feed
+from fastagi.api.table import Table
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
-from fastagi.contract import EventType, Planned, Source
+from fastagi.contract import EventType, Source
 from tests.agents.memory import QUEUES, Hall, MemoryStore, an_agent
 
 QUEUE_IDS = {"sales": 1, "support": 2, "billing": 3}
@@ -36,64 +38,36 @@ RULES = (
     DeviceRule(Pattern.parse("0X."), "", "Local/{extension}@outbound/n", type="remote"),
 )
 FULL = ("read", "control", "configure")
+TABLE = Table(INTERFACES, HttpSettings())
 
 
-@dataclass(frozen=True)
-class View:
-    """``doors.AgentView``."""
-
-    id: int
-    number: str
-    name: str
-    status: Status
-    extension: str
-    context: str
-    device_type: DeviceType
-    asterisk: str
-    since: datetime | None
-    source: Source | None
-    queues: Sequence[str]
-    joined: Sequence[str]
-    paused_in: Sequence[str]
-    pause_reason: str
-    paused_since: datetime | None
-    pause_source: Source | None
-    planned: Planned
-    by: str = ""
-    pause_by: str = ""
-
-
-def view(state: AgentState) -> View:
+def view(state: AgentState) -> AgentView:
     device = state.session.device if state.session else None
-    return View(
-        state.id,
-        state.number,
-        state.name,
-        state.status,
-        device.extension if device else "",
-        device.context if device else "",
-        device.type if device else "local",
-        device.asterisk if device else "",
-        state.session.since if state.session else None,
-        Source.API if state.session else None,
-        [m.queue for m in state.memberships],
-        [m.queue for m in state.joined],
-        [m.queue for m in state.joined if m.own_pause and m.own_pause.paused],
-        state.pause.reason.name if state.pause else "",
-        state.pause.since if state.pause else None,
-        Source.API if state.pause else None,
-        state.plan,
+    return AgentView(
+        id=state.id,
+        number=state.number,
+        name=state.name,
+        language=state.language,
+        status=state.status,
+        extension=device.extension if device else "",
+        interface=device.interface if device else "",
+        context=device.context if device else "",
+        device_type=device.type if device else "local",
+        asterisk=device.asterisk if device else "",
+        since=state.session.since if state.session else None,
+        source=Source.API if state.session else None,
+        queues=tuple(m.queue for m in state.memberships),
+        joined=tuple(m.queue for m in state.joined),
+        paused_in=tuple(m.queue for m in state.joined if m.own_pause and m.own_pause.paused),
+        pause_reason=state.pause.reason.name if state.pause else "",
+        paused_since=state.pause.since if state.pause else None,
+        pause_source=Source.API if state.pause else None,
+        planned=state.plan,
     )
 
 
-@dataclass
-class Stored:
-    seq: int
-    event: Event
-
-
 class Reader:
-    """``doors.Directory`` and ``doors.Reading`` over the store in memory."""
+    """``ports.Directory`` and ``ports.Reading`` over the store in memory."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
@@ -119,7 +93,7 @@ class Reader:
         self._there("queue_pauses")
         return self.said
 
-    def agents(self, numbers: Sequence[str] | None = None) -> Sequence[View]:
+    def agents(self, numbers: Sequence[str] | None = None) -> Sequence[AgentView]:
         self._there("agents")
         found = [a for n, a in self.store.agents.items() if numbers is None or n in numbers]
         return [view(a) for a in sorted(found, key=lambda a: (len(a.number), a.number))]
@@ -128,101 +102,59 @@ class Reader:
         self._there("queue_ids")
         return dict(self.ids)
 
-    def _events(self) -> list[Stored]:
+    def _events(self) -> list[StoredEvent]:
         self._there("events")
-        return [Stored(n, event) for n, event in enumerate(self.store.events.values(), 1)]
+        return [StoredEvent(n, event) for n, event in enumerate(self.store.events.values(), 1)]
 
-    def settled_events(self, after: int, limit: int) -> Sequence[Stored]:
+    def settled_events(self, after: int, limit: int) -> Sequence[StoredEvent]:
         return [stored for stored in self._events() if stored.seq > after][:limit]
 
-    def latest_events(self, limit: int) -> Sequence[Stored]:
+    def latest_events(self, limit: int) -> Sequence[StoredEvent]:
         return self._events()[-limit:] if limit else []
 
     def last_seq(self) -> int:
         return len(self._events())
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """``doors.Stretch``."""
-
-    id: str
-    subject: str
-    name: str
-    since: datetime
-    ended_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Reason:
-    """``doors.Reason``."""
-
-    id: int
-    code: str
-    name: str
-    description: str = ""
-    productive: bool = False
-    type: str = ""
-    archived: bool = False
-    limit: PauseLimit | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """``doors.AgentRecord``."""
-
-    id: int
-    number: str
-    name: str
-    login: str
-    archived: bool = False
-    enabled: bool = True
-    queues: Sequence[int] = ()
-    interface: str = ""
-    last_login: Stretch | None = None
-    last_pause: Stretch | None = None
-    current_pause: Stretch | None = None
-
-
 class MemoryRecords:
-    """``doors.Records``: the agents of the store in memory, and others who are none any more."""
+    """``ports.Records``: the agents of the store in memory, and others who are none any more."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._store = reader.store
         self.logins: dict[str, str] = {}  # login name -> number
         self.not_call_center: set[str] = set()  # queues
-        self.others: dict[int, Record] = {}  # by id
+        self.others: dict[int, AgentRecord] = {}  # by id
         self.passwords: dict[int, str] = {}
         self.all_reasons: list[Reason] = [
             Reason(18, "1", "lunch", "Pausa Cadastro", productive=True),
             Reason(19, "2", "break"),
         ]
 
-    def _record(self, state: AgentState) -> Record:
+    def _record(self, state: AgentState) -> AgentRecord:
         own = self._store.own_queues.get(state.number, {m.queue for m in state.memberships})
         session, pause = state.session, state.pause
         interface = session.device.interface if session else ""
-        return Record(
+        return AgentRecord(
             state.id,
             state.number,
             state.name,
             next((login for login, n in self.logins.items() if n == state.number), state.number),
-            queues=sorted(self._reader.ids[queue] for queue in own),
+            queues=tuple(sorted(self._reader.ids[queue] for queue in own)),
             interface=interface,
-            last_login=Stretch(session.id, interface, "", session.since) if session else None,
-            current_pause=Stretch(pause.id, pause.reason.code, pause.reason.name, pause.since)
+            last_login=Period(session.id, interface, "", session.since) if session else None,
+            current_pause=Period(pause.id, pause.reason.code, pause.reason.name, pause.since)
             if pause
             else None,
         )
 
-    def agents(self, offset: int, limit: int) -> tuple[Sequence[Record], int]:
+    def agents(self, offset: int, limit: int) -> tuple[Sequence[AgentRecord], int]:
         self._reader._there("agents")
         there = [self._record(state) for state in self._store.agents.values()]
         every = sorted([*there, *self.others.values()], key=lambda record: record.id)
         return every[offset : offset + limit], len(every)
 
-    def agent(self, id: int) -> Record | None:
+    def agent(self, id: int) -> AgentRecord | None:
         self._reader._there("agent")
         found = [self._record(state) for state in self._store.agents.values() if state.id == id]
         return found[0] if found else self.others.get(id)
@@ -271,7 +203,7 @@ class MemoryRecords:
 
 
 class MemoryHooks:
-    """``doors.Hooks``."""
+    """``ports.Hooks``."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -328,7 +260,7 @@ class MemoryHooks:
 
 
 class MemoryTester:
-    """``doors.Tester``: sends nothing, remembers what it would have sent."""
+    """``ports.Tester``: sends nothing, remembers what it would have sent."""
 
     def __init__(self, now: Any) -> None:
         self.sent: list[tuple[Hook, dict[str, str]]] = []
@@ -344,7 +276,7 @@ class MemoryTester:
 
 @dataclass
 class MemoryFigures:
-    """``doors.Figures``."""
+    """``ports.Figures``."""
 
     requests: list[tuple[str, int]] = field(default_factory=list)
     listening: int = 0
@@ -375,6 +307,30 @@ class Logged:
         self.lines.append(("error", event, values))
 
 
+class WellStored:
+    """``ports.Storage``."""
+
+    now = WELL
+
+    async def ask(self) -> StoreHealth:
+        return self.now
+
+
+def context_of(**parts: Any) -> Context:
+    """As far as one interface needs it."""
+    return Context(**{field.name: parts.get(field.name) for field in fields(Context)})
+
+
+def alone(dispatcher: ASGIApp, client: Callable[[], Any]) -> ASGIApp:
+    """Without the guard; ``client`` gives who asks."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["client"] = client()
+        await dispatcher(scope, receive, send)
+
+    return app
+
+
 class House:
     """The hall in memory, what the faces are given, and clients of the application."""
 
@@ -391,8 +347,8 @@ class House:
         self.login = LoginSettings()
         self.pause = PauseSettings()
 
-    def doors(self, **http: Any) -> Doors:
-        return Doors(
+    def context(self, **http: Any) -> Context:
+        return Context(
             service=self.hall.service,
             directory=self.reader,
             reading=self.reader,
@@ -400,6 +356,8 @@ class House:
             hooks=self.hooks,
             tester=self.tester,
             figures=self.figures,
+            storage=WellStored(),
+            feed=Feed(self.reader, self.log, self.figures),
             http=HttpSettings.model_validate(http),
             rules=lambda: self.rules,
             login=lambda: self.login,
@@ -409,9 +367,9 @@ class House:
         )
 
     def application(self, **http: Any) -> Any:
-        doors = self.doors(**http)
-        self.feed = Feed(doors.reading, doors.log, doors.figures)
-        return application(doors, self.feed, self.seconds)
+        context = self.context(**http)
+        self.feed = context.feed
+        return application(context, self.seconds)
 
     def seconds(self) -> float:
         """A monotonic clock."""

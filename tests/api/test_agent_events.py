@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 
 from fastagi.agents.commands import LogIn
 from fastagi.agents.devices import Device, DeviceType
@@ -19,11 +19,14 @@ from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
 from fastagi.agents.model import AgentState
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api import agent_events
-from fastagi.api.doors import Doors
-from fastagi.config.settings import Right
+from fastagi.api.asgi import Dispatcher
+from fastagi.api.context import Context
+from fastagi.api.table import Table
+from fastagi.config.settings import HttpSettings, Right
 from fastagi.contract import EventType, Source
 from fastagi.outbox import outward
 from tests.agents.memory import Hall, an_agent
+from tests.api.conftest import alone, context_of
 
 BASE = "/client/12/agent/local/136/event/"
 NEW = {
@@ -34,7 +37,7 @@ NEW = {
 
 
 class MemoryHooks:
-    """``doors.Hooks`` and ``doors.Directory`` as dictionaries."""
+    """``ports.Hooks`` and ``ports.Directory`` as dictionaries."""
 
     def __init__(self, hall: Hall) -> None:
         self.hall = hall
@@ -157,30 +160,25 @@ class House:
 
 @pytest.fixture
 async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(agent_events, "PATIENCE", 60.0)
+    monkeypatch.setattr(agent_events, "STORE_DEADLINE", 60.0)
     hall = Hall(replace(an_agent("1001"), id=136), replace(an_agent("1002"), id=137))
     hooks, tester = MemoryHooks(hall), MemoryTester()
-    doors: Any = SimpleNamespace(
+    context = context_of(
         service=hall.service,
         directory=hooks,
         hooks=hooks,
         tester=tester,
         log=structlog.get_logger(),
+        http=HttpSettings(),
+        version="0.0",
     )
-    app = FastAPI(redirect_slashes=False)
-    app.include_router(agent_events.routes(doors))
+    dispatcher = Dispatcher(context, Table([agent_events.INTERFACE], context.http))
+    app = alone(dispatcher, lambda: SimpleNamespace(name="crm", rights=it.rights))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(
         transport=transport, base_url="http://agents", timeout=60
     ) as http:
-        it = House(hall, hooks, tester, app, http, frozenset(Right))
-
-        @app.middleware("http")
-        async def who(request: Request, go_on: Callable[[Request], Any]) -> Response:
-            request.state.client = SimpleNamespace(name="crm", rights=it.rights)
-            answer: Response = await go_on(request)
-            return answer
-
+        it = House(hall, hooks, tester, await dispatcher.framework(), http, frozenset(Right))
         yield it
 
 
@@ -624,7 +622,7 @@ async def test_a_store_that_is_away(house: House) -> None:
 
 
 async def test_a_store_that_gives_no_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_events, "PATIENCE", 0.05)
+    monkeypatch.setattr(agent_events, "STORE_DEADLINE", 0.05)
     house.hooks.slow = True
     answer = await house.http.get(BASE)
     assert (answer.status_code, error(answer)) == (503, "The database is away: try again")
@@ -669,4 +667,4 @@ async def test_openapi(house: House) -> None:
 
 
 def test_the_doors_have_what_is_used_here() -> None:
-    assert {"service", "directory", "hooks", "tester", "log"} <= set(Doors.__slots__)
+    assert {"service", "directory", "hooks", "tester", "log"} <= set(Context.__slots__)

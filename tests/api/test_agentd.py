@@ -11,6 +11,9 @@ import pytest
 
 from fastagi.agents.commands import WhenInCall
 from fastagi.agents.limits import PauseLimit, WhenExceeded
+from fastagi.api.asgi import INTERFACES, Dispatcher
+from fastagi.api.guard import LOCAL
+from fastagi.api.table import Table
 from fastagi.config.settings import (
     AlreadyElsewhere,
     InUseByAnother,
@@ -19,7 +22,7 @@ from fastagi.config.settings import (
 )
 from fastagi.contract import EventType, Source
 from tests.agents.memory import an_agent
-from tests.api.conftest import House
+from tests.api.conftest import House, alone
 
 LOGIN = {"extension": "1001", "context": "phones"}
 BOTH_WAYS = pytest.mark.parametrize("path", ["/0.1/agents/1001", "/0.1/agents/by-number/1001"])
@@ -772,18 +775,9 @@ async def test_every_route_is_documented_and_served(
 
 async def test_served_without_the_short_cut(house: House) -> None:
     """FastAPI's own routing comes to the same."""
-    from fastagi.api.application import routed
-    from fastagi.api.guard import LOCAL
-    from fastagi.api.stream import Feed
-
-    doors = house.doors()
-    app = routed(doors, Feed(doors.reading, doors.log, doors.figures))
-
-    async def with_client(scope: Any, receive: Any, send: Any) -> None:
-        scope.setdefault("state", {})["client"] = LOCAL
-        await app(scope, receive, send)
-
-    http = await house.open(app=with_client)
+    context = house.context()
+    app = await Dispatcher(context, Table(INTERFACES, context.http)).framework()
+    http = await house.open(app=alone(app, lambda: LOCAL))
     assert done(await http.post("/0.1/agents/by-number/1001/login", json=LOGIN))
     assert (await http.get("/0.1/agents/1001/status")).json()["logged"] is True
     assert told(await http.post("/0.1/agents/5/logoff")) == (404, "No such agent")

@@ -15,12 +15,14 @@ import pytest
 from fastagi.agents.commands import PauseReason, WhenInCall
 from fastagi.agents.limits import PauseLimit, QueuePause, WhenExceeded
 from fastagi.agents.model import LoginSession, PauseSegment
-from fastagi.api.evolux import Evolux, _time, number_of
-from fastagi.api.guard import Guard
+from fastagi.agents.records import AgentRecord, Period, Reason
+from fastagi.api import evolux
+from fastagi.api.asgi import application
+from fastagi.api.evolux import _time, number_of
 from fastagi.config.settings import PauseSettings
 from fastagi.contract import EventType, Source
 from tests.agents.memory import NOON, an_agent, device
-from tests.api.conftest import FULL, QUEUE_IDS, House, Reason, Record, Stretch
+from tests.api.conftest import FULL, QUEUE_IDS, House
 
 TOKEN = "a-token-of-the-crm"
 SITE = {"host": "example.evolux.net.br"}
@@ -62,9 +64,9 @@ async def everything(house: House) -> httpx2.AsyncClient:
 @pytest.fixture
 async def http(house: House) -> httpx2.AsyncClient:
     """This face and the guard alone, which takes a tenth of the time to build."""
-    doors = house.doors(tokens=CRM)
-    guarded = Guard(Evolux(doors), doors.http, house.figures, house.log)
-    return as_the_document(await house.open(app=guarded))
+    context = house.context(tokens=CRM)
+    app = application(context, interfaces=[evolux.INTERFACE])
+    return as_the_document(await house.open(app=app))
 
 
 async def log_in(house: House, agent: str = "1001") -> None:
@@ -147,21 +149,21 @@ def moment(text: str) -> datetime:
 def as_in_the_document(house: House) -> None:
     """62 agents, those of the example first."""
     house.hall.store.agents.clear()
-    house.records.others[53] = Record(53, "53", "Agent 1", "agent1", archived=True)
-    house.records.others[40] = Record(
+    house.records.others[53] = AgentRecord(53, "53", "Agent 1", "agent1", archived=True)
+    house.records.others[40] = AgentRecord(
         40,
         "40",
         "Agent 2",
         "agent.2",
         archived=True,
         queues=(4,),
-        last_login=Stretch(
+        last_login=Period(
             id_of(4591), "SIP/3012", "", moment("12:27:42.123456"), moment("17:06:38")
         ),
-        last_pause=Stretch(id_of(46983), "1", "lunch", moment("16:40:11"), moment("17:06:38.9")),
+        last_pause=Period(id_of(46983), "1", "lunch", moment("16:40:11"), moment("17:06:38.9")),
     )
     for id in range(100, 160):
-        house.records.others[id] = Record(id, str(id), f"Agent {id}", str(id))
+        house.records.others[id] = AgentRecord(id, str(id), f"Agent {id}", str(id))
 
 
 @pytest.mark.parametrize("path", ["/api/v1/agents", "/api/v1/agents/"])
@@ -406,9 +408,13 @@ async def test_how_long_a_pause_may_be_is_what_holds(
         ("support", "1"): QueuePause(timedelta(minutes=10)),
         ("billing", "1"): QueuePause(timedelta(minutes=5)),
     }
-    pause = Stretch("p", "1", "lunch", NOON)
-    house.records.others[70] = Record(70, "70", "In both", "a", queues=(1, 2), current_pause=pause)
-    house.records.others[71] = Record(71, "71", "In one", "b", queues=(1,), current_pause=pause)
+    pause = Period("p", "1", "lunch", NOON)
+    house.records.others[70] = AgentRecord(
+        70, "70", "In both", "a", queues=(1, 2), current_pause=pause
+    )
+    house.records.others[71] = AgentRecord(
+        71, "71", "In one", "b", queues=(1,), current_pause=pause
+    )
     agents = (await http.get("/api/v1/agents")).json()["data"][2:]
     assert [agent["current_pause"]["max_duration"] for agent in agents] == [600, 2700]
 
@@ -425,8 +431,8 @@ async def test_how_long_a_pause_may_be_is_what_holds(
 async def test_a_reason_that_is_in_no_table(
     http: httpx2.AsyncClient, house: House, code: str, name: str, system: bool
 ) -> None:
-    pause = Stretch("x", code, name, NOON)
-    house.records.others[70] = Record(70, "70", "Unplugged", "u", current_pause=pause)
+    pause = Period("x", code, name, NOON)
+    house.records.others[70] = AgentRecord(70, "70", "Unplugged", "u", current_pause=pause)
     shown = (await http.get("/api/v1/agents")).json()["data"][2]["current_pause"]
     assert shown["reason_id"] == 0
     assert shown["reason"] == {
@@ -439,8 +445,8 @@ async def test_a_reason_that_is_in_no_table(
 
 
 async def test_disabled_and_archived(http: httpx2.AsyncClient, house: House) -> None:
-    house.records.others[70] = Record(70, "70", "Off", "off", enabled=False)
-    house.records.others[71] = Record(71, "71", "Gone", "gone", archived=True, enabled=True)
+    house.records.others[70] = AgentRecord(70, "70", "Off", "off", enabled=False)
+    house.records.others[71] = AgentRecord(71, "71", "Gone", "gone", archived=True, enabled=True)
     agents = (await http.get("/api/v1/agents")).json()["data"]
     assert [(agent["archived"], agent["enable"]) for agent in agents] == [
         (False, True),
@@ -453,8 +459,8 @@ async def test_disabled_and_archived(http: httpx2.AsyncClient, house: House) -> 
 async def test_a_reason_says_its_name_where_it_has_no_description(
     http: httpx2.AsyncClient, house: House
 ) -> None:
-    house.records.others[70] = Record(
-        70, "70", "A", "a", last_pause=Stretch("x", "2", "break", NOON)
+    house.records.others[70] = AgentRecord(
+        70, "70", "A", "a", last_pause=Period("x", "2", "break", NOON)
     )
     shown = (await http.get("/api/v1/agents")).json()["data"][2]["last_pause"]
     assert (shown["reason"]["description"], shown["max_duration"]) == ("break", None)
@@ -815,7 +821,7 @@ def pauses_of_the_document(house: House) -> None:
         Reason(50, "2", "almoco", "Almoço", productive=True),
     ]
     house.reader.ids.update({"thirteen": 13, "twenty": 20})
-    house.records.others[7] = Record(7, "7", "Agent 7", "agent.7", queues=(20, 13))
+    house.records.others[7] = AgentRecord(7, "7", "Agent 7", "agent.7", queues=(20, 13))
     house.reader.said = {
         ("thirteen", "1"): QueuePause(timedelta(seconds=5)),
         ("twenty", "2"): QueuePause(timedelta(hours=1), True, True),
@@ -922,7 +928,7 @@ async def test_what_the_queue_says_goes_first(
 
 
 async def test_pauses_of_one_who_is_archived(http: httpx2.AsyncClient, house: House) -> None:
-    house.records.others[7] = Record(7, "7", "Gone", "gone", archived=True, queues=(2,))
+    house.records.others[7] = AgentRecord(7, "7", "Gone", "gone", archived=True, queues=(2,))
     answer = (await http.get("/api/v1/agents/7/pauses")).json()
     assert [pause["id"] for pause in answer["data"]] == [200018, 200019]
 
@@ -1108,7 +1114,7 @@ async def test_nobody(
 async def test_who_is_archived_stays_as_he_is(
     http: httpx2.AsyncClient, house: House, method: str, action: str, body: str
 ) -> None:
-    house.records.others[7] = Record(7, "7", "Gone", "gone", archived=True, queues=(1,))
+    house.records.others[7] = AgentRecord(7, "7", "Gone", "gone", archived=True, queues=(1,))
     answer = await http.request(method, f"/api/v1/agents/7{action}", content=body)
     assert is_as_printed(answer, 404, NO_AGENT)
 

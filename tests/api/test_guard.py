@@ -13,7 +13,7 @@ from fastagi.api.guard import Client, Guard
 from fastagi.api.peer import GONE
 from fastagi.api.server import ABORT, OWNER
 from fastagi.config.settings import HttpSettings, Right
-from tests.api.conftest import FULL, House
+from tests.api.conftest import FULL, TABLE, House
 
 TOKEN, OTHER = "a-token-of-the-crm", "another-token-of-a-wallboard"
 TOKENS = {
@@ -94,7 +94,7 @@ async def test_each_token_is_a_client(house: House) -> None:
         await send({"type": "http.response.body", "body": b""})
 
     settings = HttpSettings.model_validate({"tokens": TOKENS})
-    guarded = Guard(app, settings, house.figures, house.log)
+    guarded = Guard(app, TABLE, settings, house.figures, house.log)
     http = await house.open(app=guarded)
     for token in (OTHER, TOKEN):
         await http.get("/0.1/x", headers={"token": token})
@@ -155,7 +155,7 @@ async def test_only_requests(house: House) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         reached.append(scope)
 
-    guarded = Guard(app, HttpSettings(), house.figures, house.log)
+    guarded = Guard(app, TABLE, HttpSettings(), house.figures, house.log)
 
     async def nothing(*message: Message) -> Any:
         raise AssertionError
@@ -546,7 +546,7 @@ async def test_a_client_that_goes_within_the_body(house: House) -> None:
     async def send(message: Message) -> None:
         raise AssertionError(message)
 
-    guarded = Guard(app, HttpSettings(), house.figures, house.log)
+    guarded = Guard(app, TABLE, HttpSettings(), house.figures, house.log)
     scope = {
         "type": "http",
         "path": "/0.1/members",
@@ -644,7 +644,11 @@ async def test_only_so_much_waits_to_be_taken(
     monkeypatch.setattr("fastagi.api.limits.OUTPUT", 1_600_000)
     monkeypatch.setattr("fastagi.api.limits.OUTPUT_OF_CLIENT", 1_100_000)
     app = Guard(
-        large(500_000), HttpSettings.model_validate({"tokens": TOKENS}), house.figures, house.log
+        large(500_000),
+        TABLE,
+        HttpSettings.model_validate({"tokens": TOKENS}),
+        house.figures,
+        house.log,
     )
     taken = asyncio.Event()
     waiting: list[asyncio.Task[tuple[int, int]]] = []
@@ -696,7 +700,7 @@ def broken(house: House, error: Exception, started: bool = False) -> Guard:
             await send({"type": "http.response.body", "body": b"half", "more_body": True})
         raise error
 
-    return Guard(app, HttpSettings(), house.figures, house.log)
+    return Guard(app, TABLE, HttpSettings(), house.figures, house.log)
 
 
 async def test_a_failure_tells_nothing_and_is_logged(house: House) -> None:

@@ -1,19 +1,20 @@
 """Whether the service says how it is."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 import httpx2
 import pytest
-from fastapi import FastAPI, Request, Response
 
 from fastagi.agents.storage import WELL, StoreFault, StoreHealth
 from fastagi.api import health
-from fastagi.config.settings import Right
+from fastagi.api.asgi import Dispatcher
+from fastagi.api.table import Table
+from fastagi.config.settings import HttpSettings, Right
 from fastagi.outbox.metrics import Metrics
 from tests.agents.memory import Hall
+from tests.api.conftest import alone, context_of
 
 
 @dataclass
@@ -45,23 +46,22 @@ async def house(names: tuple[str, ...]) -> AsyncIterator[House]:
     hall, metrics = Hall(asterisks=names), Metrics()
     down: list[str] = []
     storage = Stored()
-    doors: Any = SimpleNamespace(
-        service=hall.service, figures=metrics, tasks_down=lambda: down, storage=storage
+    context = context_of(
+        service=hall.service,
+        figures=metrics,
+        tasks_down=lambda: down,
+        storage=storage,
+        http=HttpSettings(),
     )
-    app = FastAPI()
-    app.include_router(health.routes(doors))
+    table = Table([health.INTERFACE, health.METRICS], context.http)
+    app = alone(
+        Dispatcher(context, table), lambda: SimpleNamespace(name="prometheus", rights=it.rights)
+    )
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(
         transport=transport, base_url="http://agents", timeout=60
     ) as http:
         it = House(hall, metrics, http, down=down, storage=storage)
-
-        @app.middleware("http")
-        async def who(request: Request, go_on: Callable[[Request], Any]) -> Response:
-            request.state.client = SimpleNamespace(name="prometheus", rights=it.rights)
-            answer: Response = await go_on(request)
-            return answer
-
         yield it
 
 

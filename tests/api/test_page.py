@@ -13,12 +13,13 @@ import httpx2
 import pytest
 
 from fastagi.agents.limits import PauseLimit, WhenExceeded
+from fastagi.agents.records import AgentView
 from fastagi.agents.service import StoreUnavailable
-from fastagi.api import page
+from fastagi.api import page, request
 from fastagi.config.settings import LoginSettings, PauseSettings
 from fastagi.contract import Source
 from tests.agents.memory import BREAK, LUNCH, NOON, an_agent
-from tests.api.conftest import House, View
+from tests.api.conftest import House
 
 TOKENS = {
     "wall": {"token": "w" * 32, "rights": ["read"]},
@@ -158,7 +159,7 @@ async def test_the_number_is_of_before(logged_in: House, http: httpx2.AsyncClien
     order: list[str] = []
     agents, last = logged_in.reader.agents, logged_in.reader.last_seq
 
-    def reading(numbers: Sequence[str] | None = None) -> Sequence[View]:
+    def reading(numbers: Sequence[str] | None = None) -> Sequence[AgentView]:
         order.append("agents")
         return agents(numbers)
 
@@ -176,7 +177,7 @@ async def test_the_loop_goes_on_meanwhile(house: House, http: httpx2.AsyncClient
     """The store blocks; the phones do not wait for it."""
     go_on, agents = threading.Event(), house.reader.agents
 
-    def slowly(numbers: Sequence[str] | None = None) -> Sequence[View]:
+    def slowly(numbers: Sequence[str] | None = None) -> Sequence[AgentView]:
         assert go_on.wait(20), "the loop stood still"
         return agents(numbers)
 
@@ -192,14 +193,14 @@ async def test_many_who_ask_at_once(logged_in: House) -> None:
     go_on, begun, agents = threading.Event(), threading.Event(), logged_in.reader.agents
     reads: list[int] = []
 
-    def slowly(numbers: Sequence[str] | None = None) -> Sequence[View]:
+    def slowly(numbers: Sequence[str] | None = None) -> Sequence[AgentView]:
         reads.append(logged_in.reader.last_seq())
         begun.set()
         assert go_on.wait(20)
         return agents(numbers)
 
     logged_in.reader.agents = slowly  # type: ignore[method-assign]
-    snapshots = page.Snapshots(logged_in.doors())
+    snapshots = page.Snapshots(logged_in.context())
     first = asyncio.create_task(snapshots.latest())
     await asyncio.to_thread(begun.wait, 20)
     await logged_in.hall.do(logged_in.hall.pause())
@@ -234,12 +235,12 @@ async def test_a_store_that_gives_no_answer(
 ) -> None:
     release = threading.Event()
 
-    def never(numbers: Sequence[str] | None = None) -> Sequence[View]:
+    def never(numbers: Sequence[str] | None = None) -> Sequence[AgentView]:
         release.wait(20)
         raise StoreUnavailable("too late")
 
     house.reader.agents = never  # type: ignore[method-assign]
-    monkeypatch.setattr(page, "PATIENCE", 0.05)
+    monkeypatch.setattr(request, "STORE_DEADLINE", 0.05)
     try:
         for path in ("/live/agents", "/live/agents?number=1001"):
             assert (await http.get(path)).json() == {"error": page.STORE_AWAY}

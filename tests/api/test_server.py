@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from fastagi.api import guard, peer, server
 from fastagi.api.server import HttpServer
 from fastagi.config.settings import HostPort, HttpSettings
-from tests.api.conftest import House
+from tests.api.conftest import TABLE, House
 
 LOGIN = b'{"extension": "1001", "context": "phones"}'
 POST = b"POST /0.1/agents/1001/login HTTP/1.1\r\nHost: localhost\r\n"
@@ -499,7 +499,7 @@ async def test_who_takes_nothing_is_cut(
 ) -> None:
     monkeypatch.setattr(server, "TICK", 0.02)
     monkeypatch.setattr(server, "WRITE_DEADLINE", 0.2)
-    guarded = guard.Guard(answering(size), HttpSettings(), house.figures, house.log)
+    guarded = guard.Guard(answering(size), TABLE, HttpSettings(), house.figures, house.log)
     it = await serve(guarded)
     sock = await reads_nothing(it.port, GET + b"\r\n")
     await until(lambda: bool(it._state.connections))
@@ -511,7 +511,7 @@ async def test_who_takes_nothing_is_cut(
 
 async def test_an_answer_is_written_in_pieces(house: House, serve: Serve) -> None:
     """What one client does not take is not all in the server's buffer."""
-    guarded = guard.Guard(answering(20_000_000), HttpSettings(), house.figures, house.log)
+    guarded = guard.Guard(answering(20_000_000), TABLE, HttpSettings(), house.figures, house.log)
     it = await serve(guarded)
     sock = await reads_nothing(it.port, GET + b"\r\n")
     await until(lambda: bool(it._state.connections))
@@ -549,7 +549,9 @@ async def test_of_all_answers_only_so_much_waits(
 ) -> None:
     monkeypatch.setattr(server, "TICK", 0.02)
     monkeypatch.setattr(server, "BUFFERED", 100_000)
-    it = await serve(guard.Guard(answering(3_000_000), HttpSettings(), house.figures, house.log))
+    it = await serve(
+        guard.Guard(answering(3_000_000), TABLE, HttpSettings(), house.figures, house.log)
+    )
     with structlog.testing.capture_logs() as logs:
         socks = [await reads_nothing(it.port, GET + b"\r\n") for _ in range(5)]
         await until(lambda: bool(logs))
@@ -683,7 +685,7 @@ async def test_an_answer_that_breaks_off(house: House, serve: Serve) -> None:
         raise RuntimeError("half-way")
 
     settings = HttpSettings()
-    guarded = guard.Guard(app, settings, house.figures, house.log)
+    guarded = guard.Guard(app, TABLE, settings, house.figures, house.log)
     it = await serve(guarded)
     with structlog.testing.capture_logs() as logs:
         answer = await sent(it.port, GET + b"\r\n")

@@ -8,32 +8,29 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from itertools import pairwise
-from types import SimpleNamespace
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 from urllib.parse import urlencode
 
 import pytest
 import structlog
 import uvicorn
-from fastapi import FastAPI
 from structlog.testing import capture_logs
 
 from fastagi.agents.commands import Actor
 from fastagi.agents.events import Event
 from fastagi.agents.fence import Fence, Supervisor
+from fastagi.agents.records import AgentView, StoredEvent
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api import stream
-from fastagi.api.doors import AgentView, Doors
-from fastagi.config.settings import HttpSettings
+from fastagi.api.asgi import Dispatcher
+from fastagi.api.guard import Client
+from fastagi.api.table import Table
+from fastagi.config.settings import HttpSettings, Right
 from fastagi.contract import EVENT_FIELDS, EventType, Source
+from tests.api.conftest import alone, context_of
 from tests.api.listening import Browser, Told
 
 # -- the store --------------------------------------------------------------------------------
-
-
-class Stored(NamedTuple):
-    seq: int
-    event: Event
 
 
 def event(n: int, **changes: Any) -> Event:
@@ -92,14 +89,14 @@ class Store:
 
     # -- Reading
 
-    def settled_events(self, after: int, limit: int) -> list[Stored]:
+    def settled_events(self, after: int, limit: int) -> list[StoredEvent]:
         self.reads += 1
         self.before_read(after)
         self._there()
         with self._lock:
             end = min([seq for seq in self.begun if seq > after], default=self.given + 1)
             seqs = [seq for seq in sorted(self.rows) if after < seq < end]
-            found = [Stored(seq, self.rows[seq]) for seq in seqs[:limit]]
+            found = [StoredEvent(seq, self.rows[seq]) for seq in seqs[:limit]]
         self.after_read(after)
         return found
 
@@ -110,11 +107,11 @@ class Store:
             end = min(self.begun, default=self.given + 1)
             return max((seq for seq in self.rows if seq < end), default=0)
 
-    def latest_events(self, limit: int) -> list[Stored]:
+    def latest_events(self, limit: int) -> list[StoredEvent]:
         self.reads += 1
         self._there()
         with self._lock:
-            return [Stored(seq, self.rows[seq]) for seq in sorted(self.rows)[-limit:]]
+            return [StoredEvent(seq, self.rows[seq]) for seq in sorted(self.rows)[-limit:]]
 
     def agents(self, numbers: Sequence[str] | None = None) -> Sequence[AgentView]:
         raise NotImplementedError
@@ -228,9 +225,10 @@ class Radio:
         self.store = Store()
         self.figures = Counted()
         self.feed = stream.Feed(self.store, structlog.get_logger(), self.figures)
-        doors = cast(Doors, SimpleNamespace(http=HttpSettings(max_listeners=most)))
-        self.app = FastAPI()
-        self.app.include_router(stream.routes(doors, self.feed))
+        http = HttpSettings(max_listeners=most)
+        context = context_of(feed=self.feed, http=http)
+        dispatcher = Dispatcher(context, Table([stream.INTERFACE], http))
+        self.app = alone(dispatcher, lambda: Client("", frozenset(Right)))
         self.ears: list[Ear] = []
         self.task = asyncio.create_task(self.feed.run())
 

@@ -38,10 +38,10 @@ EMPTY = "/empty"
 
 def serve(path: str) -> None:
     """``fastagi serve`` with one route more, which does nothing."""
-    import fastagi.api.application
+    import fastagi.api.asgi
     from fastagi import cli
 
-    ours = fastagi.api.application.routed
+    ours = fastagi.api.asgi.routed
 
     def with_empty(*parts: Any) -> Any:
         application = ours(*parts)
@@ -51,7 +51,7 @@ def serve(path: str) -> None:
 
         return application
 
-    fastagi.api.application.routed = with_empty
+    fastagi.api.asgi.routed = with_empty
     sys.argv = ["fastagi", "serve", "--log-format", "json", "--config", path]
     cli.main()
 

@@ -23,11 +23,12 @@ from fastagi.agents.commands import Actor, Command, LogIn, LogOff, Pause, PauseR
 from fastagi.agents.devices import Device
 from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState
+from fastagi.agents.records import AgentView
 from fastagi.api.server import HttpServer
 from fastagi.contract import EventType, Source
 from fastagi.demo.asterisk import free_port
 from tests.agents.memory import LUNCH, Clock, device
-from tests.api.conftest import House, Reader, View, view
+from tests.api.conftest import House, Reader, view
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ T = TypeVar("T")
 class Shown(Reader):
     """As the real store tells it: where each login and each pause came from, too."""
 
-    def agents(self, numbers: Sequence[str] | None = None) -> list[View]:
+    def agents(self, numbers: Sequence[str] | None = None) -> list[AgentView]:
         self._there("agents")
         last: dict[tuple[str, EventType], Event] = {}
         for event in list(self.store.events.values()):
@@ -49,7 +50,7 @@ class Shown(Reader):
         return sorted(views, key=lambda one: (len(one.number), one.number))
 
     @staticmethod
-    def _view(state: AgentState, last: Mapping[tuple[str, EventType], Event]) -> View:
+    def _view(state: AgentState, last: Mapping[tuple[str, EventType], Event]) -> AgentView:
         login = last.get((state.number, EventType.LOGIN)) if state.session else None
         pause = last.get((state.number, EventType.PAUSE)) if state.pause else None
         return replace(
@@ -101,8 +102,8 @@ class Office:
         feed = self.house.feed
         self.house.hall.service.changed[:] = [lambda change: feed.wake()]
         self._feeding = asyncio.create_task(feed.run())
-        doors = self.house.doors(**self.http)
-        self._server = HttpServer(app, doors.http, ending=feed.end)
+        context = self.house.context(**self.http)
+        self._server = HttpServer(app, context.http, ending=feed.end)
         await self._server.start()
 
     def close(self) -> None:

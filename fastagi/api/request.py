@@ -1,18 +1,19 @@
-"""What the faces that read paths and bodies by hand have in common."""
+"""What handlers read of a request, and how long they wait for the store."""
 
 import asyncio
 import codecs
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import orjson
-from fastapi import APIRouter, Request, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from fastagi.agents.service import StoreUnavailable
+from fastagi.api.guard import Client
 
-PATIENCE = 20.0  # seconds for the store to answer
+STORE_DEADLINE = 20.0  # seconds for the store to answer
 LARGEST_TEXT = 10**15  # an integer that stands for a string of digits
 
 _BOMS = (
@@ -36,70 +37,28 @@ _DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
 T = TypeVar("T")
 
 
-class Route(Protocol):
-    """An operation of a face, as OpenAPI shows it."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request, as handlers get it. ``client``: who asks; nobody where everybody may ask.
+    ``values``: what stands in the path, by name."""
+
+    scope: Scope
+    receive: Receive
+    client: Client
+    values: Mapping[str, str]
 
     @property
-    def method(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-    @property
-    def status(self) -> int:
-        """Of success."""
+    def query(self) -> bytes:
+        query: bytes = self.scope["query_string"]
+        return query
+
+    async def fields(self) -> dict[str, Any]:
+        """Of the JSON object that was sent. Raises BadBody."""
+        return json_fields(await sent_text(self.scope, self.receive))
 
 
-R = TypeVar("R", bound=Route)
-
-
-def documented(
-    face: ASGIApp,
-    name: str,
-    prefix: str,
-    routes: Iterable[R],
-    responses: Callable[[R], dict[int | str, dict[str, Any]]],
-    extra: Callable[[R], Mapping[str, Any]],
-) -> APIRouter:
-    """The routes of a face that reads its requests by hand, for the sake of OpenAPI."""
-    router = APIRouter(prefix=prefix, tags=[name])
-
-    async def served(request: Request) -> Response:
-        return Served(face)
-
-    for route in routes:
-        router.add_api_route(
-            route.path,
-            served,
-            methods=[route.method],
-            name=route.name,
-            operation_id=f"{name}_{route.name}",
-            summary=route.summary,
-            description="",
-            status_code=route.status,
-            response_class=Response,
-            responses=responses(route),
-            openapi_extra=dict(extra(route)),
-        )
-    return router
-
-
-class Served(Response):
-    """What a route of FastAPI's, which stands there for the sake of OpenAPI, gives back: the face
-    itself answers."""
-
-    def __init__(self, face: ASGIApp) -> None:
-        super().__init__()
-        self._face = face
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._face(scope, receive, send)
-
-
-async def whole(receive: Receive) -> bytes:
-    """The body; how large it may be the guard has seen to."""
+async def whole_body(receive: Receive) -> bytes:
+    """The guard has limited its size."""
     message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body"):
@@ -118,7 +77,7 @@ def declared_charset(content_type: bytes) -> str:
 async def sent_text(scope: Scope, receive: Receive) -> bytes:
     """The body in UTF-8 without a byte order mark, whatever charset it came in; as it came where
     it cannot be read so."""
-    body = await whole(receive)
+    body = await whole_body(receive)
     charset = next((name for bom, name in _BOMS if body.startswith(bom)), "")
     if charset == "utf-8":
         return body[len(codecs.BOM_UTF8) :]
@@ -161,7 +120,7 @@ def json_fields(body: bytes) -> dict[str, Any]:
 async def in_time(answer: Awaitable[T]) -> T:
     """Raises StoreUnavailable, also when no answer comes."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STORE_DEADLINE):
             return await answer
     except TimeoutError as error:
         raise StoreUnavailable("no answer in time") from error
