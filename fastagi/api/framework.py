@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastagi.agents.errors import Refused
@@ -98,7 +98,7 @@ def _add(
         "name": row.handler.__name__,
         "tags": [interface.tag],
         "description": "",
-        "response_class": Response,
+        "response_class": JSONResponse if "response_model" in (row.schema or {}) else Response,
         "route_class_override": interface.framework,
         **(row.schema or {}),
     }
