@@ -98,9 +98,11 @@ class Office:
         self.do(self._open())
 
     async def _open(self) -> None:
+        changed = self.house.hall.service.changed
+        changed.clear()
         app = self.house.application(**self.http)
         feed = self.house.feed
-        self.house.hall.service.changed[:] = [lambda change: feed.wake()]
+        changed.append(lambda change: feed.wake())
         self._feeding = asyncio.create_task(feed.run())
         context = self.house.context(**self.http)
         self._server = HttpServer(app, context.http, ending=feed.end)
