@@ -60,12 +60,6 @@ NONE = "NONE"  # the outcome of a call that ended before it had one
 
 SCRIPTS = frozenset({*(script.value for script in Script), "busy"})
 OUTCOMES = frozenset({*(outcome.value for outcome in Outcome), NONE})
-FACES = frozenset(
-    {
-        *("agentd", "agent_events", "evolux", "agent_php"),
-        *("events", "page", "health", "metrics", "docs"),
-    }
-)
 HOOK_OUTCOMES = frozenset({"delivered", "failed", "parked"})
 MAX_TASKS = 50  # names of tasks
 HOOK_SINK = "hook"  # among the sinks: what is owed to hooks
@@ -200,12 +194,13 @@ class Metrics:
         observe(seconds)
 
     def requested(self, face: str, status: int) -> None:
-        """A request was answered. ``face`` is one of FACES, anything else counts as other."""
+        """A request was answered. ``face`` is the name of an interface: a word, and no path."""
         count = self._request.get((face, status))
         if count is None:
-            known = face in FACES and 100 <= status <= 599
+            is_name, is_status = face.isidentifier(), 100 <= status <= 599
+            known = is_name and is_status
             count = self._requests.labels(
-                face if face in FACES else OTHER, str(status) if 100 <= status <= 599 else OTHER
+                face if is_name else OTHER, str(status) if is_status else OTHER
             )
             if known:
                 self._request[face, status] = count

@@ -27,7 +27,7 @@ from fastagi.api import guard
 from fastagi.api.asgi import INTERFACES, application
 from fastagi.api.context import Context
 from fastagi.api.stream import Feed
-from fastagi.api.table import Table
+from fastagi.api.table import Interface, Table
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
 from fastagi.contract import EventType, Source
 from tests.agents.memory import QUEUES, Hall, MemoryStore, an_agent
@@ -366,10 +366,10 @@ class House:
             log=self.log,
         )
 
-    def application(self, **http: Any) -> Any:
+    def application(self, interfaces: Sequence[Interface] = INTERFACES, **http: Any) -> Any:
         context = self.context(**http)
         self.feed = context.feed
-        return application(context, self.seconds)
+        return application(context, self.seconds, interfaces)
 
     def seconds(self) -> float:
         """A monotonic clock."""
