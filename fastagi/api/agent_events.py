@@ -6,11 +6,11 @@ programs written for it work here. What goes beyond its document says so.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from fastapi import Body, Path, Query, Request, Response
+from fastapi import Body, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -78,6 +78,24 @@ Kind = Annotated[
         examples=["local"],
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Whose hooks."""
+
+    client_id: ClientId
+    kind: Kind
+    agent_id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class One(Agent):
+    event_id: EventId
+
+
+OfAgent = Annotated[Agent, Depends()]
+OfOne = Annotated[One, Depends()]
 Limit = Annotated[int, Query(ge=1, le=200, description="How many, the latest first.")]
 
 Url = Annotated[
@@ -313,27 +331,20 @@ class AgentEvents:
 
     # -- hooks
 
-    async def create(
-        self,
-        request: Request,
-        client_id: ClientId,
-        kind: Kind,
-        agent_id: AgentId,
-        new: NewAgentEvent,
-    ) -> Response:
+    async def create(self, request: Request, agent: OfAgent, new: NewAgentEvent) -> Response:
         """The document prints the answer and no status. 200 is what a program that looks for one
         status only would look for without being told of another; 201 would be news to it, while
         those that look for 2xx take both."""
         self._check(new.url)
         async with self._changing:
-            if len(await self._of(client_id, kind, agent_id)) >= MOST:
+            if len(await self._of(agent)) >= MOST:
                 text = f"This agent has {MOST} events already, the most there may be"
                 raise HttpError(409, text)
             hook = await self._stored(
                 self._hooks.create(
-                    client_id,
-                    agent_id,
-                    kind,
+                    agent.client_id,
+                    agent.agent_id,
+                    agent.kind,
                     EventType(new.event_type),
                     _method(new.method),
                     new.url,
@@ -345,22 +356,17 @@ class AgentEvents:
         self._log("hook created", request, hook)
         return JSONResponse(_shown(hook))
 
-    async def every(self, client_id: ClientId, kind: Kind, agent_id: AgentId) -> Response:
-        hooks = await self._of(client_id, kind, agent_id)
+    async def every(self, agent: OfAgent) -> Response:
+        hooks = await self._of(agent)
         return JSONResponse([_shown(hook) for hook in hooks])
 
-    async def read(
-        self, client_id: ClientId, kind: Kind, agent_id: AgentId, event_id: EventId
-    ) -> Response:
-        return JSONResponse(_shown(await self._hook(client_id, kind, agent_id, event_id)))
+    async def read(self, one: OfOne) -> Response:
+        return JSONResponse(_shown(await self._hook(one)))
 
     async def update(
         self,
         request: Request,
-        client_id: ClientId,
-        kind: Kind,
-        agent_id: AgentId,
-        event_id: EventId,
+        one: OfOne,
         change: Annotated[AgentEventChange | None, Body()] = None,
     ) -> Response:
         given = {} if change is None else change.model_dump(exclude_none=True)
@@ -371,7 +377,7 @@ class AgentEvents:
         if "event_type" in given:
             given["event_type"] = EventType(given["event_type"])
         async with self._changing:
-            hook = await self._hook(client_id, kind, agent_id, event_id)
+            hook = await self._hook(one)
             changed = replace(hook, **given)
             if changed != hook:
                 if not await self._stored(self._hooks.update(changed)):
@@ -379,15 +385,8 @@ class AgentEvents:
                 self._log("hook changed", request, changed)
         return JSONResponse(_shown(changed))
 
-    async def delete(
-        self,
-        request: Request,
-        client_id: ClientId,
-        kind: Kind,
-        agent_id: AgentId,
-        event_id: EventId,
-    ) -> Response:
-        hook = await self._hook(client_id, kind, agent_id, event_id)
+    async def delete(self, request: Request, one: OfOne) -> Response:
+        hook = await self._hook(one)
         if not await self._stored(self._hooks.delete(hook.id)):
             raise HttpError(404, DELETED_MEANWHILE)
         self._log("hook deleted", request, hook)
@@ -395,16 +394,14 @@ class AgentEvents:
 
     # -- what becomes of them
 
-    async def test(
-        self, client_id: ClientId, kind: Kind, agent_id: AgentId, event_id: EventId
-    ) -> Response:
-        hook = await self._hook(client_id, kind, agent_id, event_id)
-        agent = await self._stored(self._context.directory.agent_by_id(agent_id))
+    async def test(self, one: OfOne) -> Response:
+        hook = await self._hook(one)
+        agent = await self._stored(self._context.directory.agent_by_id(one.agent_id))
         if agent is None:
             raise HttpError(404, NO_AGENT)
         event = _example(hook, agent, self._context.service)
         # Has a time limit of its own, that of every delivery.
-        attempt = await self._context.tester.test(hook, told(agent_id, event))
+        attempt = await self._context.tester.test(hook, told(one.agent_id, event))
         return JSONResponse(
             {
                 "status": attempt.status,
@@ -414,15 +411,8 @@ class AgentEvents:
             }
         )
 
-    async def deliveries(
-        self,
-        client_id: ClientId,
-        kind: Kind,
-        agent_id: AgentId,
-        event_id: EventId,
-        limit: Limit = 50,
-    ) -> Response:
-        hook = await self._hook(client_id, kind, agent_id, event_id)
+    async def deliveries(self, one: OfOne, limit: Limit = 50) -> Response:
+        hook = await self._hook(one)
         attempts = await self._stored(self._hooks.log(hook.id, limit))
         return JSONResponse(
             {
@@ -431,33 +421,28 @@ class AgentEvents:
             }
         )
 
-    async def retry(
-        self,
-        request: Request,
-        client_id: ClientId,
-        kind: Kind,
-        agent_id: AgentId,
-        event_id: EventId,
-    ) -> Response:
-        hook = await self._hook(client_id, kind, agent_id, event_id)
+    async def retry(self, request: Request, one: OfOne) -> Response:
+        hook = await self._hook(one)
         retried = await self._stored(self._hooks.retry(hook.id))
         self._log("parked deliveries of a hook are due again", request, hook)
         return JSONResponse({"retried": retried})
 
     # -- what they have in common
 
-    async def _of(self, client_id: str, kind: DeviceType, agent_id: int) -> Sequence[Hook]:
+    async def _of(self, agent: Agent) -> Sequence[Hook]:
         hooks = None
-        if agent_id <= LARGEST_AGENT:
-            hooks = await self._stored(self._hooks.of(client_id, agent_id, kind))
+        if agent.agent_id <= LARGEST_AGENT:
+            found = self._hooks.of(agent.client_id, agent.agent_id, agent.kind)
+            hooks = await self._stored(found)
         if hooks is None:
             raise HttpError(404, NO_AGENT)
         return hooks
 
-    async def _hook(self, client_id: str, kind: DeviceType, agent_id: int, event_id: int) -> Hook:
+    async def _hook(self, one: One) -> Hook:
         hook = None
-        if agent_id <= LARGEST_AGENT and event_id <= LARGEST_EVENT:
-            hook = await self._stored(self._hooks.hook(client_id, agent_id, kind, event_id))
+        if one.agent_id <= LARGEST_AGENT and one.event_id <= LARGEST_EVENT:
+            found = self._hooks.hook(one.client_id, one.agent_id, one.kind, one.event_id)
+            hook = await self._stored(found)
         if hook is None:
             raise HttpError(404, "No such event")
         return hook

@@ -7,9 +7,11 @@ Without tokens everybody on this machine may do everything; ``house.open(tokens=
 client of an application with other settings.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -30,6 +32,7 @@ from fastagi.api.stream import Feed
 from fastagi.api.table import Interface, Table
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
 from fastagi.contract import EventType, Source
+from fastagi.outbox import outward
 from tests.agents.memory import QUEUES, Hall, MemoryStore, an_agent
 
 QUEUE_IDS = {"sales": 1, "support": 2, "billing": 3}
@@ -203,13 +206,24 @@ class MemoryRecords:
 
 
 class MemoryHooks:
-    """``ports.Hooks``."""
+    """``ports.Hooks`` as dictionaries, and what hooks ask of ``ports.Directory``."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.hooks: dict[int, Hook] = {}
         self.attempts: dict[int, list[Attempt]] = {}
         self.given_up: dict[int, int] = {}
+        self.away: Exception | None = None
+        self.slow = False
+
+    async def _asked(self) -> None:
+        await asyncio.sleep(60 if self.slow else 0)
+        if self.away is not None:
+            raise self.away
+
+    async def agent_by_id(self, id: int) -> AgentState | None:
+        await self._asked()
+        return await self._reader.agent_by_id(id)
 
     async def create(
         self,
@@ -221,7 +235,7 @@ class MemoryHooks:
         url: str,
         content_type: ContentType,
     ) -> Hook | None:
-        if await self._reader.agent_by_id(agent_id) is None:
+        if await self.agent_by_id(agent_id) is None:
             return None
         id = max(self.hooks, default=149) + 1
         hook = Hook(id, client, agent_id, agent_type, event_type, method, url, content_type)
@@ -229,7 +243,7 @@ class MemoryHooks:
         return hook
 
     async def of(self, client: str, agent_id: int, agent_type: DeviceType) -> Sequence[Hook] | None:
-        if await self._reader.agent_by_id(agent_id) is None:
+        if await self.agent_by_id(agent_id) is None:
             return None
         path = (client, agent_id, agent_type)
         return [h for h in self.hooks.values() if (h.client, h.agent_id, h.agent_type) == path]
@@ -241,37 +255,53 @@ class MemoryHooks:
         return next((hook for hook in found if hook.id == id), None)
 
     async def update(self, hook: Hook) -> bool:
+        await self._asked()
         if hook.id not in self.hooks:
             return False
         self.hooks[hook.id] = hook
         return True
 
     async def delete(self, id: int) -> bool:
+        await self._asked()
         return self.hooks.pop(id, None) is not None
 
     async def log(self, id: int, limit: int) -> Sequence[Attempt]:
+        await self._asked()
         return self.attempts.get(id, [])[:limit]
 
     async def parked(self, id: int) -> int:
+        await self._asked()
         return self.given_up.get(id, 0)
 
     async def retry(self, id: int) -> int:
+        await self._asked()
         return self.given_up.pop(id, 0)
 
 
 class MemoryTester:
-    """``ports.Tester``: sends nothing, remembers what it would have sent."""
+    """``ports.Tester``: refuses what the real one does, and keeps what it was to send."""
 
-    def __init__(self, now: Any) -> None:
+    def __init__(self, now: Callable[[], datetime]) -> None:
         self.sent: list[tuple[Hook, dict[str, str]]] = []
+        self.status: int | None = 200
         self._now = now
 
     async def test(self, hook: Hook, fields: Mapping[str, str]) -> Attempt:
         self.sent.append((hook, dict(fields)))
-        return Attempt("test", hook.event_type, self._now(), 1, 200, "", 0.01, "delivered")
+        failed = self.status != 200
+        return Attempt(
+            "test",
+            hook.event_type,
+            self._now(),
+            1,
+            self.status,
+            "no answer" if failed else "",
+            0.0414,
+            "failed" if failed else "delivered",
+        )
 
     def refusal(self, url: str) -> str | None:
-        return "it is in a private network" if "//10." in url else None
+        return outward.refusal(url, ())
 
 
 @dataclass

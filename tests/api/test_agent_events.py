@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -14,9 +14,8 @@ import structlog
 from fastapi import FastAPI
 
 from fastagi.agents.commands import LogIn
-from fastagi.agents.devices import Device, DeviceType
-from fastagi.agents.hooks import Attempt, ContentType, Hook, Method
-from fastagi.agents.model import AgentState
+from fastagi.agents.devices import Device
+from fastagi.agents.hooks import Attempt, Hook
 from fastagi.agents.service import StoreUnavailable
 from fastagi.api import agent_events
 from fastagi.api.asgi import Dispatcher
@@ -24,9 +23,8 @@ from fastagi.api.context import Context
 from fastagi.api.table import Table
 from fastagi.config.settings import HttpSettings, Right
 from fastagi.contract import EventType, Source
-from fastagi.outbox import outward
 from tests.agents.memory import Hall, an_agent
-from tests.api.conftest import alone, context_of
+from tests.api.conftest import MemoryHooks, MemoryTester, Reader, alone, context_of
 
 BASE = "/client/12/agent/local/136/event/"
 NEW = {
@@ -34,110 +32,6 @@ NEW = {
     "method": "GET",
     "event_type": "agent-login",
 }
-
-
-class MemoryHooks:
-    """``ports.Hooks`` and ``ports.Directory`` as dictionaries."""
-
-    def __init__(self, hall: Hall) -> None:
-        self.hall = hall
-        self.next = 150
-        self.hooks: dict[int, Hook] = {}
-        self.attempts: dict[int, list[Attempt]] = {}
-        self.given_up: dict[int, int] = {}
-        self.away: Exception | None = None
-        self.slow = False
-
-    async def _asked(self) -> None:
-        await asyncio.sleep(0)
-        if self.slow:
-            await asyncio.sleep(60)
-        if self.away is not None:
-            raise self.away
-
-    async def agent_by_id(self, id: int) -> AgentState | None:
-        await self._asked()
-        return next((a for a in self.hall.store.agents.values() if a.id == id), None)
-
-    async def queue_by_id(self, id: int) -> tuple[str, str] | None:
-        raise AssertionError("nobody asks for queues")
-
-    async def create(
-        self,
-        client: str,
-        agent_id: int,
-        agent_type: DeviceType,
-        event_type: EventType,
-        method: Method,
-        url: str,
-        content_type: ContentType,
-    ) -> Hook | None:
-        if await self.agent_by_id(agent_id) is None:
-            return None
-        hook = Hook(self.next, client, agent_id, agent_type, event_type, method, url, content_type)
-        self.hooks[hook.id] = hook
-        self.next += 1
-        return hook
-
-    async def of(self, client: str, agent_id: int, agent_type: DeviceType) -> Sequence[Hook] | None:
-        if await self.agent_by_id(agent_id) is None:
-            return None
-        place = (client, agent_id, agent_type)
-        return [h for h in self.hooks.values() if (h.client, h.agent_id, h.agent_type) == place]
-
-    async def hook(
-        self, client: str, agent_id: int, agent_type: DeviceType, id: int
-    ) -> Hook | None:
-        there = await self.of(client, agent_id, agent_type) or ()
-        return next((hook for hook in there if hook.id == id), None)
-
-    async def update(self, hook: Hook) -> bool:
-        await self._asked()
-        if hook.id not in self.hooks:
-            return False
-        self.hooks[hook.id] = hook
-        return True
-
-    async def delete(self, id: int) -> bool:
-        await self._asked()
-        return self.hooks.pop(id, None) is not None
-
-    async def log(self, id: int, limit: int) -> Sequence[Attempt]:
-        await self._asked()
-        return self.attempts.get(id, [])[:limit]
-
-    async def parked(self, id: int) -> int:
-        await self._asked()
-        return self.given_up.get(id, 0)
-
-    async def retry(self, id: int) -> int:
-        await self._asked()
-        return self.given_up.pop(id, 0)
-
-
-class MemoryTester:
-    """Refuses what the real one does, and keeps what it was to send."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[Hook, dict[str, str]]] = []
-        self.status: int | None = 200
-
-    def refusal(self, url: str) -> str | None:
-        return outward.refusal(url, ())
-
-    async def test(self, hook: Hook, fields: Mapping[str, str]) -> Attempt:
-        self.sent.append((hook, dict(fields)))
-        done = self.status == 200
-        return Attempt(
-            "test",
-            hook.event_type,
-            datetime.now(UTC),
-            1,
-            self.status,
-            "" if done else "no answer",
-            0.0414,
-            "delivered" if done else "failed",
-        )
 
 
 @dataclass
@@ -162,7 +56,7 @@ class House:
 async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr(agent_events, "STORE_DEADLINE", 60.0)
     hall = Hall(replace(an_agent("1001"), id=136), replace(an_agent("1002"), id=137))
-    hooks, tester = MemoryHooks(hall), MemoryTester()
+    hooks, tester = MemoryHooks(Reader(hall.store)), MemoryTester(hall.clock)
     context = context_of(
         service=hall.service,
         directory=hooks,
