@@ -6,12 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from fastagi.agents.errors import StoreUnavailable, Unavailable
-from fastagi.agents.log import Log, Trouble
+from fastagi.agents.log import Log, Repeats, Trouble
 from fastagi.agents.operations import QueuesUnavailable
 from fastagi.agents.text import Unusable, printable
 
@@ -21,12 +20,6 @@ MAX_ERROR = 300  # characters of an error in a log line
 
 # What is away for a time is nobody's fault, and tried again.
 AWAY = (StoreUnavailable, QueuesUnavailable, Unavailable)
-
-
-@dataclass(slots=True)
-class _Kind:
-    logged: float  # when, on the monotonic clock
-    since: int = 0  # how often since
 
 
 class Fence:
@@ -51,8 +44,7 @@ class Fence:
         self.log = log
         self.faults: Counter[str] = Counter()  # by task
         self._counted = counted
-        self._clock = clock
-        self._kinds: dict[tuple[str, str, str], _Kind] = {}
+        self._kinds = Repeats(KINDS, AGAIN_AFTER, clock)
 
     @contextmanager
     def item(self, task: str, *passes: type[BaseException], **facts: Any) -> Iterator[None]:
@@ -76,7 +68,8 @@ class Fence:
         unusable = isinstance(error, Unusable)
         where = "" if unusable else _where(error.__traceback__)
         # What others send has few texts, an error of our own may have any.
-        again = self._again((task, str(error) if unusable else type(error).__name__, where))
+        kind = str(error) if unusable else type(error).__name__
+        again = self._kinds.count(self._kinds.key(task, kind, where))
         if again is None:
             return
         brief = type(error).__name__ if hidden else _brief(error)
@@ -90,23 +83,6 @@ class Fence:
         if not again and not hidden:
             values["exc_info"] = error
         self.log.error("skipped: a fault of the service", **values | facts)
-
-    def _again(self, key: tuple[str, str, str]) -> int | None:
-        """How often it came since it was logged last; None: it need not be logged now."""
-        now = self._clock()
-        kind = self._kinds.get(key)
-        if kind is None:
-            if len(self._kinds) >= KINDS:
-                key = ("", "", "")
-                kind = self._kinds.get(key)
-            if kind is None:
-                self._kinds[key] = _Kind(now)
-                return 0
-        kind.since += 1
-        if now < kind.logged + AGAIN_AFTER:
-            return None
-        times, kind.since, kind.logged = kind.since, 0, now
-        return times
 
 
 class Supervisor:

@@ -12,6 +12,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import islice
 from typing import Any
 
+from fastagi.agents.log import Repeats
+
 MOST_SOURCES = 10_000  # addresses that are remembered, the latest ones
 MOST_FAMILIAR = 10_000  # right tokens that are remembered, by address
 
@@ -294,17 +296,13 @@ class Repeated:
 
     def __init__(self, log: Any) -> None:
         self._log = log
-        self._more: dict[tuple[str, ...], int] = {}
+        self._more = Repeats(LOG_KINDS)
 
     def __call__(self, level: str, event: str, *kind: str, **fields: Any) -> None:
         """``kind``: what tells lines of this event apart."""
-        key = (event, *kind)
-        if key not in self._more and len(self._more) >= LOG_KINDS:
-            key = (event,)
-        if key in self._more:
-            self._more[key] += 1
+        key = self._more.key(event, *kind, shared=(event,))
+        if self._more.count(key) is None:
             return
-        self._more[key] = 0
         write = partial(getattr(self._log, level), event, **fields)
         write()
         loop = asyncio.get_running_loop()
@@ -313,10 +311,6 @@ class Repeated:
     def _sum_up(
         self, loop: asyncio.AbstractEventLoop, key: tuple[str, ...], write: Callable[..., None]
     ) -> None:
-        more = self._more[key]
-        if not more:
-            del self._more[key]
-            return
-        self._more[key] = 0
-        write(more=more)
-        loop.call_later(LOG_EVERY, self._sum_up, loop, key, write)
+        if more := self._more.take(key):
+            write(more=more)
+            loop.call_later(LOG_EVERY, self._sum_up, loop, key, write)

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import Message, Receive, Scope, Send
 
 from fastagi.agents.fence import Fence
+from fastagi.agents.log import Trouble
 from fastagi.agents.ports import Figures, Reading
 from fastagi.api.answers import HttpError
 from fastagi.api.context import Context
@@ -143,7 +144,9 @@ class Feed:
         self._threads: ThreadPoolExecutor | None = None
         self._readers = asyncio.Semaphore(READERS)
         self._pages: dict[int, asyncio.Task[_EventPage]] = {}
-        self._away = False
+        self._trouble = Trouble(
+            log, "the event stream waits for the store", "the event stream goes on"
+        )
         self.position: int | None = None
         """Up to this event everything was given to the listeners; None: nothing was read yet."""
         self.ended = False  # for good
@@ -277,13 +280,9 @@ class Feed:
             async with asyncio.timeout(DEADLINE):
                 answer = await self._loop.run_in_executor(self._threads, question, *values)
         except Exception as error:  # a feed that dies would take the phones with it
-            if not self._away:
-                self._away = True
-                self._log.warning("the event stream waits for the store", error=str(error))
+            self._trouble.is_there(error=str(error))
             raise _Away from error
-        if self._away:
-            self._away = False
-            self._log.info("the event stream goes on")
+        self._trouble.is_over()
         return answer
 
     # -- serving
