@@ -976,7 +976,7 @@ async def test_the_store_is_away(radio: Radio, monkeypatch: pytest.MonkeyPatch) 
         radio.store.away = False
         await until(lambda: there.seqs == [4, 5])
         await until(lambda: resuming.seqs == [2, 3, 4, 5])
-        await until(lambda: radio.feed._trouble is False)
+        await until(lambda: not radio.feed._trouble)
     assert [entry["event"] for entry in logs] == [
         "the event stream waits for the store",
         "the event stream goes on",
