@@ -230,7 +230,7 @@ class Reading(Protocol):
 
 
 class Records(Protocol):
-    """The directory, for faces that show and change it. The reading calls block (make them in a
+    """The directory, for interfaces that show and change it. The reading calls block (make them in a
     thread); every call may raise StoreUnavailable."""
 
     def agents(self, offset: int, limit: int) -> tuple[Sequence[AgentRecord], int]:
@@ -307,7 +307,7 @@ class Tester(Protocol):
 
 
 class Figures(Protocol):
-    def requested(self, face: str, status: int) -> None: ...
+    def requested(self, interface: str, status: int) -> None: ...
 
     def listeners(self, count: int) -> None: ...
 

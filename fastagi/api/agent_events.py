@@ -1,7 +1,7 @@
 """Hooks: an agent's events, sent to other programs over HTTP.
 
 Paths, methods and fields are those of an existing system's "Queue Agent Events" resource, so that
-programs written for it work here. What goes beyond its document says so.
+programs written for it work here. What goes beyond the document says so.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ ClientId = Annotated[
     Path(
         pattern=r"^[A-Za-z0-9._@-]{1,64}$",
         description="A name under which hooks are kept: they are seen under it alone, and signed"
-        " with a secret of its own.",
+        " with a secret made for this name.",
         examples=["12"],
     ),
 ]
@@ -101,7 +101,7 @@ Limit = Annotated[int, Query(ge=1, le=200, description="How many, the latest fir
 Url = Annotated[
     str,
     Field(
-        # Announced, not tested: what may be called the tester says, in words of its own.
+        # Announced, not tested: the tester decides which URLs may be called, and says why not.
         json_schema_extra={
             "format": "http-url",
             "pattern": r'^[Hh][Tt][Tt][Pp][Ss]?://[0-9A-Za-z_.:\[\]-]+([/?][!-"$-~]*)?$',
@@ -264,7 +264,7 @@ _ABOUT = {
 RESPONSES: Responses = {
     status: {"model": Error, "description": text} for status, text in _ABOUT.items()
 }
-# Else FastAPI would announce its 422, of another shape, which is never sent.
+# Else FastAPI would announce a 422 of another shape, which is never sent.
 RESPONSES["default"] = {"model": Error, "description": "Anything else that went wrong."}
 TOO_MANY: Responses = {
     409: {"model": Error, "description": f"The agent has {MOST} events already."}
@@ -288,7 +288,7 @@ class Route(APIRoute):
 
 
 async def _taken_for_json(request: Request) -> Request:
-    """The document knows no other bodies, and programs send theirs under many names (``curl -d``
+    """The document knows no other bodies, and programs declare them under many names (``curl -d``
     calls them forms). That no page in a browser makes use of it is the guard's business."""
     headers = [one for one in request.scope["headers"] if one[0] != b"content-type"]
     headers.append((b"content-type", JSON.encode()))
@@ -333,8 +333,8 @@ class AgentEvents:
 
     async def create(self, request: Request, agent: OfAgent, new: NewAgentEvent) -> Response:
         """The document prints the answer and no status. 200 is what a program that looks for one
-        status only would look for without being told of another; 201 would be news to it, while
-        those that look for 2xx take both."""
+        status only would look for, as none is documented; 201 would be unexpected there, while
+        programs that look for 2xx take both."""
         self._check(new.url)
         async with self._changing:
             if len(await self._of(agent)) >= MOST:
@@ -400,7 +400,7 @@ class AgentEvents:
         if agent is None:
             raise HttpError(404, NO_AGENT)
         event = _example(hook, agent, self._context.service)
-        # Has a time limit of its own, that of every delivery.
+        # The tester limits the time itself, as for every delivery.
         attempt = await self._context.tester.test(hook, told(one.agent_id, event))
         return JSONResponse(
             {

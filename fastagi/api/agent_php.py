@@ -280,7 +280,9 @@ class AgentPhp:
             number = await self._number(asked)
             return await operation(self, Asked(asked.fields, asked.actor, number))
         except (Unavailable, StoreUnavailable) as error:
-            self._context.log.warning("agent.php: not done", why=str(error))
+            self._context.log.warning(
+                "agent.php request refused: Asterisk or the database is away", why=str(error)
+            )
             raise PhpError(AWAY, 503, headers=RETRY) from error
         except Refused as refusal:
             raise _in_the_documents_words(refusal) from refusal
@@ -318,7 +320,7 @@ class AgentPhp:
             queues=(queue,),
         )
         take_over = settings.in_use_by_another is InUseByAnother.TAKE_OVER
-        # A login that is one already tells below: the queue is joined then.
+        # Who is logged in already is refused or moved below: the queue is joined then.
         added = state.session is None and await self._add(asked, state, queue)
         try:
             change = await self._service.execute(command, take_over=take_over)
@@ -491,7 +493,7 @@ def _readable(text: str) -> str:
 
 
 def _is_reason(text: str) -> bool:
-    """Whether it can be told to Asterisk as it is, which keeps members as one text that it splits
+    """Whether Asterisk can be given it as it is, which keeps members as one text that it splits
     on ``, | ;``; and is not the system's own."""
     return (
         is_text(text)  # nor half a character: a lone surrogate is none

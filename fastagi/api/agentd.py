@@ -229,7 +229,7 @@ class Agentd:
             talks = state.session is not None and state.session.device.key in in_call
             return Relog(**self._asked(call, state.number), in_call=talks)
 
-        return await self._all(states, command, "all logins are told to Asterisk anew")
+        return await self._all(states, command, "all agents are put into their queues again")
 
     async def _to_the_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """A client that goes does not stop it midway."""
@@ -244,7 +244,7 @@ class Agentd:
 
     def _ended_alone(self, task: asyncio.Task[Answer]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._context.log.error("all agents: not finished", error=str(error))
+            self._context.log.error("changing all agents did not finish", error=str(error))
 
     async def _all(
         self, states: Sequence[AgentState], command: Callable[[AgentState], Command], what: str
@@ -262,7 +262,7 @@ class Agentd:
         failed = [
             {"id": ids[one.agent], "number": one.agent, "error": str(as_http_error(refusal))}
             for one, refusal in refused
-            # Logged off meanwhile, by whomever, is what was wanted, or leaves nothing to be told.
+            # Logged off meanwhile: that was wanted, or there is nothing left to do.
             if not isinstance(refusal, NotLoggedIn | NoSuchAgent)
         ]
         planned = sum(plans.values())

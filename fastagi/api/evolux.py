@@ -2,7 +2,7 @@
 that programs written for it work here.
 
 Where the document is silent, an answer has the shape of those it shows: texts of refusals that it
-does not know are told in ``errors``.
+does not know stand in ``errors``.
 """
 
 import asyncio
@@ -124,7 +124,7 @@ DONE = _answer(200, "OK")
 
 
 def _done(change: Change) -> Answer:
-    """What waits for the end of the agent's queue call is told beside the document's answer."""
+    """What waits for the end of the agent's queue call stands beside the document's answer."""
     plan = change.after.plan
     return _answer(200, "OK", planned=plan) if plan else DONE
 
@@ -140,11 +140,11 @@ class Evolux:
 
     async def list_agents(self, call: Call) -> Answer:
         page = _page(call)
-        said = await in_time(self._context.directory.queue_pauses())
+        rules = await in_time(self._context.directory.queue_pauses())
 
         def read() -> tuple[list[dict[str, Any]], int]:
             found, total = self._context.records.agents(page.offset, page.limit)
-            showing = self._showing(said)
+            showing = self._showing(rules)
             now = self._now([record.number for record in found])
             return [showing.agent(record) | now.get(record.number, {}) for record in found], total
 
@@ -153,20 +153,20 @@ class Evolux:
 
     async def list_pauses(self, call: Call) -> Answer:
         id, page = _id(call), _page(call)
-        said = await in_time(self._context.directory.queue_pauses())
+        rules = await in_time(self._context.directory.queue_pauses())
 
         def read() -> list[dict[str, Any]]:
             record = self._context.records.agent(id)
             if record is None:
                 raise _not_found()
-            return list(self._showing(said).pauses(record))
+            return list(self._showing(rules).pauses(record))
 
         found = await in_thread(read)
         shown = found[page.offset : page.offset + page.limit]
         return _listed(page, f"{_origin(call.scope)}{BASE}/{id}/pauses", shown, len(found))
 
     def _now(self, numbers: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """By number, what the document has no field for, where there is something to tell: what is
+        """By number, what the document has no field for, where there is something to say: what is
         planned, and that what is shown may not be true any more. Blocks."""
         found: dict[str, dict[str, Any]] = {}
         for view in self._context.reading.agents(numbers):
@@ -177,10 +177,10 @@ class Evolux:
                 more["known"] = False
         return found
 
-    def _showing(self, said: QueuePauses) -> "Showing":
+    def _showing(self, rules: QueuePauses) -> "Showing":
         """Blocks."""
         ids = self._context.reading.queue_ids()
-        return Showing(self._context.records.reasons(), ids, said)
+        return Showing(self._context.records.reasons(), ids, rules)
 
     # -- creating and editing
 
@@ -211,12 +211,12 @@ class Evolux:
         if new is None:
             raise _bad(LOGIN_TAKEN)
         self._context.log.info("an agent was created", by=call.client.name, agent_id=new)
-        said = await in_time(self._context.directory.queue_pauses())
+        rules = await in_time(self._context.directory.queue_pauses())
 
         def read() -> dict[str, Any]:
             record = records.agent(new)
             assert record is not None
-            return self._showing(said).agent(record)
+            return self._showing(rules).agent(record)
 
         return _answer(201, "Created", data=await in_thread(read))
 
@@ -263,7 +263,7 @@ class Evolux:
         wrong: dict[str, str],
     ) -> list[Command]:
         """What makes the agent's queues exactly ``queues``, with these penalties; what cannot be is
-        told in ``wrong``."""
+        noted in ``wrong``."""
         context = self._context
 
         def read() -> tuple[Mapping[str, int], AgentRecord | None]:
@@ -271,36 +271,38 @@ class Evolux:
 
         ids, record = await in_thread(read)
         own = set(record.queues) if record is not None else set()
-        there = {ids[m.queue]: m.queue for m in state.memberships if m.queue in ids}
+        current = {ids[m.queue]: m.queue for m in state.memberships if m.queue in ids}
         joining: list[Command] = []
         leaving: list[Command] = []
         penalties: list[Command] = []
         asked = self._asked(call, state.number)
         for id in queues or ():
-            if id in there and id in own:
+            if id in current and id in own:
                 continue
             queue = await in_time(context.directory.queue_by_id(id)) if _in_range(id) else None
             if queue is None:
                 wrong.setdefault("queues", _no_such_queue(id))
                 continue
             name, number = queue
-            if id in there:  # somebody put the agent there in Asterisk: it is to be the agent's own
+            if (
+                id in current
+            ):  # somebody put the agent there in Asterisk: it becomes the agent's own
                 joining.append(RemoveFromQueue(**asked(), queue=name))
             penalty = levels.get(id, 0)
             joining.append(AddToQueue(**asked(), queue=name, number=number, penalty=penalty))
-        for id, name in there.items():
+        for id, name in current.items():
             if queues is not None and id not in queues:
                 leaving.append(RemoveFromQueue(**asked(), queue=name))
-        staying = there.keys() if queues is None else queues
+        staying = current.keys() if queues is None else queues
         for id, penalty in levels.items():
             if id not in staying:
                 wrong.setdefault("levels", f"the agent is not in the queue with the id {id}")
-            elif id in there and (queues is None or id in own):
-                penalties.append(AssignPenalty(**asked(), queue=there[id], penalty=penalty))
+            elif id in current and (queues is None or id in own):
+                penalties.append(AssignPenalty(**asked(), queue=current[id], penalty=penalty))
         # At no moment is the agent in fewer queues than before and after.
         return joining + penalties + leaving
 
-    # -- who is meant, who asks
+    # -- which agent
 
     async def _agent(self, id: int) -> AgentState:
         state = await in_time(self._context.directory.agent_by_id(id))
@@ -338,7 +340,7 @@ class Evolux:
         known = [r for r in await in_thread(self._context.records.reasons) if not r.archived]
         if wanted is not None:
             reason = next((r for r in known if r.id == wanted), None)
-        else:  # the description, say, which is all that the document's lists tell of a pause
+        else:  # the description, say, which is all that the document's lists say of a pause
             reason = find(known, given)
         if reason is None:
             raise _refusal(404, "Pause not found")
@@ -545,7 +547,7 @@ def _listed(page: Page, url: str, data: Sequence[Any], total: int) -> Answer:
 
 def number_of(id: str) -> int:
     """The number that stands for a session's or a pause's id: of those made here the microseconds
-    they begin with, which stay below 2**53 and tell the order."""
+    they begin with, which stay below 2**53 and keep the order."""
     if _ORDERED.fullmatch(id):
         number = int(id[:16], 16) // 1000
         if number < 2**53:
@@ -567,11 +569,11 @@ class Showing:
     """Records in the document's fields, in its order."""
 
     def __init__(
-        self, reasons: Iterable[Reason], queue_ids: Mapping[str, int], said: QueuePauses
+        self, reasons: Iterable[Reason], queue_ids: Mapping[str, int], rules: QueuePauses
     ) -> None:
         self._reasons = {reason.code: reason for reason in reasons}
         self._queues = {id: name for name, id in queue_ids.items()}
-        self._said = said
+        self._rules = rules
 
     def agent(self, record: AgentRecord) -> dict[str, Any]:
         return {
@@ -605,7 +607,7 @@ class Showing:
         limit = None
         if reason is not None:
             names = [self._queues[id] for id in record.queues if id in self._queues]
-            limit = limit_in_queues(reason.limit, reason.code, names, self._said)
+            limit = limit_in_queues(reason.limit, reason.code, names, self._rules)
         return {
             "max_duration": None
             if limit is None or limit.max_duration is None
@@ -624,12 +626,12 @@ class Showing:
             queue = self._queues.get(queue_id, "")
             for reason in reasons:
                 if not reason.archived:
-                    yield self._pause_in(queue_id, reason, self._said.get((queue, reason.code)))
+                    yield self._pause_in(queue_id, reason, self._rules.get((queue, reason.code)))
 
-    def _pause_in(self, queue_id: int, reason: Reason, said: QueuePause | None) -> dict[str, Any]:
+    def _pause_in(self, queue_id: int, reason: Reason, rule: QueuePause | None) -> dict[str, Any]:
         duration: timedelta | None
-        if said is not None and said.limit_duration is not None:
-            duration, automatic = said.limit_duration, said.automatic_unpause
+        if rule is not None and rule.limit_duration is not None:
+            duration, automatic = rule.limit_duration, rule.automatic_unpause
         else:
             limit = reason.limit
             duration = limit.max_duration if limit else None
@@ -638,7 +640,7 @@ class Showing:
             "pause": _reason(reason),
             "automatic_unpause": automatic,
             "queue_id": queue_id,
-            "disable_unpause": said is not None and said.disable_unpause,
+            "disable_unpause": rule is not None and rule.disable_unpause,
             "limit_duration": None if duration is None else int(duration.total_seconds()),
             "id": queue_id * 100_000 + reason.id,
         }

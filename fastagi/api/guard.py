@@ -325,7 +325,7 @@ class Guard:
         return Verdict(refusal=WRONG_TOKEN)
 
     def _whose(self, shown: bytes) -> Client | None:
-        """All are compared, and hashes of one length: time tells nothing."""
+        """All are compared, and hashes of one length: the time it takes reveals nothing."""
         found = None
         for known, client in self._clients:
             if hmac.compare_digest(known, shown):
@@ -339,7 +339,7 @@ class Guard:
         return self._rights.get(shown, frozenset())
 
     def _source(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str:
-        """The address that asks: behind a proxy of ours the one that it tells."""
+        """The address that asks: behind a proxy of ours the one that the proxy names."""
         address = address_of(scope)
         if not self._proxies:
             return address

@@ -17,7 +17,7 @@ from fastagi.agents.log import Repeats
 MOST_SOURCES = 10_000  # addresses that are remembered, the latest ones
 MOST_FAMILIAR = 10_000  # right tokens that are remembered, by address
 
-AT_ONCE = 8  # requests that begin in one turn of the loop; phone calls have theirs in between
+AT_ONCE = 8  # requests that begin in one turn of the loop; phone calls have their turns in between
 
 # Requests without a right token: answered at this rate, the others wait.
 RATE = 100.0  # a second, of one address
@@ -30,7 +30,7 @@ OUTPUT = 64 * 2**20  # bytes of large answers that wait to be taken, all togethe
 OUTPUT_OF_CLIENT = OUTPUT // 2
 
 LOG_EVERY = 60.0  # seconds between two lines of one kind
-LOG_KINDS = 1000  # kinds that are told apart; more share one line
+LOG_KINDS = 1000  # kinds that are distinguished; more share one line
 
 
 def parsed(text: str) -> IPv4Address | IPv6Address | None:
@@ -152,9 +152,9 @@ class Turns:
         if self._begun < AT_ONCE and not self._waiting:
             self._begun += 1
             return
-        mine = loop.create_future()
-        self._waiting.append(mine)
-        await mine
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        await turn
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         self._begun = 0
@@ -299,7 +299,7 @@ class Repeated:
         self._more = Repeats(LOG_KINDS)
 
     def __call__(self, level: str, event: str, *kind: str, **fields: Any) -> None:
-        """``kind``: what tells lines of this event apart."""
+        """``kind``: what distinguishes lines of this event."""
         key = self._more.key(event, *kind, shared=(event,))
         if self._more.count(key) is None:
             return

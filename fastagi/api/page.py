@@ -87,7 +87,7 @@ class Snapshot:
     @classmethod
     def read(cls, context: Context, numbers: Sequence[str] | None = None) -> "Snapshot":
         """Blocks: a second for ten thousand agents. Raises StoreUnavailable."""
-        # The event's number comes first: what happens in between is told by both, never by none.
+        # The event's number comes first: what happens in between is in both, never in neither.
         seq = context.reading.last_seq()
         agents = context.reading.agents(numbers)
         parts = [

@@ -1,7 +1,7 @@
 """Whose process is at the other end of a connection on this machine.
 
 Without tokens whoever is on this machine is trusted. A reverse proxy is on this machine too, and
-speaks for everybody; the account it runs as tells what its requests need not.
+speaks for everybody; the account it runs as shows what its requests do not.
 """
 
 import errno
@@ -29,7 +29,7 @@ GONE = -1  # nobody has that socket any more; to the kernel it is root's then
 
 def owner(own: tuple[str, int], peer: tuple[str, int]) -> int | None:
     """The user id of the process that has the socket ``peer``, which is connected to ``own``; GONE
-    when it has none; None where the system does not tell."""
+    when it has none; None where the system does not say."""
     if not sys.platform.startswith("linux"):
         return None
     family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET

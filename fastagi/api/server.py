@@ -69,7 +69,7 @@ OWNER = "fastagi.owner"  # () -> the user id of the process that asks, where tha
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
-class _Told(logging.Handler):
+class _UvicornLog(logging.Handler):
     """What uvicorn has to say, into our log, and not at the rate at which clients can cause it;
     nonsense sent by clients is not worth a line."""
 
@@ -80,7 +80,7 @@ class _Told(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage().strip()
         if not message.startswith(("Invalid HTTP request", "Unsupported upgrade", "No supported")):
-            self._log("warning", "HTTP server", message, said=message, exc_info=record.exc_info)
+            self._log("warning", "HTTP server", message, text=message, exc_info=record.exc_info)
 
 
 def _quiet() -> None:
@@ -88,7 +88,7 @@ def _quiet() -> None:
     errors = logging.getLogger("uvicorn.error")
     errors.propagate = False
     errors.setLevel(logging.WARNING)
-    errors.handlers = [_Told()]
+    errors.handlers = [_UvicornLog()]
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False
@@ -397,19 +397,19 @@ if HttpToolsProtocol is not None:
             """What was asked before is answered before."""
             self._ended = True
             self._held = b""
-            said = STATUS_LINE[status] + (
+            response = STATUS_LINE[status] + (
                 b"content-type: text/plain; charset=utf-8\r\n"
                 b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(text), text)
             )
             if wait or self.answering or self.pipeline:
-                self._last = said
+                self._last = response
             else:
-                self._say(said)
+                self._say(response)
 
-        def _say(self, said: bytes) -> None:
+        def _say(self, response: bytes) -> None:
             self._last = b""
             self.head_since = self.loop.time()
-            self.transport.write(said)
+            self.transport.write(response)
             if self.transport.can_write_eof():
                 self.transport.write_eof()  # the client closes, or the deadline of the head does
             else:
@@ -473,7 +473,7 @@ class HttpServer:
         self._config.load()
         _quiet()
         self._loop = asyncio.get_running_loop()
-        self._tell_time()
+        self._set_date()
         await self._listen(http.listen.host)
         self._accept_again()
         self._ticks = asyncio.create_task(self._tick(), name="http")
@@ -567,14 +567,14 @@ class HttpServer:
         )
 
         def protocol() -> asyncio.Protocol:
-            it: Any = self._config.http_protocol_class(
+            connection: Any = self._config.http_protocol_class(
                 config=self._config,  # type: ignore[call-arg]
                 server_state=self._state,
                 app_state={},
                 _loop=self._loop,
             )
-            it.place, it.places = place, self._places
-            made: asyncio.Protocol = it
+            connection.place, connection.places = place, self._places
+            made: asyncio.Protocol = connection
             return made
 
         try:
@@ -588,14 +588,14 @@ class HttpServer:
             return False  # no TLS, or gone meanwhile
         return True
 
-    def _tell_time(self) -> None:
+    def _set_date(self) -> None:
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
             try:
-                self._tell_time()
+                self._set_date()
                 self._look(self._loop.time())
             except Exception as error:  # without it no deadline would hold any more
                 self._log("error", "HTTP connections could not be looked at", exc_info=error)

@@ -32,7 +32,7 @@ from fastagi.contract import EVENT_FIELDS, EventType, Source
 
 # All in seconds.
 GATHER = 0.15  # between two readings of what is new: a hundred codes a second cost seven
-LOOK = 1.0  # another service on the same store tells us nothing
+LOOK = 1.0  # another service on the same store does not wake us
 KEEP_ALIVE = 15.0
 STUCK = 30.0  # a client that takes nothing for so long is dropped
 DEADLINE = 10.0  # for one answer of the store
@@ -160,13 +160,13 @@ class Feed:
         if loop is None or not self._listeners or self._woken.is_set():
             return
         try:
-            here = asyncio.get_running_loop() is loop
+            in_loop = asyncio.get_running_loop() is loop
         except RuntimeError:
-            here = False
-        if here:
+            in_loop = False
+        if in_loop:
             self._woken.set()
             return
-        with suppress(RuntimeError):  # the loop is closed: there is nobody to tell
+        with suppress(RuntimeError):  # the loop is closed: there is nobody to wake
             loop.call_soon_threadsafe(self._woken.set)
 
     async def run(self) -> None:
@@ -339,7 +339,7 @@ class Feed:
             await asyncio.sleep(SPREAD * SLICE / max(len(listeners), SLICE * 2))
 
     async def _look_after(self, now: float) -> None:
-        """Who hears nothing is told that the line is there; who takes nothing is dropped."""
+        """Keeps idle connections open, and drops who takes nothing."""
         listeners = list(self._listeners)
         for start in range(0, len(listeners), SLICE):
             for listener in listeners[start : start + SLICE]:
@@ -473,7 +473,7 @@ class Listener:
         """Once a second."""
         idle = self._sending_since is None and not self._waiting
         if idle and self._spoke and now - self._spoke >= KEEP_ALIVE:
-            self._add(b":\n" + self._where())
+            self._add(b":\n" + self._resume_id())
             self._wake.set()
         elif not self.live:
             self._wake.set()
@@ -529,7 +529,7 @@ class Listener:
         if last:
             self._named = last
 
-    def _where(self) -> bytes:
+    def _resume_id(self) -> bytes:
         """Tells the client where to resume, if the last event it got does not.
 
         The HTML standard (9.2.6, interpreting an event stream) begins dispatching with "Set the
@@ -562,13 +562,13 @@ class Listener:
         if after is not None and after > now and after > await self._feed.newest():
             # Numbers are never given twice: that one is of another store.
             now = self._feed.position or now
-            told = orjson.dumps({"asked": after, "seq": now})
-            self._add(b"id: %d\nevent: reset\ndata: %b\n\n" % (now, told), 1, now)
+            reset = orjson.dumps({"asked": after, "seq": now})
+            self._add(b"id: %d\nevent: reset\ndata: %b\n\n" % (now, reset), 1, now)
             self.position = now
         else:
             self.position = self._reached = now if after is None else after
             # Even who has heard of nothing yet can resume, and misses nothing of while it was away.
-            # (0 is said, too: without an id a client would begin anew.)
+            # (0 is sent, too: without an id a client would begin anew.)
             self._named = self.position
             self._add(b"id: %d\n\n" % self.position)
         self._now_live()
@@ -581,7 +581,7 @@ class Listener:
             if events:
                 self._add(text, events, last)
             elif self._named + PAGE * 4 <= self.position:
-                self._add(self._where())
+                self._add(self._resume_id())
         elif page.settled > after:
             self.position = page.settled
         self._now_live()
@@ -589,8 +589,8 @@ class Listener:
 
     def _now_live(self) -> None:
         """Nothing is awaited between this and whatever the feed does next."""
-        there, here = self._feed.position, self.position
-        self.live = there is not None and here is not None and here >= there
+        reached, position = self._feed.position, self.position
+        self.live = reached is not None and position is not None and position >= reached
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -193,17 +193,17 @@ class Metrics:
             observe = self._acted[asterisk] = self._ami_seconds.labels(asterisk).observe
         observe(seconds)
 
-    def requested(self, face: str, status: int) -> None:
-        """A request was answered. ``face`` is the name of an interface: a word, and no path."""
-        count = self._request.get((face, status))
+    def requested(self, interface: str, status: int) -> None:
+        """A request was answered. ``interface`` is its name: a word, and no path."""
+        count = self._request.get((interface, status))
         if count is None:
-            is_name, is_status = face.isidentifier(), 100 <= status <= 599
+            is_name, is_status = interface.isidentifier(), 100 <= status <= 599
             known = is_name and is_status
             count = self._requests.labels(
-                face if is_name else OTHER, str(status) if is_status else OTHER
+                interface if is_name else OTHER, str(status) if is_status else OTHER
             )
             if known:
-                self._request[face, status] = count
+                self._request[interface, status] = count
         count.inc()
 
     def hooked(self, outcome: str) -> None:

@@ -311,8 +311,8 @@ class MemoryFigures:
     requests: list[tuple[str, int]] = field(default_factory=list)
     listening: int = 0
 
-    def requested(self, face: str, status: int) -> None:
-        self.requests.append((face, status))
+    def requested(self, interface: str, status: int) -> None:
+        self.requests.append((interface, status))
 
     def listeners(self, count: int) -> None:
         self.listening = count

@@ -131,7 +131,7 @@ class Counted:
     def __init__(self) -> None:
         self.counts: list[int] = [0]
 
-    def requested(self, face: str, status: int) -> None: ...
+    def requested(self, interface: str, status: int) -> None: ...
 
     def listeners(self, count: int) -> None:
         self.counts.append(count)
