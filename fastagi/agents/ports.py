@@ -230,7 +230,7 @@ class Reading(Protocol):
 
 
 class Records(Protocol):
-    """The directory, for interfaces that show and change it. The reading calls block (make them in a
+    """The directory, to be shown and changed. The reading calls block (make them in a
     thread); every call may raise StoreUnavailable."""
 
     def agents(self, offset: int, limit: int) -> tuple[Sequence[AgentRecord], int]:
