@@ -23,7 +23,7 @@ STORE_AWAY = "The database is away: try again"
 FAILED = "Internal error: the log says more"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """An ASGI application that sends this."""
 

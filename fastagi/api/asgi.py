@@ -17,7 +17,7 @@ from fastagi.api.context import Context
 from fastagi.api.framework import routed
 from fastagi.api.guard import Guard
 from fastagi.api.request import Call
-from fastagi.api.table import Interface, Place, Table
+from fastagi.api.table import Interface, Place, Row, Table
 
 # Every interface: a new one is one module and one line here.
 INTERFACES: tuple[Interface, ...] = (
@@ -69,32 +69,21 @@ class Dispatcher:
             answer: ASGIApp = await self.framework()
         else:
             try:
-                answer = await self._answer(place, interface, scope, receive)
+                row = place.rows.get(scope["method"]) or await _other_row(place, scope)
+                client = scope["state"].get("client")
+                if row.right is not None and row.right not in client.rights:
+                    raise HttpError(403, interface.lacking(client.name, row.right))
+                if interface.framework is not None:
+                    answer = await self.framework()
+                else:
+                    call = Call(scope, receive, client, place.values)
+                    answer = await row.handler(self._handlers[interface.name], call)
             except (HttpError, Refused, StoreUnavailable) as refusal:
                 answer = interface.refusal(refusal)
         if scope["method"] == "HEAD":
             await _head(answer, scope, receive, send)
         else:
             await answer(scope, receive, send)
-
-    async def _answer(
-        self, place: Place, interface: Interface, scope: Scope, receive: Receive
-    ) -> ASGIApp:
-        state = scope["state"]
-        try:
-            row = place.row(scope["method"])
-        except HttpError:
-            if "asker" in state:
-                await state["asker"].nobody()
-            raise
-        client = state.get("client")
-        if row.right is not None and row.right not in client.rights:
-            raise HttpError(403, interface.lacking(client.name, row.right))
-        if interface.framework is not None:
-            return await self.framework()
-        call = Call(scope, receive, client, place.values)
-        answer: ASGIApp = await row.handler(self._handlers[interface.name], call)
-        return answer
 
     async def framework(self) -> FastAPI:
         if self._framework is None:
@@ -108,6 +97,16 @@ class Dispatcher:
     async def _document(self) -> bytes:
         framework = await self.framework()
         return await asyncio.to_thread(lambda: orjson.dumps(framework.openapi()))
+
+
+async def _other_row(place: Place, scope: Scope) -> Row:
+    """Raises HttpError, when it is time for it."""
+    try:
+        return place.row(scope["method"])
+    except HttpError:
+        if "asker" in scope["state"]:
+            await scope["state"]["asker"].nobody()
+        raise
 
 
 async def _head(answer: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -177,7 +177,10 @@ class Guard:
         source = self._source(scope, headers)
         answer = _Answer(self, scope, place, send)
         verdict = self._verdict(scope, headers, place, source)
-        refusal = await self._in_turn(scope, place, verdict, source)
+        refusal = verdict.refusal
+        if verdict.client is None or verdict.late:
+            refusal = await self._in_time(scope, place, verdict, source)
+        await self._turns.turn()
         # Without either header there is no body (RFC 9112, 6.3).
         length = headers.get(b"content-length")
         if length != b"0" and (length is not None or b"transfer-encoding" in headers):
@@ -195,10 +198,10 @@ class Guard:
             answer.lane = lane
         await self._serve(scope, receive, answer)
 
-    async def _in_turn(
+    async def _in_time(
         self, scope: Scope, place: Place, verdict: Verdict, source: str
     ) -> Refusal | None:
-        """Waits until it is time for this request; the refusal, if it is refused."""
+        """Lets who shows no right token wait; the refusal, if the request is refused."""
         refusal = verdict.refusal
         if verdict.client is None:
             if place.judges and refusal is None:
@@ -207,7 +210,6 @@ class Guard:
                 refusal = self._cut(scope)
         if verdict.late:
             await asyncio.sleep(SLOW)
-        await self._turns.turn()
         return refusal
 
     async def _body(

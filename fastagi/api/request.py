@@ -37,7 +37,7 @@ _DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A request, as handlers get it. ``client``: who asks; nobody where everybody may ask.
     ``values``: what stands in the path, by name."""
