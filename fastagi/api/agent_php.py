@@ -231,10 +231,9 @@ class AgentPhp:
         counts = not _in_a_browser(headers)
         found = await asker.judge(token, self._token, counts=counts)
         if not isinstance(found, Client):
-            status, text, more = found
-            if status == 401:
+            if found.status == 401:
                 raise NotAuthorized("wrong token")
-            raise PhpError(text, status, headers=more)
+            raise PhpError(str(found), found.status, headers=found.headers)
         if Right.CONTROL not in found.rights:
             raise NotAuthorized(lacking("", Right.CONTROL))
         return address if found is OWN else found.name

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastagi.agents.ports import Figures
 from fastagi.api import answers
-from fastagi.api.answers import Headers
+from fastagi.api.answers import HttpError
 from fastagi.api.limits import Attempts, Output, Pace, Repeated, Turns, parsed
 from fastagi.api.peer import speaks_for_others
 from fastagi.api.server import ABORT, IDENTIFY, OWNER
@@ -52,24 +52,21 @@ class Client:
     rights: frozenset[Right]
 
 
-Refusal = tuple[int, str, Headers]  # status, text, headers
-
 LOCAL = Client("local", frozenset(Right))
 
-NO_TOKEN: Refusal = (401, "A token is needed", ((b"www-authenticate", b"Bearer"),))
-WRONG_TOKEN: Refusal = (
-    401,
-    "Wrong token",
-    ((b"www-authenticate", b'Bearer error="invalid_token"'),),
+NO_TOKEN = HttpError(401, "A token is needed", ((b"www-authenticate", b"Bearer"),))
+WRONG_TOKEN = HttpError(
+    401, "Wrong token", ((b"www-authenticate", b'Bearer error="invalid_token"'),)
 )
-BUSY: Refusal = (503, "Too much is being sent already: try again", ((b"retry-after", b"1"),))
+TOO_MANY_CONNECTIONS = HttpError(503, "This client has too many connections")
+BUSY = HttpError(503, "Too much is being sent already: try again", answers.RETRY)
 
 
 class Verdict(NamedTuple):
     """``client``, or why not. ``late``: the answer waits, whichever it is."""
 
     client: Client | None = None
-    refusal: Refusal | None = None
+    refusal: HttpError | None = None
     late: bool = False
 
 
@@ -189,7 +186,7 @@ class Guard:
                 return
             receive = _replayed(body, receive)
         elif refusal is not None:
-            await _refuse(answer, *refusal, close=refusal[0] in (400, 503))
+            await _refuse(answer, refusal, close=refusal.status in (400, 503))
             return
         endless = place.interface is not None and place.interface.endless
         if verdict.client is not None and not endless:
@@ -200,7 +197,7 @@ class Guard:
 
     async def _in_time(
         self, scope: Scope, place: Place, verdict: Verdict, source: str
-    ) -> Refusal | None:
+    ) -> HttpError | None:
         """Lets who shows no right token wait; the refusal, if the request is refused."""
         refusal = verdict.refusal
         if verdict.client is None:
@@ -217,7 +214,7 @@ class Guard:
         headers: Mapping[bytes, bytes],
         receive: Receive,
         answer: "_Answer",
-        refusal: Refusal | None,
+        refusal: HttpError | None,
     ) -> bytes | None:
         """The whole body; None: the request was refused, or the client is gone."""
         length = headers.get(b"content-length")
@@ -231,11 +228,11 @@ class Guard:
             except TooLarge:
                 refusal = self._too_large
             except TimeoutError:
-                refusal = (408, "The body took too long", ())
+                refusal = HttpError(408, "The body took too long")
         assert refusal is not None
-        waits = (b"expect" in headers and not asked) or refusal[0] == 408
+        waits = (b"expect" in headers and not asked) or refusal.status == 408
         thrown_away = None if waits else receive
-        await _refuse(answer, *refusal, thrown_away=thrown_away, close=True)
+        await _refuse(answer, refusal, thrown_away=thrown_away, close=True)
         return None
 
     async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
@@ -253,7 +250,7 @@ class Guard:
                 exc_info=error,
             )
             if not answer.started:
-                await _refuse(answer, 500, answers.FAILED)
+                await _refuse(answer, HttpError(500, answers.FAILED))
             elif not answer.finished:
                 raise  # the server cuts the connection: what was sent is not all
         finally:
@@ -266,23 +263,23 @@ class Guard:
     ) -> Verdict:
         """Neither client nor refusal: everybody may ask, or the interface says who."""
         if (why := malformed(scope)) is not None:
-            return Verdict(refusal=(400, why, ()))
+            return Verdict(refusal=HttpError(400, why))
         if b"webhook-id" in headers:
             # However it came here, through a proxy or another service: whoever may make hooks is
             # not whoever may ask here.
-            return Verdict(refusal=(403, "Hooks are not delivered to the service itself", ()))
+            return Verdict(refusal=HttpError(403, "Hooks are not delivered to the service itself"))
         if place.is_open or place.judges:
             return Verdict()
         state = scope["state"]
         if not self._clients:
             why = _not_direct(scope, headers)
             if why is not None:
-                return Verdict(refusal=(403, why, ()))
+                return Verdict(refusal=HttpError(403, why))
             verdict, shown = Verdict(LOCAL), b""
         else:
             tokens = tokens_in(scope)
             if len(tokens) > 1:
-                return Verdict(refusal=(400, TWO_TOKENS, ()))
+                return Verdict(refusal=HttpError(400, TWO_TOKENS))
             if not tokens:
                 return Verdict(refusal=NO_TOKEN)
             shown = digest(tokens.pop())
@@ -290,7 +287,7 @@ class Guard:
         client = verdict.client
         if client is not None:
             if not self._identified(scope, client):
-                return Verdict(client, (503, "This client has too many connections", ()))
+                return Verdict(client, TOO_MANY_CONNECTIONS)
             state["client"] = client
             state["still"] = partial(self._still, shown)
         return verdict
@@ -316,7 +313,7 @@ class Guard:
         if left is not None:
             seconds = str(max(1, math.ceil(left))).encode()
             text = "Too many wrong tokens from this address: try again later"
-            return Verdict(refusal=(429, text, ((b"retry-after", seconds),)), late=True)
+            return Verdict(refusal=HttpError(429, text, ((b"retry-after", seconds),)), late=True)
         if not counts:
             return Verdict(refusal=WRONG_TOKEN, late=True)
         if self._attempts.failed(source, now):
@@ -362,18 +359,18 @@ class Guard:
         return identify is None or identify(client.name, bool(self._clients))
 
     @staticmethod
-    def _cut(scope: Scope) -> Refusal:
+    def _cut(scope: Scope) -> HttpError:
         """The connection, where that can be done; else it is a refusal."""
         abort = (scope.get("extensions") or {}).get(ABORT)
         if abort is not None:
             abort()
-        return 429, "Too many requests from this address", ((b"retry-after", b"10"),)
+        return HttpError(429, "Too many requests from this address", ((b"retry-after", b"10"),))
 
     # -- how much
 
     @property
-    def _too_large(self) -> Refusal:
-        return 413, f"The body is larger than {self._max_body} bytes", ()
+    def _too_large(self) -> HttpError:
+        return HttpError(413, f"The body is larger than {self._max_body} bytes")
 
     async def _whole(self, receive: Receive) -> bytes | None:
         """The body; None when the client is gone. Raises TooLarge."""
@@ -408,12 +405,12 @@ class Asker:
         self._scope = scope
         self.source = source
 
-    async def judge(self, token: bytes, own: bytes | None, *, counts: bool) -> Client | Refusal:
+    async def judge(self, token: bytes, own: bytes | None, *, counts: bool) -> Client | HttpError:
         """Whose token it is, or the answer; when it is time for it."""
         shown = digest(token)
         verdict = self._guard.judge(shown, self.source, own, counts=counts)
         client = verdict.client
-        refusal: Refusal | None = verdict.refusal
+        refusal = verdict.refusal
         if client is None and not await self._guard._pace.wait(self.source):
             refusal = self._guard._cut(self._scope)
         if verdict.late:
@@ -421,7 +418,7 @@ class Asker:
         if client is not None:
             if self._guard._identified(self._scope, client):
                 return client
-            return 503, "This client has too many connections", ()
+            return TOO_MANY_CONNECTIONS
         assert refusal is not None
         return refusal
 
@@ -468,7 +465,7 @@ class _Answer:
             whole = body.obj if isinstance(body, memoryview) else body
             if not self._guard._output.begin(self._client, whole, self._size):
                 self._start, self._refused = None, True
-                await _refuse(self, *BUSY, send=self._begin_refusal)
+                await _refuse(self, BUSY, send=self._begin_refusal)
                 return
             self._counted = whole
             start, self._start = self._start, None
@@ -606,9 +603,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def _refuse(
     answer: _Answer,
-    status: int,
-    text: str,
-    headers: Headers = (),
+    error: HttpError,
     *,
     thrown_away: Receive | None = None,
     close: bool = False,
@@ -618,15 +613,15 @@ async def _refuse(
     while: a connection that is closed with bytes unread takes the answer with it (RFC 9112, 9.6).
     """
     send = send or answer
-    body = answer.place.error_body(status, text)
+    body = answer.place.error_body(error.status, str(error))
     fixed = [
         (b"content-type", answers.JSON.encode()),
         (b"content-length", str(len(body)).encode()),
-        *headers,
+        *error.headers,
     ]
     if close:
         fixed.append(_CLOSE)
-    await send({"type": "http.response.start", "status": status, "headers": fixed})
+    await send({"type": "http.response.start", "status": error.status, "headers": fixed})
     if thrown_away is not None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
         body = b""

@@ -9,7 +9,6 @@ from fastagi.api.answers import JSON, Answer, json_answer
 from fastagi.api.context import Context
 from fastagi.api.fixed import Fixed
 from fastagi.api.request import Call
-from fastagi.api.schema import ABOUT
 from fastagi.api.table import Interface, Row
 from fastagi.config.settings import Right
 
@@ -53,10 +52,6 @@ class Readiness(BaseModel):
             }
         }
     )
-
-
-class Refused(BaseModel):
-    error: str
 
 
 class Health:
@@ -147,8 +142,6 @@ METRICS = Interface(
                         "description": "The figures, as Prometheus reads them.",
                         "content": {"text/plain": {"schema": {"type": "string"}}},
                     },
-                    401: {"model": Refused, "description": ABOUT[401]},
-                    403: {"model": Refused, "description": ABOUT[403]},
                 },
             },
         ),
