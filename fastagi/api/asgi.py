@@ -17,7 +17,7 @@ from fastagi.api.context import Context
 from fastagi.api.framework import routed
 from fastagi.api.guard import Guard
 from fastagi.api.request import Call
-from fastagi.api.table import Interface, Place, Row, Table
+from fastagi.api.table import NONE, Interface, Place, Row, Table
 
 # Every interface: a new one is one module and one line here.
 INTERFACES: tuple[Interface, ...] = (
@@ -65,7 +65,7 @@ class Dispatcher:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         place = self._table.place(scope)
         interface = place.interface
-        if interface is None:
+        if interface is NONE:
             answer: ASGIApp = await self.framework()
         else:
             try:

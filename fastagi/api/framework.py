@@ -18,7 +18,7 @@ from fastagi.api import answers
 from fastagi.api.answers import HttpError
 from fastagi.api.context import Context
 from fastagi.api.schema import content, object_of
-from fastagi.api.table import Interface, Place, Row, Table
+from fastagi.api.table import Interface, Row, Table
 
 DESCRIPTION = """\
 Agents of Asterisk's queues: who is where, logged in, paused; and what happens, as it happens.
@@ -110,31 +110,25 @@ def _add(
 # -- errors, in the shape of the interface
 
 
-def _place(request: Request) -> Place:
-    place: Place = request.scope["state"]["place"]
-    return place
+async def _refused(request: Request, error: Exception) -> Any:
+    interface: Interface = request.scope["state"]["place"].interface
+    return interface.refusal(error)
 
 
-def _response(request: Request, error: HttpError) -> Response:
-    body = error.body or _place(request).error_body(error.status, str(error))
-    headers = {name.decode(): value.decode() for name, value in error.headers}
-    return Response(body, error.status, headers, answers.JSON)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    found = error if isinstance(error, HttpError) else answers.as_http_error(error)
-    return _response(request, found)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Any:
     assert isinstance(error, HTTPException)
     headers = tuple((k.encode(), v.encode()) for k, v in (error.headers or {}).items())
-    return _response(request, HttpError(error.status_code, str(error.detail), headers))
+    return await _refused(request, HttpError(error.status_code, str(error.detail), headers))
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Any:
     assert isinstance(error, RequestValidationError)
-    return _response(request, HttpError(422, "; ".join(map(_problem, error.errors()))))
+    return await _refused(request, HttpError(422, "; ".join(map(_problem, error.errors()))))
+
+
+async def _failed(request: Request, error: Exception) -> Any:
+    # It is raised again after this, and the guard writes it into the log.
+    return await _refused(request, HttpError(500, answers.FAILED))
 
 
 def _problem(one: Mapping[str, Any]) -> str:
@@ -142,11 +136,6 @@ def _problem(one: Mapping[str, Any]) -> str:
         return "The body is no valid JSON"
     where = ".".join(str(part) for part in one["loc"][1:]) or str(one["loc"][0])
     return f"{where}: {one['msg']}"
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    # It is raised again after this, and the guard writes it into the log.
-    return _response(request, HttpError(500, answers.FAILED))
 
 
 # -- openapi.json

@@ -188,8 +188,7 @@ class Guard:
         elif refusal is not None:
             await _refuse(answer, refusal, close=refusal.status in (400, 503))
             return
-        endless = place.interface is not None and place.interface.endless
-        if verdict.client is not None and not endless:
+        if verdict.client is not None and not place.interface.endless:
             lane = self._lanes[verdict.client.name]
             await lane.acquire()
             answer.lane = lane
@@ -244,7 +243,7 @@ class Guard:
             method = scope["method"]
             kind = type(error).__name__
             self._repeated(
-                *("error", "a request failed", method, answer.place.name, kind),
+                *("error", "a request failed", method, answer.interface.name, kind),
                 method=method,
                 path=shown,
                 exc_info=error,
@@ -440,7 +439,7 @@ class _Answer:
     """The way back: adds headers, counts, and sends no more than the client takes."""
 
     def __init__(self, guard: Guard, scope: Scope, place: Place, send: Send) -> None:
-        self.place = place
+        self.interface = place.interface
         self.started = self.finished = False
         self.head = scope["method"] == "HEAD"
         self.lane: asyncio.Semaphore | None = None
@@ -469,7 +468,7 @@ class _Answer:
                 return
             self._counted = whole
             start, self._start = self._start, None
-            self._guard._figures.requested(self.place.name, start["status"])
+            self._guard._figures.requested(self.interface.name, start["status"])
             await self._send(start)
         if not more:
             self.finished = True
@@ -511,7 +510,7 @@ class _Answer:
             if name == b"content-length" and not self.head and int(value) > LARGE:
                 self._start, self._size = message, int(value)
                 return
-        self._guard._figures.requested(self.place.name, message["status"])
+        self._guard._figures.requested(self.interface.name, message["status"])
         await self._send(message)
 
     async def _begin_refusal(self, message: Message) -> None:
@@ -613,7 +612,7 @@ async def _refuse(
     while: a connection that is closed with bytes unread takes the answer with it (RFC 9112, 9.6).
     """
     send = send or answer
-    body = answer.place.error_body(error.status, str(error))
+    body = answer.interface.error_body(error.status, str(error))
     fixed = [
         (b"content-type", answers.JSON.encode()),
         (b"content-length", str(len(body)).encode()),

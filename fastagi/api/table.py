@@ -16,8 +16,6 @@ from fastagi.api.answers import Answer, HttpError
 from fastagi.api.context import Context
 from fastagi.config.settings import HttpSettings, Right
 
-OTHER = "other"  # in the metrics: requests that no interface answers
-
 # Of the object that ``Interface.make`` gives: takes the ``Call`` and gives what sends the answer.
 Handler = Callable[..., Awaitable[Any]]
 
@@ -63,34 +61,29 @@ class Interface:
         return Answer(found.status, body, found.headers)
 
 
+# Of paths that belong to no other one.
+NONE = Interface(name="other", tag="", bases=(), make=lambda context: None, rows=())
+
+
 @dataclass(slots=True)  # one for each request: frozen ones take three times as long to make
 class Place:
     """Where a path leads. No rows: nowhere."""
 
-    interface: Interface | None
+    interface: Interface
     rows: Mapping[str, Row]
     is_open: bool  # everybody may ask
     values: Mapping[str, str]  # what stands in the path, by name
 
     @property
-    def name(self) -> str:
-        return OTHER if self.interface is None else self.interface.name
-
-    @property
     def judges(self) -> bool:
         """The interface says who may ask here."""
-        return bool(self.rows) and self.interface is not None and self.interface.judges
-
-    def error_body(self, status: int, text: str) -> bytes:
-        shape = answers.error_body if self.interface is None else self.interface.error_body
-        return shape(status, text)
+        return self.interface.judges and bool(self.rows)
 
     def row(self, method: str) -> Row:
         """Raises HttpError. A GET answers a HEAD, unless it changes something."""
         if not self.rows:
             raise HttpError(404, "Not Found")
         interface = self.interface
-        assert interface is not None
         row = self.rows.get(method)
         if row is None and method == "HEAD" and not interface.judges:
             row = self.rows.get("GET")
@@ -107,7 +100,7 @@ class Place:
 class _Node:
     """What is known of a path up to one of its slashes."""
 
-    interface: Interface | None = None
+    interface: Interface
     segments: dict[str, "_Node"] = field(default_factory=dict)
     any: "_Node | None" = None  # any other segment
     rest: bool = False  # and all that follow
@@ -120,13 +113,15 @@ class Table:
     """All rows that are on, by path. A segment that a row names goes before ``{name}``."""
 
     def __init__(self, interfaces: Iterable[Interface], http: HttpSettings) -> None:
-        self.interfaces = tuple(interfaces)
-        self.on = tuple(interface for interface in self.interfaces if interface.is_on(http))
-        self._root = _Node()
-        for interface in self.interfaces:
+        self.on: list[Interface] = []
+        self._root = _Node(NONE)
+        for interface in interfaces:
             for base in interface.bases:
                 self._node(base).interface = interface
-            for row in interface.rows if interface in self.on else ():
+            if not interface.is_on(http):
+                continue
+            self.on.append(interface)
+            for row in interface.rows:
                 node = self._node(row.path)
                 node.rows[row.method] = row
                 node.is_open = not interface.judges and all(
