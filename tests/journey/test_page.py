@@ -87,7 +87,7 @@ async def test_a_morning(house: House, alice: Desk, browser: Browser) -> None:
     assert await house.asks(
         f"0.1/agents/by-number/{BOB}/login", extension="1002", context="phones"
     ) in (200, 204)
-    await seen(browser, lambda: browser.cell(BOB, "source") == "api", "who came by a program")
+    await seen(browser, lambda: browser.cell(BOB, "source") == "api (desk)", "who came by a program")
     assert browser.cell(ALICE, "source") == "phone"
     assert browser.cell(ALICE, "extension") == "1001"
     assert browser.cell(ALICE, "queues").split() == ["sales", "support", "billing"]
@@ -104,7 +104,7 @@ async def test_a_morning(house: House, alice: Desk, browser: Browser) -> None:
     browser.click(f'tr[data-number="{BOB}"] [data-act="pause"]')
     browser.all("#reasons label")[1].click()
     browser.click("#pause .main")
-    await seen(browser, lambda: browser.cell(BOB, "reason") == "break by api", "by the page")
+    await seen(browser, lambda: browser.cell(BOB, "reason") == "break by api (desk)", "by the page")
     assert members()["sales"] == {"PJSIP/1001", "PJSIP/1002 paused:break"}
     house.service.agrees()
     browser.prefers(color_scheme="dark")

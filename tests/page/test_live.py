@@ -262,7 +262,7 @@ def test_pause_back_and_log_off(office: Office, page: Browser) -> None:
     page.shot("pause-dialog")
     page.all("#reasons label")[1].click()
     page.click("#pause .main")
-    page.sees(lambda: page.cell(ALICE, "reason") == "break by api (crm)", "the pause")
+    page.sees(lambda: page.cell(ALICE, "reason") == "break by api (local)", "the pause")
     assert page.focus == "Back: end the pause of Alice Martin (4001)"
     page.click(button(ALICE, "unpause"))
     page.sees(lambda: page.cell(ALICE, "state") == "Available", "the end of the pause")
@@ -572,7 +572,7 @@ def test_by_keyboard_alone(office: Office, page: Browser) -> None:
     page.press(Keys.ARROW_DOWN)
     assert page.focus == "break"
     page.press(Keys.ENTER)
-    page.sees(lambda: page.cell(ALICE, "reason") == "break by api (crm)")
+    page.sees(lambda: page.cell(ALICE, "reason") == "break by api (local)")
     assert page.focus == "Back: end the pause of Alice Martin (4001)"
     page.press(Keys.SPACE)
     page.sees(lambda: page.cell(ALICE, "state") == "Available")
