@@ -87,7 +87,9 @@ async def test_a_morning(house: House, alice: Desk, browser: Browser) -> None:
     assert await house.asks(
         f"0.1/agents/by-number/{BOB}/login", extension="1002", context="phones"
     ) in (200, 204)
-    await seen(browser, lambda: browser.cell(BOB, "source") == "api (desk)", "who came by a program")
+    await seen(
+        browser, lambda: browser.cell(BOB, "source") == "api (desk)", "who came by a program"
+    )
     assert browser.cell(ALICE, "source") == "phone"
     assert browser.cell(ALICE, "extension") == "1001"
     assert browser.cell(ALICE, "queues").split() == ["sales", "support", "billing"]
