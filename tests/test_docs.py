@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fastagi import config
+from fastagi.api.asgi import INTERFACES
 from fastagi.app import FIXED
 from fastagi.cli import app
 from fastagi.config import settings, values
@@ -258,6 +259,18 @@ def test_every_setting_is_in_the_sample() -> None:
         assert re.search(rf"^(# )?{name}:", sample, re.MULTILINE), name
 
 
+def test_every_route_is_told_with_its_right() -> None:
+    routes = {
+        # agent.php asks for the right itself, where it needs a token.
+        (f"{row.method} {row.path}", "control" if one.judges else str(row.right or "none").lower())
+        for one in INTERFACES
+        for row in one.rows
+        if row.schema is not None
+    }
+    text = (ROOT / "fastagi" / "api" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \| (\w+) \|", text, re.MULTILINE)) == routes
+
+
 def test_what_needs_a_restart_is_said() -> None:
     said = re.search(r"need a restart:\*\* ([^.]+)", SETTINGS.read_text(encoding="utf-8"))
     assert said is not None
@@ -368,9 +381,17 @@ def test_every_file_that_is_named_is_there() -> None:
     for document in documents():
         text = document.read_text(encoding="utf-8")
         names = re.findall(r"(?<![/\w])(?:tests|fastagi|config|dialplan)/[\w/.-]*\w", text)
-        names += re.findall(r"`(\w+(?:/\w+)*(?:\.py|/))`", text)
+        names += re.findall(r"`(\w+(?:/\w+)*(?:\.py|/))[`:]", text)
         for name in names:
             assert any((base / name).exists() for base in (ROOT, document.parent)), (document, name)
+
+
+def test_every_name_in_the_code_that_is_named_is_there() -> None:
+    found = re.findall(r"`([\w/]+\.py):(\w+)`", (ROOT / "fastagi" / "README.md").read_text("utf-8"))
+    assert found
+    for file, name in found:
+        code = (ROOT / "fastagi" / file).read_text(encoding="utf-8")
+        assert re.search(rf"^(class|def|async def) {name}\b|^{name}\b", code, re.MULTILINE), name
 
 
 def test_the_hooks_before_a_commit_are_the_steps_of_a_run() -> None:
