@@ -12,7 +12,7 @@ import socket
 from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -20,6 +20,7 @@ import orjson
 from fastagi.agents.commands import (
     Actor,
     AddToQueue,
+    Command,
     JoinQueue,
     LogIn,
     LogOff,
@@ -81,6 +82,8 @@ from fastagi.contract import DEVICE_LOST, Outcome, Source
 MOST_FIELDS = 100
 REASON_BYTES = 79  # app_queue keeps no more
 NO_REASON = PauseReason("", "")
+
+C = TypeVar("C", bound=Command)
 
 INVALID = "Argument list invalid"
 NO_AGENT = "Agent not exists"
@@ -297,13 +300,8 @@ class AgentPhp:
             raise NoSuchAgent(login)
         return number
 
-    def _values(self, asked: Asked) -> dict[str, Any]:
-        return {
-            "id": self._service.new_id(),
-            "agent": asked.number,
-            "source": Source.API,
-            "actor": asked.actor,
-        }
+    def _command(self, kind: type[C], asked: Asked, **values: Any) -> C:
+        return self._service.command(kind, asked.number, Source.API, asked.actor, **values)
 
     # -- logging in
 
@@ -311,8 +309,9 @@ class AgentPhp:
         state = await self._service.agent(asked.number)
         queue, device = await self._place(asked)
         settings = self._context.login()
-        command = LogIn(
-            **self._values(asked),
+        command = self._command(
+            LogIn,
+            asked,
             device=device,
             # Nobody is there to be asked: "ask" is "refuse".
             move=settings.already_elsewhere is AlreadyElsewhere.MOVE,
@@ -331,7 +330,7 @@ class AgentPhp:
             raise
         state = change.after
         if not _is_in(state, queue) and not await self._add(asked, state, queue):
-            await self._service.execute(JoinQueue(**self._values(asked), queue=queue))
+            await self._service.execute(self._command(JoinQueue, asked, queue=queue))
         return Done("Login OK")
 
     async def _place(self, asked: Asked) -> tuple[str, Device]:
@@ -368,14 +367,14 @@ class AgentPhp:
         _, dialled = names.get(queue.lower(), ("", ""))
         if not dialled:  # gone this very moment
             raise PhpError(NO_QUEUE)
-        command = AddToQueue(**self._values(asked), queue=queue, number=dialled)
+        command = self._command(AddToQueue, asked, queue=queue, number=dialled)
         return (await self._service.execute(command)).alters
 
     async def _take_back(self, asked: Asked, queue: str) -> None:
         """Of a login that did not happen nothing stays."""
         try:
             await self._service.execute(
-                RemoveFromQueue(**self._values(asked), queue=queue),
+                self._command(RemoveFromQueue, asked, queue=queue),
                 only_if=lambda state: NotLoggedIn() if state.session else None,
             )
         except Refused as refusal:
@@ -403,13 +402,13 @@ class AgentPhp:
 
     async def log_off(self, asked: Asked) -> Done:
         when = self._context.login().logoff_in_call
-        change = await self._service.execute(LogOff(**self._values(asked), when_in_call=when))
+        change = await self._service.execute(self._command(LogOff, asked, when_in_call=when))
         return Done("Logoff OK", change.after.plan)
 
     async def pause(self, asked: Asked) -> Done:
         reason = await self._reason(asked.get("reason").strip())
         when = self._context.pause().when_in_call
-        command = Pause(**self._values(asked), reason=reason, when_in_call=when)
+        command = self._command(Pause, asked, reason=reason, when_in_call=when)
         try:
             # Elsewhere a second pause with another reason changes the reason: not in this document.
             change = await self._service.execute(
@@ -431,7 +430,7 @@ class AgentPhp:
         return found or PauseReason("", wanted)
 
     async def unpause(self, asked: Asked) -> Done:
-        change = await self._service.execute(Unpause(**self._values(asked), as_agent=True))
+        change = await self._service.execute(self._command(Unpause, asked, as_agent=True))
         # A pause that was to follow the call is taken back: that is one, too.
         if change.outcome is Outcome.NOT_PAUSED and not change.alters:
             raise PhpError(AVAILABLE)

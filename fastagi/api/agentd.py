@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -44,6 +44,8 @@ from fastagi.api.request import STORE_DEADLINE, BadBody, Call, as_number, as_tex
 from fastagi.api.table import Interface, Row
 from fastagi.config.settings import AlreadyElsewhere, InUseByAnother, Right
 from fastagi.contract import Outcome, Source
+
+C = TypeVar("C", bound=Command)
 
 CHUNK = 500  # agents written at a time: other threads run between two
 NO_REASON = PauseReason("", "")
@@ -91,13 +93,9 @@ class Agentd:
     async def _agent(self, id: int) -> AgentState | None:
         return await self._context.directory.agent_by_id(id) if 1 <= id <= LARGEST_ID else None
 
-    def _asked(self, call: Call, number: str) -> dict[str, Any]:
-        return {
-            "id": self._service.new_id(),
-            "agent": number,
-            "source": Source.API,
-            "actor": Actor(name=call.client.name),
-        }
+    def _command(self, kind: type[C], call: Call, agent: str, **values: Any) -> C:
+        actor = Actor(name=call.client.name)
+        return self._service.command(kind, agent, Source.API, actor, **values)
 
     # -- one agent
 
@@ -112,11 +110,10 @@ class Agentd:
             await self._no_such_extension(call, number, extension, context)
         assert device is not None
         settings = self._context.login()
-        command = LogIn(
-            id=self._service.new_id(),
-            agent=number,
-            source=Source.API,
-            actor=Actor(name=call.client.name),
+        command = self._command(
+            LogIn,
+            call,
+            number,
             device=device,
             # Nobody is there to be asked: "ask" is "refuse".
             move=settings.already_elsewhere is AlreadyElsewhere.MOVE,
@@ -146,7 +143,7 @@ class Agentd:
     async def log_off(self, call: Call) -> Answer:
         number = await self._agent_number(call)
         when = self._context.login().logoff_in_call
-        command = LogOff(**self._asked(call, number), when_in_call=when)
+        command = self._command(LogOff, call, number, when_in_call=when)
         return _done(await self._service.execute(command))
 
     async def pause(self, call: Call) -> Answer:
@@ -160,12 +157,12 @@ class Agentd:
                 raise NoSuchReason(wanted)
             reason = found
         when = self._context.pause().when_in_call
-        command = Pause(**self._asked(call, number), reason=reason, when_in_call=when)
+        command = self._command(Pause, call, number, reason=reason, when_in_call=when)
         return _done(await self._service.execute(command))
 
     async def unpause(self, call: Call) -> Answer:
         number = await self._agent_number(call)
-        return _done(await self._service.execute(Unpause(**self._asked(call, number))))
+        return _done(await self._service.execute(self._command(Unpause, call, number)))
 
     async def status(self, call: Call) -> Answer:
         state = await self._state(call)
@@ -213,8 +210,8 @@ class Agentd:
 
         def command(state: AgentState) -> Command:
             talks = state.session is not None and state.session.device.key in in_call
-            asked = self._asked(call, state.number)
-            return LogOff(**asked, when_in_call=when if talks else WhenInCall.ALLOW)
+            then = when if talks else WhenInCall.ALLOW
+            return self._command(LogOff, call, state.number, when_in_call=then)
 
         return await self._all(states, command, "all agents are logged off")
 
@@ -227,7 +224,7 @@ class Agentd:
 
         def command(state: AgentState) -> Command:
             talks = state.session is not None and state.session.device.key in in_call
-            return Relog(**self._asked(call, state.number), in_call=talks)
+            return self._command(Relog, call, state.number, in_call=talks)
 
         return await self._all(states, command, "all agents are put into their queues again")
 
@@ -278,7 +275,7 @@ class Agentd:
 
     async def add_member(self, call: Call) -> Answer:
         async def add(number: str, queue: str, dialled: str) -> None:
-            command = AddToQueue(**self._asked(call, number), queue=queue, number=dialled)
+            command = self._command(AddToQueue, call, number, queue=queue, number=dialled)
             if not (await self._service.execute(command)).alters:
                 raise HttpError(400, "Agent already in queue")
 
@@ -286,7 +283,7 @@ class Agentd:
 
     async def remove_member(self, call: Call) -> Answer:
         async def remove(number: str, queue: str, dialled: str) -> None:
-            await self._service.execute(RemoveFromQueue(**self._asked(call, number), queue=queue))
+            await self._service.execute(self._command(RemoveFromQueue, call, number, queue=queue))
 
         # Some proxies and clients drop the body of a DELETE.
         return await self._member(call, _in_query(call.query) | await _fields(call), remove)

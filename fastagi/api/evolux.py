@@ -68,6 +68,7 @@ LOGIN_TAKEN = "Agente não foi criado, esse login já está sendo usado."
 LEAVING_IN_CALL = "Não é possível sair enquanto está em uma chamada."
 PAUSING_IN_CALL = "Não é possível pausar enquanto está em uma chamada."  # after the one above
 
+C = TypeVar("C", bound=Command)
 T = TypeVar("T")
 
 _ID = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -275,7 +276,10 @@ class Evolux:
         joining: list[Command] = []
         leaving: list[Command] = []
         penalties: list[Command] = []
-        asked = self._asked(call, state.number)
+
+        def command(kind: type[C], **values: Any) -> C:
+            return self._command(kind, call, state.number, **values)
+
         for id in queues or ():
             if id in current and id in own:
                 continue
@@ -287,18 +291,18 @@ class Evolux:
             if (
                 id in current
             ):  # somebody put the agent there in Asterisk: it becomes the agent's own
-                joining.append(RemoveFromQueue(**asked(), queue=name))
+                joining.append(command(RemoveFromQueue, queue=name))
             penalty = levels.get(id, 0)
-            joining.append(AddToQueue(**asked(), queue=name, number=number, penalty=penalty))
+            joining.append(command(AddToQueue, queue=name, number=number, penalty=penalty))
         for id, name in current.items():
             if queues is not None and id not in queues:
-                leaving.append(RemoveFromQueue(**asked(), queue=name))
+                leaving.append(command(RemoveFromQueue, queue=name))
         staying = current.keys() if queues is None else queues
         for id, penalty in levels.items():
             if id not in staying:
                 wrong.setdefault("levels", f"the agent is not in the queue with the id {id}")
             elif id in current and (queues is None or id in own):
-                penalties.append(AssignPenalty(**asked(), queue=current[id], penalty=penalty))
+                penalties.append(command(AssignPenalty, queue=current[id], penalty=penalty))
         # At no moment is the agent in fewer queues than before and after.
         return joining + penalties + leaving
 
@@ -310,16 +314,9 @@ class Evolux:
             raise _not_found()
         return state
 
-    def _asked(self, call: Call, number: str) -> Callable[[], dict[str, Any]]:
-        def asked() -> dict[str, Any]:
-            return {
-                "id": self._service.new_id(),
-                "agent": number,
-                "source": Source.API,
-                "actor": Actor(name=call.client.name),
-            }
-
-        return asked
+    def _command(self, kind: type[C], call: Call, agent: str, **values: Any) -> C:
+        actor = Actor(name=call.client.name)
+        return self._service.command(kind, agent, Source.API, actor, **values)
 
     async def _execute(self, command: Command, **options: Any) -> Change:
         try:
@@ -344,8 +341,10 @@ class Evolux:
             reason = find(known, given)
         if reason is None:
             raise _refusal(404, "Pause not found")
-        command = Pause(
-            **self._asked(call, state.number)(),
+        command = self._command(
+            Pause,
+            call,
+            state.number,
             reason=PauseReason(reason.code, reason.name),
             when_in_call=self._context.pause().when_in_call,
         )
@@ -368,7 +367,7 @@ class Evolux:
     async def unpause(self, call: Call) -> Answer:
         state = await self._agent(_id(call))
         try:
-            command = Unpause(**self._asked(call, state.number)(), as_agent=True)
+            command = self._command(Unpause, call, state.number, as_agent=True)
             change = await self._execute(command)
         except NotLoggedIn:  # so not paused either, and this the document knows
             raise _impossible("Agent is unpaused") from None
@@ -381,7 +380,7 @@ class Evolux:
 
     async def log_off(self, call: Call) -> Answer:
         state = await self._agent(_id(call))
-        command = LogOff(**self._asked(call, state.number)(), when_in_call=WhenInCall.REFUSE)
+        command = self._command(LogOff, call, state.number, when_in_call=WhenInCall.REFUSE)
         try:
             await self._execute(command)
         except NotLoggedIn:

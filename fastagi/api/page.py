@@ -256,31 +256,23 @@ class Page:
         except errors.Refused as refusal:
             raise _refusal(number, refusal) from refusal
         when = self._context.pause().when_in_call
-        command = Pause(**self._asked(call), reason=reason, when_in_call=when)
-        return await self._carried_out(number, command)
+        return await self._carry_out(Pause, call, reason=reason, when_in_call=when)
 
     async def unpause(self, call: Call) -> Answer:
         _not_from_elsewhere(call)
-        return await self._carried_out(call.values["number"], Unpause(**self._asked(call)))
+        return await self._carry_out(Unpause, call)
 
     async def log_off(self, call: Call) -> Answer:
         _not_from_elsewhere(call)
         when = self._context.login().logoff_in_call
-        command = LogOff(**self._asked(call), when_in_call=when)
-        return await self._carried_out(call.values["number"], command)
+        return await self._carry_out(LogOff, call, when_in_call=when)
 
-    def _asked(self, call: Call) -> dict[str, Any]:
-        return {
-            "id": self._service.new_id(),
-            "agent": call.values["number"],
-            "source": Source.API,
-            "actor": Actor(name=call.client.name),
-        }
-
-    async def _carried_out(self, number: str, command: Command) -> Answer:
+    async def _carry_out(self, kind: type[Command], call: Call, **values: Any) -> Answer:
+        number, actor = call.values["number"], Actor(name=call.client.name)
         try:
             if not _NUMBER.fullmatch(number):
                 raise errors.NoSuchAgent(number)
+            command = self._service.command(kind, number, Source.API, actor, **values)
             change = await self._service.execute(command)
         except errors.Refused as refusal:
             raise _refusal(number, refusal) from refusal
