@@ -83,6 +83,17 @@ def main() -> None:
     _open_standard_streams()
     _print_everywhere()
     try:
+        _command()
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            # What could not be written is flushed once more at exit, and would change the status.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _command() -> None:
+    try:
         try:
             app()
         finally:
