@@ -51,7 +51,7 @@ OWED = "owed:{}:"  # notes: devices to be taken out of the queues of an Asterisk
 
 
 class Applying:
-    """``follow_clock`` is called before anything is begun; ``now`` gives the time of day.
+    """``follow_clock`` gives the time at which something is begun; ``now`` that of all else.
     ``refuses_missing_queue``: whether a login is refused when Asterisk lacks one of its queues.
     """
 
@@ -62,7 +62,7 @@ class Applying:
         log: Log,
         fence: Fence,
         now: Callable[[], datetime],
-        follow_clock: Callable[[], Awaitable[None]],
+        follow_clock: Callable[[], Awaitable[datetime]],
         refused_logins: RefusedLogins,
         refuses_missing_queue: Callable[[], bool],
     ) -> None:
@@ -118,8 +118,8 @@ class Applying:
         while True:
             # The clock may have been set while others were waited for: what begins now is of the
             # new time.
-            await self._follow_clock()
-            rule = beginning(command, self._now(), facts)
+            now = await self._follow_clock()
+            rule = beginning(command, now, facts)
             try:
                 return await self._store.begin(command.agent, rule, device, event=once(command))
             except errors.InProgress as other:

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 # Smaller steps are those of a time service that keeps the clock right.
 LARGE = timedelta(seconds=2)
+LARGE_SECONDS = LARGE.total_seconds()
 # Two clocks are not read in one moment. A process that is stopped between the one and the other,
 # for so many seconds, has not seen a clock that was set.
 TOGETHER = 0.1
@@ -26,11 +28,11 @@ class ClockStep:
     by: timedelta
 
 
-def _steady() -> float:
-    """Seconds that only go forward, and also count while the machine sleeps, where that can be
-    had."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
-    return time.monotonic() if boot is None else time.clock_gettime(boot)
+# Seconds that only go forward, and also count while the machine sleeps, where that can be had.
+_BOOT = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
+_steady: Callable[[], float] = (
+    time.monotonic if _BOOT is None else partial(time.clock_gettime, _BOOT)
+)
 
 
 def steady_clock() -> Callable[[], float]:
@@ -55,10 +57,11 @@ class Clock:
     def __call__(self) -> datetime:
         """Aware, in UTC."""
         wall, offset = self._read()
-        by = timedelta(seconds=offset - self._offset)
+        seconds = offset - self._offset
         self._offset = offset
         now = datetime.fromtimestamp(wall, UTC)
-        if abs(by) >= LARGE:
+        if abs(seconds) >= LARGE_SECONDS:
+            by = timedelta(seconds=seconds)
             self.steps.append(ClockStep(now - by, by))
         return now
 

@@ -45,6 +45,7 @@ AGAIN = 0.25  # seconds until what could not be judged is looked at again
 # Seconds after which an event of a removal would have been heard, and written down by whichever
 # service was the first, on a busy machine too.
 SILENCE = 1.5
+TOGETHER = 0.02  # seconds from an event of a queue member until it is looked at
 RETRY = 1.0  # seconds until it is tried again while the store or Asterisk is away
 # News of members that wait while the store is away; when there are more, all is compared instead.
 MOST_NEWS = 20_000
@@ -274,6 +275,9 @@ class AsteriskReconciler:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(waits)) if waits else None):
                     await self._bell.wait()
+            if self._unread:
+                # The next ones are looked at together with it: under load most are our own doing.
+                await asyncio.sleep(TOGETHER)
             self._bell.clear()
             if not self.queues.connected(self.asterisk):
                 if not waits or self._bell.is_set():

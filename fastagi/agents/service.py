@@ -206,13 +206,13 @@ class AgentService:
 
     # -- the machine's clock
 
-    async def follow_clock(self) -> None:
+    async def follow_clock(self) -> datetime:
         """After the machine's clock was set: what goes on in the store has lasted as long as
-        before. To be called before anything is judged by how long it lasts. Raises
-        StoreUnavailable."""
-        self._clock()
+        before. To be called before anything is judged by how long it lasts. Returns what time it
+        is. Raises StoreUnavailable."""
+        now = self._clock()
         if len(self._clock.steps) == self._steps_followed:
-            return
+            return now
         async with self._following:
             while self._steps_followed < len(self._clock.steps):
                 step = self._clock.steps[self._steps_followed]
@@ -226,6 +226,7 @@ class AgentService:
                 for callback in self.clock_set:
                     with self.fence.item("clock"):
                         callback(step)
+        return self._clock()
 
     def _note_begun(self, change: Change) -> None:
         before, after = change.before, change.after
@@ -319,7 +320,6 @@ class AgentService:
                         await self._vacate(command, occupant, attempt, hung_up)
                     if not self.linked:
                         raise errors.Unavailable("the manager link to Asterisk is down")
-                    await self.follow_clock()
                     async with self._locks_for(command):
                         facts = await self._facts_for(command, only_if)
                         return await self.applying.carry_out(command, facts, hung_up)
@@ -486,6 +486,8 @@ class AgentService:
 
     async def _facts_for(self, command: Command, only_if: OnlyIf | None) -> Facts:
         """What only Asterisk or the past knows, asked where the command depends on it."""
+        if isinstance(command, Pause | Unpause):  # how long pauses have lasted counts
+            await self.follow_clock()
         state: AgentState | None = None
         if only_if is not None:
             state = await self.store.agent(command.agent)

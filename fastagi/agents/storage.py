@@ -1,9 +1,7 @@
 """How the store is, and how long somebody waits for it. Nothing here asks a database."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 
 from fastagi.agents.errors import StoreFault as StoreFault
@@ -38,18 +36,23 @@ class Waiting:
 _waiting: ContextVar[Waiting | None] = ContextVar("waiting", default=None)
 
 
-@contextmanager
-def wait_at_most(seconds: float = STORE_WAIT) -> Iterator[None]:
+class wait_at_most:
     """All calls of the store that this task makes inside wait for so long together. An outer limit
     stays in force; tasks that are begun inside have none."""
-    if waiting() is not None:
-        yield
-        return
-    token = _waiting.set(Waiting(seconds))
-    try:
-        yield
-    finally:
-        _waiting.reset(token)
+
+    __slots__ = ("_seconds", "_token")
+
+    def __init__(self, seconds: float = STORE_WAIT) -> None:
+        self._seconds = seconds
+        self._token: Token[Waiting | None] | None = None
+
+    def __enter__(self) -> None:
+        if waiting() is None:
+            self._token = _waiting.set(Waiting(self._seconds))
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _waiting.reset(self._token)
 
 
 def waiting() -> Waiting | None:

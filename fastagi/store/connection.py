@@ -7,7 +7,7 @@ runs at every call is therefore SQL text here; everything else uses Peewee's que
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import psycopg
@@ -120,6 +120,43 @@ class Loaded:
         self.whole = whole
 
 
+class StateRow(NamedTuple):
+    """The columns of ``STATE``, in its order: one membership of an agent, with the agent."""
+
+    id: int
+    number: str
+    name: str
+    language: str
+    pin_hash: str | None
+    archived_at: float | None
+    intent_id: str | None
+    intent: str | None
+    decided_at: float | None
+    session_id: str | None
+    extension: str
+    context: str
+    interface: str
+    state_interface: str
+    device_type: Any
+    session_since: float
+    planned: str | None
+    pause_id: str | None
+    reason_code: str
+    reason_name: str
+    pause_since: float
+    queue: str | None
+    queue_number: str
+    penalty: int
+    joined: bool
+    taken_away_at: float | None  # of the membership
+    queue_archived_at: float | None
+    asterisk: str
+    own_penalty: int | None
+    own_paused: bool | None
+    own_reason: str | None
+
+
+COLUMNS = len(StateRow._fields)
 STATE = """
 SELECT a.id, a.number, a.name, a.language, a.pin_hash, a.archived_at,
        i.command_id, i.command, i.decided_at,
@@ -152,52 +189,69 @@ def loaded(rows: Iterable[Sequence[Any]], all_memberships: bool = False) -> list
     away counts anyway.
     """
     found: list[Loaded] = []
-    last: Sequence[Any] | None = None
+    last: StateRow | None = None
     memberships: list[Membership] = []
     whole = True
-    for row in rows:
-        if last is not None and last[0] != row[0]:
+    for columns in rows:
+        row = StateRow._make(columns[:COLUMNS])
+        if last is not None and last.id != row.id:
             found.append(_one(last, tuple(memberships), whole))
             memberships = []
             whole = True
         last = row
-        name = row[21]
-        if name is not None:
-            gone = row[25] is not None or row[26] is not None
-            if row[24] or not gone or (all_memberships and row[31] == "yaml"):
-                if row[28] is None and row[29] is None:
-                    memberships.append(Membership(name, row[22], row[23], bool(row[24])))
-                else:
-                    own = None if row[29] is None else OwnPause(bool(row[29]), row[30] or "")
-                    memberships.append(
-                        Membership(name, row[22], row[23], bool(row[24]), row[28], own)
-                    )
-            whole = whole and not gone
+        if row.queue is None:
+            continue
+        gone = row.taken_away_at is not None or row.queue_archived_at is not None
+        whole = whole and not gone
+        if row.joined or not gone or (all_memberships and columns[COLUMNS] == "yaml"):
+            memberships.append(_membership(row, row.queue))
     if last is not None:
         found.append(_one(last, tuple(memberships), whole))
     return found
 
 
-def _one(row: Sequence[Any], memberships: tuple[Membership, ...], whole: bool) -> Loaded:
+def _membership(row: StateRow, queue: str) -> Membership:
+    joined = bool(row.joined)
+    if row.own_penalty is None and row.own_paused is None:
+        return Membership(queue, row.queue_number, row.penalty, joined)
+    own = None
+    if row.own_paused is not None:
+        own = OwnPause(bool(row.own_paused), row.own_reason or "")
+    return Membership(queue, row.queue_number, row.penalty, joined, row.own_penalty, own)
+
+
+def _one(row: StateRow, memberships: tuple[Membership, ...], whole: bool) -> Loaded:
     session: LoginSession | None = None
     pause: PauseSegment | None = None
     planned: LogOff | Pause | None = None
-    if row[9] is not None:
-        session = LoginSession(
-            row[9], Device(row[10], row[11], row[12], row[13], row[14], row[27]), moment(row[15])
+    if row.session_id is not None:
+        device = Device(
+            row.extension,
+            row.context,
+            row.interface,
+            row.state_interface,
+            row.device_type,
+            row.asterisk,
         )
-        if row[16] is not None:
-            planned = planned_from(row[16])
-    if row[17] is not None:
-        pause = PauseSegment(row[17], PauseReason(row[18], row[19]), moment(row[20]))
-    return Loaded(
-        AgentState(row[0], row[1], row[2], row[3], row[4], memberships, session, pause, planned),
-        row[5] is not None,
-        row[6],
-        row[7],
-        row[8],
-        whole,
+        session = LoginSession(row.session_id, device, moment(row.session_since))
+        if row.planned is not None:
+            planned = planned_from(row.planned)
+    if row.pause_id is not None:
+        reason = PauseReason(row.reason_code, row.reason_name)
+        pause = PauseSegment(row.pause_id, reason, moment(row.pause_since))
+    state = AgentState(
+        row.id,
+        row.number,
+        row.name,
+        row.language,
+        row.pin_hash,
+        memberships,
+        session,
+        pause,
+        planned,
     )
+    archived = row.archived_at is not None
+    return Loaded(state, archived, row.intent_id, row.intent, row.decided_at, whole)
 
 
 def planned_from(text: str) -> LogOff | Pause | None:
