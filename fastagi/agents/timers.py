@@ -152,7 +152,7 @@ class Timers:
         else:
             self._undone.is_over()
 
-    async def _guarded(self, doing: Awaitable[None]) -> None:
+    async def _guarded(self, doing: Awaitable[object]) -> None:
         """One agent, or one kind of work: what it meets keeps nothing else from being done."""
         try:
             await doing
