@@ -47,18 +47,18 @@ from fastagi.contract import LINKED, LINKS, RECONCILE, RELOAD, RELOADED, REPAIRS
 from fastagi.dialplan import out_of_date
 from fastagi.outbox import lamp, queue_log, user_event
 from fastagi.outbox.dispatcher import Dispatcher
+from fastagi.outbox.hooks import HookDispatcher
 from fastagi.outbox.metrics import Metrics
-from fastagi.outbox.webhook import HookDispatcher
 from fastagi.reload import Outcome as ReloadOutcome
 from fastagi.reload import Reloader, Report, refused
 from fastagi.store import (
     Difference,
     DirectoryConflict,
     PeeweeStore,
+    Reading,
     Records,
     SchemaTooNew,
     StoreUnusable,
-    Views,
     parse,
 )
 
@@ -216,7 +216,7 @@ class App:
                 store.not_opened(error)
             else:
                 self._store_opened()
-            self.views = Views(settings.database, store.file)
+            self.views = Reading(settings.database, store.file)
             self.metrics = Metrics(
                 agents_by_state=self.views.agents_by_state,
                 backlog=self.views.backlog,
@@ -260,15 +260,17 @@ class App:
                 self.service.now,
                 supervisor=self.supervisor,
                 due_clock=store.clock.now,
+                exclusive=store.exclusive,
             )
             self.hooks = HookDispatcher(
-                store.hooks,
+                store.hook_deliveries,
                 self.service.now,
                 lambda: self.settings.webhooks,
                 self.metrics.hooked,
                 fence=self.fence,
                 own=own_places(settings),
                 due_clock=store.clock.now,
+                exclusive=store.exclusive,
             )
             store.on_dropped(self.metrics.dropped)
             store.health.on_figures.append(self.metrics.stored)

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fastagi.agents.events import Event
-    from fastagi.agents.records import AgentView, StoredEvent
+    from fastagi.agents.records import AgentView
     from fastagi.check import Finding
     from fastagi.config import Settings
     from fastagi.config.settings import AsteriskSettings
     from fastagi.dial import Channel, Step
     from fastagi.drift import Drift
-    from fastagi.store import Views
+    from fastagi.store import Reading
 
 T = TypeVar("T")
 
@@ -527,12 +527,12 @@ _RELOAD_REFUSED = {
 def _look(settings: "Settings", chosen: "Sequence[AsteriskSettings]", as_json: bool) -> int:
     """The exit status."""
     from fastagi import drift
-    from fastagi.store import Views
+    from fastagi.store import Reading
 
     found: list[Drift] = []
     away = []
     names = [asterisk.name for asterisk in settings.asterisks]
-    with _explained(), contextlib.closing(Views(settings.database)) as views:
+    with _explained(), contextlib.closing(Reading(settings.database)) as views:
         for asterisk in chosen:
             try:
                 found += _run(drift.look(views, asterisk, names))
@@ -587,14 +587,14 @@ def agents(
     queue: the agent is paused in this queue only. Unknown: the agent's Asterisk, or the service,
     is away.
     """
-    from fastagi.store import Views
+    from fastagi.store import Reading
 
     settings = _load(config, agents=False)
     zone = settings.zone
     with (
         _explained(),
         _interruptible(),
-        contextlib.closing(Views(settings.database)) as views,
+        contextlib.closing(Reading(settings.database)) as views,
     ):
         links = Links(settings)
         if not watch:
@@ -662,7 +662,7 @@ class Links:
         self._said = self._why
 
 
-def _watch_json(views: "Views", links: Links, every: float) -> NoReturn:
+def _watch_json(views: "Reading", links: Links, every: float) -> NoReturn:
     """A line for each agent at first, then one for each that has changed."""
     shown: dict[str, dict[str, Any]] = {}
     while True:
@@ -808,70 +808,22 @@ def events(
             for stored in views.latest_events(last, agent=agent) if last else ():
                 tell(stored.event)
             return
-        newest = views.latest_events(max(last, OVERLAP))
-        following = Following(newest[0].seq - 1 if newest else 0)
-        following.fresh(newest, time.monotonic())
+        after = views.last_seq()
         for stored in views.latest_events(last, agent=agent) if last else ():
-            if following.knows(stored.seq):  # else it is new, and comes below
+            if stored.seq <= after:  # else it is new, and comes below
                 tell(stored.event)
         while True:
-            for stored in _unseen(views, following):
-                if agent is None or stored.event.agent == agent:
-                    tell(stored.event)
+            while page := views.settled_events(after, PAGE):
+                after = page[-1].seq
+                for stored in page:
+                    if agent is None or stored.event.agent == agent:
+                        tell(stored.event)
             sys.stdout.flush()
             time.sleep(POLL_SECONDS)
 
 
 POLL_SECONDS = 0.3
 PAGE = 500
-OVERLAP = 200
-GAP_SECONDS = 15.0  # longer than a transaction may take
-
-
-class Following:
-    """Which of the events read are new: none is missed, none comes twice.
-
-    Where two services share a PostgreSQL store, an event's number can become visible after a
-    higher one. So a missing number is waited for, and what follows it is read again meanwhile.
-    """
-
-    def __init__(self, after: int) -> None:
-        self.after = after  # everything up to here is done with
-        self._seen: set[int] = set()  # beyond
-        self._missing_since: float | None = None
-
-    def knows(self, seq: int) -> bool:
-        return seq <= self.after or seq in self._seen
-
-    def fresh(self, read: "Sequence[StoredEvent]", now: float) -> "list[StoredEvent]":
-        """Those not seen before. now: seconds on a clock that only goes forward."""
-        new = [stored for stored in read if not self.knows(stored.seq)]
-        self._seen.update(stored.seq for stored in new)
-        if self._missing_since is not None and now - self._missing_since > GAP_SECONDS:
-            self._advance(min(self._seen) - 1)
-        before = self.after
-        while self.after + 1 in self._seen:
-            self._advance(self.after + 1)
-        if not self._seen:
-            self._missing_since = None
-        elif self._missing_since is None or self.after != before:
-            self._missing_since = now
-        return new
-
-    def _advance(self, to: int) -> None:
-        self._seen.discard(to)
-        self.after = to
-        self._missing_since = None
-
-
-def _unseen(views: "Views", following: Following) -> "Iterator[StoredEvent]":
-    after = following.after
-    while page := views.events(after, PAGE):
-        yield from following.fresh(page, time.monotonic())
-        after = page[-1].seq
-        if len(page) < PAGE:
-            return
-    following.fresh((), time.monotonic())
 
 
 def _tell_event(zone: tzinfo, event: "Event") -> None:
@@ -900,7 +852,7 @@ def _tell_event_json(event: "Event") -> None:
     _print_json(event.as_dict())
 
 
-def _tell_parked(views: "Views", zone: tzinfo, as_json: bool) -> None:
+def _tell_parked(views: "Reading", zone: tzinfo, as_json: bool) -> None:
     for delivery in views.parked():
         at = delivery.parked_at
         if as_json:
@@ -942,12 +894,12 @@ def _retry(config: Path | None, event: str, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _views(config: Path | None) -> "Iterator[tuple[Views, tzinfo]]":
+def _views(config: Path | None) -> "Iterator[tuple[Reading, tzinfo]]":
     """The store to read, and the time zone in which times are shown: that of the configuration."""
-    from fastagi.store import Views
+    from fastagi.store import Reading
 
     settings = _load(config, agents=False)
-    views = Views(settings.database)
+    views = Reading(settings.database)
     try:
         yield views, settings.zone
     finally:

@@ -23,7 +23,7 @@ from fastagi.config import Settings
 from fastagi.config.settings import AsteriskSettings
 from fastagi.contract import LINKED, LINKS, RECONCILE, RELOAD, RELOADED, REPAIRS, Variable
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
-from fastagi.store import Views
+from fastagi.store import Reading
 
 LOGIN_WITHIN: Final = 8.0  # seconds; a refusal takes Asterisk one
 ON_ITS_WAY: Final = 0.5  # seconds until what differs is looked at once more
@@ -84,7 +84,9 @@ def judged(
 # -- looking
 
 
-async def look(views: Views, asterisk: AsteriskSettings, asterisks: Collection[str]) -> list[Drift]:
+async def look(
+    views: Reading, asterisk: AsteriskSettings, asterisks: Collection[str]
+) -> list[Drift]:
     """What differs on this Asterisk, by agent and queue. ``asterisks``: the names of all that the
     service has.
 
@@ -112,7 +114,7 @@ async def look(views: Views, asterisk: AsteriskSettings, asterisks: Collection[s
     )
 
 
-async def _compare(views: Views, queues: Queues, asterisks: Collection[str]) -> list[Difference]:
+async def _compare(views: Reading, queues: Queues, asterisks: Collection[str]) -> list[Difference]:
     """As the service does it, see ``fastagi.agents.comparing``."""
     names = await asyncio.to_thread(views.queue_names)
     agents = await asyncio.to_thread(views.logged_in_states)

@@ -1,4 +1,4 @@
-"""Hooks: what other programs asked to be told of an agent over HTTP. Pure."""
+"""Hooks: what other programs want to know of an agent over HTTP. Pure."""
 
 import hmac
 import re
@@ -81,8 +81,8 @@ _STATUS = {
 }
 
 
-def told(agent_id: int, event: Event, *, paused: bool = False) -> dict[str, str]:
-    """What the receiver is told of the event, in the order of the document's example. ``paused``:
+def payload(agent_id: int, event: Event, *, paused: bool = False) -> dict[str, str]:
+    """What the receiver gets of the event, in the order of the document's example. ``paused``:
     see HookDelivery."""
     paused = paused and event.type is EventType.LOGIN
     status = HookStatus.PAUSED if paused else _STATUS[event.type]

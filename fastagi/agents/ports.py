@@ -17,7 +17,7 @@ from fastagi.agents.model import AgentState, Change
 from fastagi.agents.notes import Note
 from fastagi.agents.operations import Operation, ReportedMember, Result
 from fastagi.agents.records import AgentRecord, AgentView, Reason, StoredEvent
-from fastagi.agents.storage import StoreHealth
+from fastagi.agents.storage import Lock, StoreHealth
 from fastagi.contract import EventType
 
 # -- the store and Asterisk's queues, for the hall itself
@@ -76,8 +76,8 @@ class Store(Protocol):
         own locks); their states, but for those with an open intent. Any number at a time, each
         of its own agents."""
 
-    def alone(self, what: str) -> AbstractAsyncContextManager[bool]:
-        """Whether no other service is at ``what`` now; none will be until it is left."""
+    def exclusive(self, name: str) -> AbstractAsyncContextManager[Lock | None]:
+        """No other service is at ``name`` until it is left. None: one is."""
 
     async def confirm(self, change: Change) -> None:
         """In one transaction: the change, its events, a delivery per event and sink; the intent

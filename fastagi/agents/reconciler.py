@@ -321,7 +321,7 @@ class AsteriskReconciler:
     async def _after_connect(self) -> None:
         self._reconnected = False  # first: there may be another one meanwhile
         try:
-            async with self.store.alone(f"reconcile:{self.asterisk}") as alone:
+            async with self.store.exclusive(f"reconcile:{self.asterisk}") as alone:
                 if not alone:
                     # Another service is at it. What it leaves is seen by looking once more.
                     await asyncio.sleep(ALONE_AGAIN)

@@ -134,32 +134,6 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class LoginSessionView:
-    id: str
-    agent: str
-    extension: str
-    interface: str
-    since: datetime
-    source: Source
-    ended_at: datetime | None
-    ended_how: str
-    ended_source: Source | None
-
-
-@dataclass(frozen=True, slots=True)
-class PauseSegmentView:
-    id: str
-    agent: str
-    code: str
-    reason: str
-    since: datetime
-    source: Source
-    ended_at: datetime | None
-    ended_how: str
-    ended_source: Source | None
-
-
-@dataclass(frozen=True, slots=True)
 class Backlog:
     """What waits for a sink: how many events, when the oldest occurred, and what was given up."""
 

@@ -23,6 +23,15 @@ class StoreHealth:
 WELL = StoreHealth()
 
 
+class Lock:
+    """A named lock that is held. ``lost``: not any more."""
+
+    __slots__ = ("lost",)
+
+    def __init__(self) -> None:
+        self.lost = False
+
+
 class Waiting:
     """What is left of a task's time, in seconds."""
 

@@ -20,7 +20,7 @@ from starlette.types import Message
 from fastagi.agents.commands import Actor
 from fastagi.agents.devices import DeviceType
 from fastagi.agents.events import Event
-from fastagi.agents.hooks import Attempt, ContentType, Hook, Method, told
+from fastagi.agents.hooks import Attempt, ContentType, Hook, Method, payload
 from fastagi.agents.model import AgentState
 from fastagi.agents.service import AgentService, StoreUnavailable
 from fastagi.api.answers import JSON, HttpError
@@ -401,7 +401,7 @@ class AgentEvents:
             raise HttpError(404, NO_AGENT)
         event = _example(hook, agent, self._context.service)
         # The tester limits the time itself, as for every delivery.
-        attempt = await self._context.tester.test(hook, told(one.agent_id, event))
+        attempt = await self._context.tester.test(hook, payload(one.agent_id, event))
         return JSONResponse(
             {
                 "status": attempt.status,

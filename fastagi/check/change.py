@@ -6,7 +6,7 @@ from fastagi.agents.protection import losses
 from fastagi.agents.service import StoreUnavailable
 from fastagi.check.findings import Finding, problem, some, warning
 from fastagi.config import Settings
-from fastagi.store import BadDatabaseUrl, Views
+from fastagi.store import BadDatabaseUrl, Reading
 from fastagi.store.schema import schema
 
 
@@ -23,7 +23,7 @@ def unconfirmed(settings: Settings, place: str) -> list[Finding]:
         found = schema(settings.database)
         if not found.exists or found.unknown or found.pending:
             return []
-        views = Views(settings.database)
+        views = Reading(settings.database)
         try:
             removal = views.removal(settings)
         finally:

@@ -23,7 +23,7 @@ from fastagi.config import AsteriskSettings, Settings
 from fastagi.config.values import NEVER, SOUND_SUFFIXES
 from fastagi.contract import LINKED, LINKS, WITHOUT_DIGITS
 from fastagi.dial import Channel, Dialled, Prepared, ServiceAway, dial, headers
-from fastagi.store import BadDatabaseUrl, Views
+from fastagi.store import BadDatabaseUrl, Reading
 from fastagi.store.schema import schema
 
 SERVICE_WITHIN: Final = 10.0  # seconds for a call that asks for the status
@@ -282,7 +282,7 @@ def _store(
                 "# nothing: the next start of `fastagi serve` brings them up to date",
             )
         ]
-    views = Views(url)
+    views = Reading(url)
     try:
         logged_in += views.logged_in_states()
         parked = views.parked()

@@ -23,7 +23,7 @@ MAX_VALUE = 900
 _BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Action = Mapping[str, str]
-Letter = tuple[int, Action]  # the place of its event in the batch, and what is said
+Message = tuple[int, Action]  # the index of its event in the batch, and the action
 
 
 class Response(Protocol):
@@ -52,10 +52,9 @@ class AmiSink:
     """Delivers an event as the manager actions that ``encode`` makes of it, possibly none.
 
     ``amis``: the connections, by the Asterisks' names; one connection alone, where there is one.
-    Of several the one that the event is of is told at least once, and the others, when
-    ``everywhere``, if they are there at that moment; an event of none is told to all that are.
-    ``encode`` raises ValueError for an event that cannot be said to Asterisk without being
-    misread.
+    Of several the one that the event is of gets it at least once; with ``everywhere`` the others
+    get it if they are connected at that moment. An event of none goes to all that are connected.
+    ``encode`` raises ValueError for an event that Asterisk would misread.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class AmiSink:
         self._amis = dict(amis) if isinstance(amis, Mapping) else {"": amis}
         self._encode = encode
         self._everywhere = everywhere
-        self._along: set[asyncio.Task[None]] = set()
+        self._best_effort: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
@@ -76,83 +75,83 @@ class AmiSink:
 
     async def deliver(self, events: Sequence[Event], /) -> list[Receipt]:
         receipts: list[Receipt] = [DELIVERED] * len(events)
-        letters: list[Letter] = []
+        messages: list[Message] = []
         for index, event in enumerate(events):
             try:
-                letters += [(index, action) for action in self._encode(event)]
+                messages += [(index, action) for action in self._encode(event)]
             except ValueError as error:
                 receipts[index] = Rejected(str(error), final=True)
-        if not letters:
+        if not messages:
             return receipts
         if len(self._amis) == 1:
             (ami,) = self._amis.values()
-            await _tell(ami, letters, receipts)
+            await _send(ami, messages, receipts)
             return receipts
-        await self._tell_each(events, letters, receipts)
+        await self._send_each(events, messages, receipts)
         return receipts
 
-    async def _tell_each(
-        self, events: Sequence[Event], letters: Sequence[Letter], receipts: list[Receipt]
+    async def _send_each(
+        self, events: Sequence[Event], messages: Sequence[Message], receipts: list[Receipt]
     ) -> None:
-        there = {name: ami for name, ami in self._amis.items() if ami.connected}
-        homes = []  # of each event: those that have to be told
+        connected = {name: ami for name, ami in self._amis.items() if ami.connected}
+        required_on = []  # for each event: the Asterisks that have to get it
         for index, event in enumerate(events):
-            if event.asterisk in there:
-                homes.append({event.asterisk})
+            if event.asterisk in connected:
+                required_on.append({event.asterisk})
             elif event.asterisk in self._amis:
-                homes.append(set())
+                required_on.append(set())
                 receipts[index] = Waits(f"the Asterisk {event.asterisk!r} is not connected")
             elif self._everywhere:
-                homes.append(set(there))
+                required_on.append(set(connected))
             else:
-                homes.append(set())
+                required_on.append(set())
                 receipts[index] = Rejected("of no Asterisk that is configured", final=True)
         waiting = []
-        for name, ami in there.items():
-            owed, along = [], []
-            for letter in letters:
-                index = letter[0]
-                if name in homes[index]:
-                    owed.append(letter)
-                elif self._everywhere and homes[index]:
-                    along.append(letter[1])
+        for name, ami in connected.items():
+            owed, best_effort = [], []
+            for message in messages:
+                index = message[0]
+                if name in required_on[index]:
+                    owed.append(message)
+                elif self._everywhere and required_on[index]:
+                    best_effort.append(message[1])
             if owed:
-                waiting.append(self._tell_one(name, ami, owed, receipts))
-            if along:
-                self._tell_along(ami, along)
+                waiting.append(self._send_one(name, ami, owed, receipts))
+            if best_effort:
+                self._send_best_effort(ami, best_effort)
         await asyncio.gather(*waiting)
         for index, receipt in enumerate(receipts):
             if isinstance(receipt, Later):  # the fault of one Asterisk, and not of the others
                 receipts[index] = Waits(receipt.error)
 
-    async def _tell_one(
-        self, name: str, ami: Ami, letters: Sequence[Letter], receipts: list[Receipt]
+    async def _send_one(
+        self, name: str, ami: Ami, messages: Sequence[Message], receipts: list[Receipt]
     ) -> None:
         try:
-            await _tell(ami, letters, receipts)
+            await _send(ami, messages, receipts)
         except SinkUnavailable as error:
-            for index, _ in letters:
+            for index, _ in messages:
                 receipts[index] = Waits(f"the Asterisk {name!r}: {error}")
 
-    def _tell_along(self, ami: Ami, actions: Sequence[Action]) -> None:
+    def _send_best_effort(self, ami: Ami, actions: Sequence[Action]) -> None:
         """Nobody waits for it: one slow Asterisk must not delay the others."""
 
-        async def told() -> None:
+        async def send() -> None:
             with suppress(Exception):
                 await ami.actions(actions)
 
-        task = asyncio.create_task(told())
-        self._along.add(task)
-        task.add_done_callback(self._along.discard)
+        task = asyncio.create_task(send())
+        self._best_effort.add(task)
+        task.add_done_callback(self._best_effort.discard)
 
 
-async def _tell(ami: Ami, letters: Sequence[Letter], receipts: list[Receipt]) -> None:
+async def _send(ami: Ami, messages: Sequence[Message], receipts: list[Receipt]) -> None:
     """Raises SinkUnavailable: nothing was sent."""
     try:
-        answers = await ami.actions([action for _, action in letters])
+        answers = await ami.actions([action for _, action in messages])
     except Exception as error:
         raise SinkUnavailable(str(error) or type(error).__name__) from error
-    for (index, _), answer in zip(letters, answers, strict=True):
+    for (index, _), answer in zip(messages, answers, strict=True):
         receipt = _receipt(answer)
         if receipt is not DELIVERED and not isinstance(receipts[index], Later):
             receipts[index] = receipt

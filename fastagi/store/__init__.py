@@ -1,24 +1,23 @@
 """The store: what is meant, in SQLite or PostgreSQL. Peewee stays in this room."""
 
+from fastagi.store.created import Records
 from fastagi.store.database import BadDatabaseUrl, parse
-from fastagi.store.deliveries import Deliveries
 from fastagi.store.directory import Difference, DirectoryConflict
 from fastagi.store.file import StoreUnusable
 from fastagi.store.migrations import SchemaTooNew
-from fastagi.store.records import Records
+from fastagi.store.outbox import retry_parked
+from fastagi.store.reading import Reading
 from fastagi.store.transactions import PeeweeStore, open_store
-from fastagi.store.views import Views, retry_parked
 
 __all__ = [
     "BadDatabaseUrl",
-    "Deliveries",
     "Difference",
     "DirectoryConflict",
     "PeeweeStore",
+    "Reading",
     "Records",
     "SchemaTooNew",
     "StoreUnusable",
-    "Views",
     "open_store",
     "parse",
     "retry_parked",

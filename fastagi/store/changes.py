@@ -126,11 +126,10 @@ def unsettled(connection: Connection, rule: Again) -> list[Change]:
             "UPDATE intents SET owner = ?, owned_at = ? WHERE owner = ?", (me, now, owner)
         )
         connection.forget()
-    if not connection.sqlite:
-        connection.execute(
-            "UPDATE intents SET owner = ?, owned_at = ? WHERE owner <> ? AND owned_at < ?",
-            (me, now, me, now - STALE),
-        )
+    connection.execute(
+        "UPDATE intents SET owner = ?, owned_at = ? WHERE owner <> ? AND owned_at < ?",
+        (me, now, me, now - STALE),
+    )
     # Memberships taken away since then count: Asterisk may have been told.
     waiting = connection.loaded_where(
         "a.id IN (SELECT agent_id FROM intents WHERE owner = ?)", (me,), all_memberships=True

@@ -22,8 +22,8 @@ class Clock:
         """Aware, in UTC. Not for what people read: that is the machine's own clock."""
         return datetime.fromtimestamp(self.time(), UTC)
 
-    def align(self, theirs: float) -> float:
-        """From now on as this clock, which shows ``theirs``. By how many seconds it was off."""
-        step = theirs - self.time()
+    def align(self, other: float) -> float:
+        """From now on as this clock, which shows ``other``. By how many seconds it was off."""
+        step = other - self.time()
         self._offset += step
         return step

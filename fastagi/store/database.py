@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,8 @@ class Place:
     database: Callable[[], Database]
     reading: Callable[[], Database]
     path: Path | None = None
+    # A connection on which a statement may wait for ever: for locks. PostgreSQL only.
+    waiting: Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]] | None = None
 
 
 def parse(url: str) -> Place:
@@ -113,33 +115,39 @@ def _postgresql(url: str) -> Place:
     if not parts.path.strip("/"):
         raise BadDatabaseUrl("postgresql://… names no database after the host")
 
+    url = url.replace("postgres://", "postgresql://", 1)
+    link: dict[str, Any] = {
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,  # ms: a host that vanished is noticed in the middle of a call
+        "application_name": "fastagi",
+    }
+    # The server's side: what a host has locked that vanished is free again within half a minute.
+    vanished = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+
     def connect(options: str) -> Database:
         database: Database = PooledPostgresqlDatabase(
-            url.replace("postgres://", "postgresql://", 1),
-            prefer_psycopg3=True,
-            max_connections=64,
-            connect_timeout=5,
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,  # ms: a host that vanished is noticed in the middle of a call
-            application_name="fastagi",
-            options=options,
+            url, prefer_psycopg3=True, max_connections=64, options=options, **link
         )
         return database
+
+    def waiting() -> Awaitable["psycopg.AsyncConnection[Any]"]:
+        options = f"-c statement_timeout=0 -c lock_timeout=0 {vanished}"
+        return psycopg.AsyncConnection.connect(url, autocommit=True, options=options, **link)
 
     where = f"postgresql://{parts.hostname or ''}{parts.path}"
     return Place(
         where,
         False,
-        # ms; no statement of ours takes so long, and a thread never waits for ever. The rest is the
-        # server's side: what a host has locked that vanished is free again within half a minute.
+        # ms; no statement of ours takes so long, and a thread never waits for ever.
         lambda: connect(
             "-c statement_timeout=8000 -c lock_timeout=4000"
-            " -c idle_in_transaction_session_timeout=30000"
-            " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+            f" -c idle_in_transaction_session_timeout=30000 {vanished}"
         ),
         lambda: connect("-c statement_timeout=8000 -c default_transaction_read_only=on"),
+        waiting=waiting,
     )
 
 
@@ -322,6 +330,10 @@ def _identified(database: Any) -> str:
 
 
 # -- what went wrong, in words that help
+
+
+def no_file(place: Place) -> StoreUnavailable:
+    return StoreUnavailable(f"{place.path}: there is no such file yet", fault=StoreFault.MISSING)
 
 
 def damaged(path: Path, what: str) -> StoreUnusable:

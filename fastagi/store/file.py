@@ -44,8 +44,8 @@ _keeping = threading.Lock()
 def _descriptor(path: str) -> tuple[tuple[int, int], int]:
     """Of the file that has this name now, and which file that is."""
     with _keeping:
-        there = os.stat(path)
-        which = (there.st_dev, there.st_ino)
+        found = os.stat(path)
+        which = (found.st_dev, found.st_ino)
         if which not in _kept:
             opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             is_now = os.fstat(opened)
@@ -114,11 +114,11 @@ class DatabaseFile:
         self._wal, self._shm = real + "-wal", real + "-shm"
         _, self._index = _descriptor(self._shm)
         wal = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
-        there = os.fstat(wal)
+        found = os.fstat(wal)
         # SQLite locks nothing in the -wal file: this one can be closed.
         if self._wal_file >= 0:
             os.close(self._wal_file)
-        self._wal_which, self._wal_file = (there.st_dev, there.st_ino), wal
+        self._wal_which, self._wal_file = (found.st_dev, found.st_ino), wal
         self._which, self._file = which, file
         self._least = os.fstat(file).st_size
 
@@ -142,8 +142,8 @@ class DatabaseFile:
             return
         if self._broken:
             raise self._fault(StoreFault.DAMAGED, self._broken)
-        there = self._stat(self._name)
-        if (there.st_dev, there.st_ino) != self._which:
+        found = self._stat(self._name)
+        if (found.st_dev, found.st_ino) != self._which:
             raise self._fault(StoreFault.REPLACED, "the file was replaced by another one")
 
     def check(self, *, writing: bool = False) -> None:
@@ -152,19 +152,19 @@ class DatabaseFile:
             return
         if self._broken:
             raise self._fault(StoreFault.DAMAGED, self._broken)
-        there = self._stat(self._name)
-        if (there.st_dev, there.st_ino) != self._which:
+        found = self._stat(self._name)
+        if (found.st_dev, found.st_ino) != self._which:
             raise self._fault(StoreFault.REPLACED, "the file was replaced by another one")
         header = os.pread(self._file, _HEADER, 0)
         if len(header) < _HEADER or not header.startswith(_MAGIC):
             raise self._fault(StoreFault.DAMAGED, "the beginning of the file was overwritten")
-        if there.st_size < self._least:
+        if found.st_size < self._least:
             # VACUUM makes it smaller too, and the header says so.
             page = int.from_bytes(header[16:18], "big")
             page = 65536 if page == 1 else page
-            if there.st_size < page * int.from_bytes(header[28:32], "big"):
+            if found.st_size < page * int.from_bytes(header[28:32], "big"):
                 raise self._fault(StoreFault.DAMAGED, "the file was truncated")
-        self._least = there.st_size
+        self._least = found.st_size
         known = self._wal_which
         if known is None:
             return

@@ -199,20 +199,18 @@ class Health:
         store, key, token = self._store, PREFIX + self._store.id, str(time.time_ns())
 
         def write(connection: Connection) -> float:
-            if not connection.sqlite:
-                # It need not survive a crash.
-                connection.execute("SET LOCAL synchronous_commit = off")
+            now = connection.probing()
             connection.execute(
                 "INSERT INTO notes (key, value) VALUES (?, ?)"
                 " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 (key, token),
             )
-            return 0.0 if connection.sqlite else database_time(connection)
+            return now
 
         try:
-            theirs = await store.run(write, synced=False)
-            if theirs:
-                step = self._clock.align(theirs)
+            now = await store.run(write, synced=False)
+            if now:
+                step = self._clock.align(now)
                 for callback in self.on_step:
                     callback(step)
             loop = asyncio.get_running_loop()
@@ -249,12 +247,6 @@ class Health:
                 f"{self._place.name}: what was written is not read back",
                 fault=StoreFault.DAMAGED,
             )
-
-
-def database_time(connection: Connection) -> float:
-    """PostgreSQL's clock."""
-    (seconds,) = connection.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()
-    return float(seconds)
 
 
 def clear_up(connection: Connection, now: float) -> None:

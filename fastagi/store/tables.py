@@ -184,8 +184,8 @@ class Delivery(Table):
     attempts = IntegerField(default=0)
     error = TextField(null=True)
     parked_at = DoubleField(null=True)
-    leased_until = DoubleField(default=0)  # until then it is delivered by the service …
-    leased_by = TextField(null=True)  # … that calls itself so (PostgreSQL only)
+    leased_until = DoubleField(default=0)  # both: only read by services up to 0.3
+    leased_by = TextField(null=True)
 
     class Meta:
         table_name = "deliveries"
@@ -210,7 +210,7 @@ class Hook(Table):
 
 
 class HookDelivery(Table):
-    """One event owed to one hook. Gone when delivered; leased as a ``Delivery`` is."""
+    """One event owed to one hook. Gone when delivered."""
 
     hook = ForeignKeyField(Hook, column_name="hook", on_delete="CASCADE")
     event = ForeignKeyField(Event, column_name="event")
@@ -218,7 +218,7 @@ class HookDelivery(Table):
     attempts = IntegerField(default=0)
     error = TextField(null=True)
     parked_at = DoubleField(null=True)
-    leased_until = DoubleField(default=0)
+    leased_until = DoubleField(default=0)  # both: only read by services up to 0.3
     leased_by = TextField(null=True)
 
     class Meta:

@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
@@ -40,8 +40,8 @@ from fastagi.agents.lockout import USUAL_FOR, Keys, Verdict
 from fastagi.agents.model import AgentState, Change
 from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
-from fastagi.agents.storage import StoreFault
-from fastagi.store import changes, directory
+from fastagi.agents.storage import Lock, StoreFault
+from fastagi.store import changes, directory, tables
 from fastagi.store.clock import Clock
 from fastagi.store.connection import (
     MAX_STATES,
@@ -53,27 +53,34 @@ from fastagi.store.connection import (
     when_exceeded,
 )
 from fastagi.store.database import Claim, Place, explained, parse, prepare
-from fastagi.store.deliveries import PARKED_FOR, Deliveries, release, unstick
 from fastagi.store.directory import Declared, Difference
 from fastagi.store.file import DatabaseFile
-from fastagi.store.health import PREFIX, Health, clear_up, database_time
-from fastagi.store.holding import Holders
+from fastagi.store.health import PREFIX, Health, clear_up
 from fastagi.store.hooks import Hooks
+from fastagi.store.locks import (
+    AGAIN,
+    NamedLocks,
+    Presence,
+    RowLocks,
+    SharedNamedLocks,
+    SharedPresence,
+)
+from fastagi.store.outbox import PARKED_FOR, HookOutbox, SinkOutbox
 from fastagi.store.pins import Pins
-from fastagi.store.presence import Presence, SharedPresence
-from fastagi.store.worker import MAX_BATCH, Workers
+from fastagi.store.postgresql import PostgresqlConnection
+from fastagi.store.sqlite import SqliteConnection
+from fastagi.store.worker import Workers
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
 DEADLINE = 10.0  # seconds a call may wait for its turn
-POSTGRESQL_THREADS = 8
 HOLDS = 8  # connections, each with the agents of one repair
-LONERS = 64
 BRING_IN_ATTEMPTS = 5
 RELEASE = 2.0  # seconds
 TIDY_EVERY, TIDY_AGAIN = 3600.0, 60.0  # seconds
+SOME = 500  # values in a statement
 STEP = 5.0  # seconds that a clock is set by until something is done about it
 WARM_AT_ONCE = 200
 AHEAD = 60.0  # seconds; an attempt waits for its turn for less
@@ -96,7 +103,6 @@ class PeeweeStore:
         fence: Fence | None = None,
     ) -> None:
         self._fence = fence or Fence(log)
-        self.sqlite = place.sqlite
         self.place = place
         self.identity = ""  # of the database; "" until it is opened
         self.file = None if place.path is None else DatabaseFile(place.path)
@@ -106,38 +112,36 @@ class PeeweeStore:
         self._claim: Claim | None = None
         self._prepared = False
         self.pins = Pins()
-        self.deliveries = Deliveries(self)
-        self.hooks = Hooks(self)
+        self.deliveries = SinkOutbox(self)
+        self.hook_deliveries = HookOutbox(self)
+        self.hooks = Hooks(self, self.hook_deliveries)
         self._name = place.name
         # Agents' states as last committed, so that a read need not wait for a thread and for
         # others' commits. With PostgreSQL another service may write, so nothing is kept there;
         # with SQLite the next transaction notices when another process did.
         self._known: dict[str, AgentState] = {}
-        self._queue_names: dict[str, tuple[str, str]] | None = None
-        self._limits: dict[str, PauseLimit] | None = None
-        self._queue_pauses: dict[tuple[str, str], QueuePause] | None = None
         self._numbers: dict[int, str] = {}  # by id
-        self._queues: dict[int, tuple[str, str]] | None = None  # by id
+        self._kept: dict[str, Any] = {}  # of the directory, likewise
         self._woken: list[Callable[[], None]] = []
         self._on_dropped: list[Callable[[str, int], None]] = []
         self._dropping: set[str] = set()  # sinks of which it was said
         self._database = place.database()
-        self._presence = Presence() if place.sqlite else SharedPresence(self._database)
-        self._at: set[str] = set()
-
-        def connect() -> Connection:
-            return Connection(self._database, place, self._presence, self.file, self.clock)
-
-        self._holders = Holders(connect, deadline, HOLDS)
-        # Apart, as those who are alone at something hold agents for it.
-        self._loners = Holders(connect, deadline, LONERS)
+        self._backend: type[SqliteConnection | PostgresqlConnection]
+        self._row_locks: RowLocks | None = None
+        if place.waiting is None:
+            self._backend, self._presence = SqliteConnection, Presence()
+            self._named_locks = NamedLocks()
+        else:
+            self._backend, self._presence = PostgresqlConnection, SharedPresence(self._database)
+            self._named_locks = SharedNamedLocks(place.waiting, deadline, self.wake, self._notify)
+            self._row_locks = RowLocks(self._lock_rows, deadline, HOLDS)
         self.workers: Workers[Connection] = Workers(
-            connect,
-            threads=1 if place.sqlite else POSTGRESQL_THREADS,
-            batch=MAX_BATCH if place.sqlite else 1,
+            self._connect,
+            threads=self._backend.THREADS,
+            batch=self._backend.BATCH,
             deadline=deadline,
-            retry=not place.sqlite,
-            on_commit=self.wake,
+            retry=self._backend.RETRY,
+            on_commit=self._committed,
             on_outdated=self._outdated,
             on_result=self._result,
             name="store",
@@ -150,6 +154,12 @@ class PeeweeStore:
         self.health.on_back.append(self.wake)
         self.health.on_step.append(self._stepped)
 
+    def _connect(self) -> Connection:
+        return self._backend(self._database, self.place, self._presence, self.file, self.clock)
+
+    def _lock_rows(self) -> PostgresqlConnection:
+        return PostgresqlConnection(self._database, self.place, self._presence, None, self.clock)
+
     def _result(self, error: StoreUnavailable | None) -> None:
         if error is None:
             self.health.worked()
@@ -161,7 +171,11 @@ class PeeweeStore:
         if abs(seconds) < STEP:
             return
         log.warning("the clock of the database was set", seconds=round(seconds, 1))
-        self.run(lambda connection: unstick(connection, self.clock.time())).add_done_callback(_seen)
+        self.run(self._unstick).add_done_callback(_seen)
+
+    def _unstick(self, connection: Connection) -> None:
+        for outbox in (self.deliveries, self.hook_deliveries):
+            outbox.unstick(connection, self.clock.time())
 
     # -- its beginning; these block: to be called before the loop runs, or in a thread
 
@@ -186,11 +200,11 @@ class PeeweeStore:
         try:
             self._presence.start()
             with self._database.connection_context():
-                asks = Connection(self._database, place, self._presence, None, self.clock)
+                asks = self._backend(self._database, place, self._presence, None, self.clock)
                 asks.begin(True, True)
-                if not place.sqlite:
-                    self.clock.align(database_time(asks))
-                unstick(asks, self.clock.time())
+                if now := asks.probing():
+                    self.clock.align(now)
+                self._unstick(asks)
                 clear_up(asks, time.time())
                 asks.commit()
         except (OSError, PeeweeException, sqlite3.Error, psycopg.Error) as error:
@@ -221,6 +235,14 @@ class PeeweeStore:
             with self._fence.item("store"):
                 callback()
 
+    def _committed(self) -> None:
+        self.wake()
+        self._named_locks.wake_holders()
+
+    def _notify(self, sql: str) -> None:
+        """What is lost with the database is found by looking."""
+        self.run(lambda connection: connection.execute(sql), writes=False).add_done_callback(_seen)
+
     def on_dropped(self, callback: Callable[[str, int], None]) -> None:
         """``callback`` learns of parked deliveries that were deleted: the sink, and how many."""
         self._on_dropped.append(callback)
@@ -244,7 +266,8 @@ class PeeweeStore:
             try:
                 # The earlier of the two: a machine's clock that was set forward deletes nothing.
                 now = min(time.time(), self.clock.time())
-                await self.deliveries.drop_old(datetime.fromtimestamp(now - PARKED_FOR, UTC))
+                for outbox in (self.deliveries, self.hook_deliveries):
+                    await outbox.drop_old(datetime.fromtimestamp(now - PARKED_FOR, UTC))
             except StoreUnavailable:
                 await asyncio.sleep(TIDY_AGAIN)
             else:
@@ -257,7 +280,6 @@ class PeeweeStore:
 
     async def close(self) -> None:
         """Works off what was begun, then closes."""
-        self.hooks.close()
         # A database that is away shall not hold up the stop.
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(RELEASE):
@@ -265,14 +287,12 @@ class PeeweeStore:
         await asyncio.to_thread(self._close)
 
     def _release(self, connection: Connection) -> None:
-        if not self.sqlite:
-            release(connection)
         connection.execute("DELETE FROM notes WHERE key = ?", (PREFIX + self.id,))
 
     def _close(self) -> None:
         self.workers.close()
-        self._holders.close()
-        self._loners.close()
+        if self._row_locks is not None:
+            self._row_locks.close()
         self._presence.close()
         self.pins.close()
         self.health.close()
@@ -286,11 +306,8 @@ class PeeweeStore:
 
     def _outdated(self) -> None:
         self._known.clear()
-        self._queue_names = None
-        self._limits = None
-        self._queue_pauses = None
         self._numbers.clear()
-        self._queues = None
+        self._kept.clear()
 
     # -- the directory; these block, too
 
@@ -349,6 +366,13 @@ class PeeweeStore:
         what makes an agent's state ends with ``connection.forget()``."""
         return self.workers.submit(job, writes=writes, synced=synced)
 
+    async def _rows(self, sql: str, *values: object) -> list[Any]:
+        return await self.run(lambda c: c.execute(sql, values).fetchall(), writes=False)
+
+    async def _selected(self, query: Any) -> list[Any]:
+        """Rows of a query of Peewee's."""
+        return await self.run(lambda c: list(query.tuples().execute(c.peewee)), writes=False)
+
     # -- reading
 
     async def agent(self, number: str) -> AgentState | None:
@@ -373,15 +397,11 @@ class PeeweeStore:
                 return known
 
         def job(connection: Connection) -> AgentState | None:
-            if connection.sqlite:
-                row = connection.execute("SELECT number FROM agents WHERE id = ?", (id,)).fetchone()
-                found = None if row is None else connection.load(row[0])
-            else:
-                found = next(iter(connection.loaded_where("a.id = ?", (id,))), None)
+            found = next(iter(connection.loaded_where("a.id = ?", (id,))), None)
             return None if found is None or found.archived else found.state
 
         def seen(state: AgentState | None) -> None:
-            if state is not None and self.sqlite:
+            if state is not None and self._backend.KEEPS:
                 if len(self._numbers) >= MAX_STATES:
                     self._numbers.clear()
                 self._numbers[id] = state.number
@@ -398,13 +418,19 @@ class PeeweeStore:
             ).fetchall()
             return {id: (name, number) for id, name, number in rows}
 
-        def seen(queues: dict[int, tuple[str, str]]) -> None:
-            if self.sqlite:
-                self._queues = queues
+        return (await self._keeping("queues", job)).get(id)
 
-        if self._queues is not None:
-            return self._queues.get(id)
-        return (await self.workers.submit(job, writes=False, seen=seen)).get(id)
+    async def _keeping(self, key: str, job: Callable[[Connection], T]) -> T:
+        """What ``job`` reads, or has read since another process has written."""
+
+        def seen(found: T) -> None:
+            if self._backend.KEEPS:
+                self._kept[key] = found
+
+        if key in self._kept:
+            kept: T = self._kept[key]
+            return kept
+        return await self.workers.submit(job, writes=False, seen=seen)
 
     def forget(self, number: str) -> None:
         """The agent's state as last committed is not that any more."""
@@ -432,10 +458,7 @@ class PeeweeStore:
 
     async def agents_at(self, keys: Sequence[str]) -> dict[str, AgentState]:
         def job(connection: Connection) -> dict[str, AgentState]:
-            if connection.sqlite:
-                which, values = f"IN ({', '.join('?' * len(keys))})", list(keys)
-            else:
-                which, values = "= ANY(?)", [list(keys)]  # type: ignore[list-item]
+            which, values = connection.one_of(keys)
             where = f"a.id IN (SELECT agent_id FROM devices_in_use WHERE interface {which})"
             wanted = set(keys)
             there: dict[str, AgentState] = {}
@@ -466,7 +489,7 @@ class PeeweeStore:
             return known
 
         def job(connection: Connection) -> dict[str, AgentState]:
-            return _by_number(_all_of(connection, numbers))
+            return _by_number(connection.load_many(numbers))
 
         return await self.run(job, writes=False)
 
@@ -478,32 +501,20 @@ class PeeweeStore:
             ).fetchall()
             return {name.lower(): (name, number) for name, number in rows}
 
-        def seen(names: dict[str, tuple[str, str]]) -> None:
-            if self.sqlite:
-                self._queue_names = names
-
-        if self._queue_names is not None:
-            return self._queue_names
-        return await self.workers.submit(job, writes=False, seen=seen)
+        return await self._keeping("queue_names", job)
 
     async def queue_numbered(self, number: str) -> str | None:
-        def job(connection: Connection) -> str | None:
-            row = connection.execute(
-                "SELECT name FROM queues WHERE number = ? AND archived_at IS NULL", (number,)
-            ).fetchone()
-            return None if row is None else row[0]
-
-        return await self.run(job, writes=False)
+        rows = await self._rows(
+            "SELECT name FROM queues WHERE number = ? AND archived_at IS NULL", number
+        )
+        return rows[0][0] if rows else None
 
     async def reasons(self) -> tuple[PauseReason, ...]:
-        def job(connection: Connection) -> tuple[PauseReason, ...]:
-            rows = connection.execute(
-                "SELECT code, name, description FROM pause_reasons WHERE archived_at IS NULL"
-            ).fetchall()
-            rows.sort(key=lambda row: (len(row[0]), row[0]))  # 2 before 10
-            return tuple(PauseReason(*row) for row in rows)
-
-        return await self.run(job, writes=False)
+        rows = await self._rows(
+            "SELECT code, name, description FROM pause_reasons WHERE archived_at IS NULL"
+        )
+        rows.sort(key=lambda row: (len(row[0]), row[0]))  # 2 before 10
+        return tuple(PauseReason(*row) for row in rows)
 
     async def logged_in(self) -> list[AgentState]:
         return await self.run(
@@ -517,22 +528,19 @@ class PeeweeStore:
         """Whom the configuration took away while logged in: the numbers of archived agents with a
         session, and agents with the names of the queues they are still in and no more have. Not the
         queues into which somebody put an agent in Asterisk."""
-
-        def job(connection: Connection) -> tuple[list[str], list[tuple[str, str]]]:
-            agents = connection.execute(
-                "SELECT a.number FROM agents a JOIN login_sessions s ON s.agent_id = a.id"
-                " WHERE s.ended_at IS NULL AND a.archived_at IS NOT NULL ORDER BY a.id"
-            ).fetchall()
-            pairs = connection.execute(
-                "SELECT a.number, q.name FROM memberships m JOIN agents a ON a.id = m.agent_id"
-                " JOIN queues q ON q.id = m.queue_id WHERE m.joined = ? AND m.origin <> 'asterisk'"
-                " AND (m.archived_at IS NOT NULL OR q.archived_at IS NOT NULL)"
-                " AND a.archived_at IS NULL ORDER BY a.id, q.id",
-                (True,),
-            ).fetchall()
-            return [row[0] for row in agents], [(row[0], row[1]) for row in pairs]
-
-        return await self.run(job, writes=False)
+        agent, session = tables.Agent, tables.LoginSession
+        member, queue = tables.Membership, tables.Queue
+        archived = agent.select(agent.number).join(session).order_by(agent.id)
+        archived = archived.where(session.ended_at.is_null(), agent.archived_at.is_null(False))
+        pairs = member.select(agent.number, queue.name).join(agent).switch(member).join(queue)
+        pairs = pairs.order_by(agent.id, queue.id).where(
+            member.joined,
+            member.origin != "asterisk",
+            member.archived_at.is_null(False) | queue.archived_at.is_null(False),
+            agent.archived_at.is_null(),
+        )
+        found = await self._selected(archived), await self._selected(pairs)
+        return [row[0] for row in found[0]], [(row[0], row[1]) for row in found[1]]
 
     async def lately(self, events: int) -> list[AgentState]:
         def job(connection: Connection) -> list[AgentState]:
@@ -542,24 +550,20 @@ class PeeweeStore:
             ).fetchall()
             numbers = [row[0] for row in rows if row[0]]
             states: list[AgentState] = []
-            for i in range(0, len(numbers), 500):
-                some = numbers[i : i + 500]
-                marks = ", ".join("?" * len(some))
-                found = connection.loaded_where(f"a.number IN ({marks})", some)
+            for begin in range(0, len(numbers), SOME):
+                which, values = connection.one_of(numbers[begin : begin + SOME])
+                found = connection.loaded_where(f"a.number {which}", values)
                 states += [one.state for one in found]
             return states
 
         return await self.run(job, writes=False)
 
     async def planned(self) -> list[LogOff | Pause]:
-        def job(connection: Connection) -> list[LogOff | Pause]:
-            rows = connection.execute(
-                "SELECT planned FROM login_sessions"
-                " WHERE planned IS NOT NULL AND ended_at IS NULL ORDER BY agent_id"
-            ).fetchall()
-            return [command for (text,) in rows if (command := planned_from(text)) is not None]
-
-        return await self.run(job, writes=False)
+        session = tables.LoginSession
+        query = session.select(session.planned).order_by(session.agent)
+        query = query.where(session.planned.is_null(False), session.ended_at.is_null())
+        rows = await self._selected(query)
+        return [command for (text,) in rows if (command := planned_from(text)) is not None]
 
     # -- time
 
@@ -575,13 +579,7 @@ class PeeweeStore:
                 for code, longest, budget, then in rows
             }
 
-        def seen(limits: dict[str, PauseLimit]) -> None:
-            if self.sqlite:
-                self._limits = limits
-
-        if self._limits is not None:
-            return self._limits
-        return await self.workers.submit(job, writes=False, seen=seen)
+        return await self._keeping("limits", job)
 
     async def queue_pauses(self) -> dict[tuple[str, str], QueuePause]:
         def job(connection: Connection) -> dict[tuple[str, str], QueuePause]:
@@ -595,42 +593,26 @@ class PeeweeStore:
                 for queue, code, limit, automatic, disabled in rows
             }
 
-        def seen(said: dict[tuple[str, str], QueuePause]) -> None:
-            if self.sqlite:
-                self._queue_pauses = said
-
-        if self._queue_pauses is not None:
-            return self._queue_pauses
-        return await self.workers.submit(job, writes=False, seen=seen)
+        return await self._keeping("queue_pauses", job)
 
     async def open_pauses(self) -> list[OpenPause]:
-        def job(connection: Connection) -> list[OpenPause]:
-            rows = connection.execute(
-                "SELECT a.number, p.id, p.code, p.name, p.since FROM pause_segments p"
-                " JOIN agents a ON a.id = p.agent_id WHERE p.ended_at IS NULL ORDER BY p.since"
-            ).fetchall()
-            return [
-                OpenPause(number, id, PauseReason(code, name), moment(since))
-                for number, id, code, name, since in rows
-            ]
-
-        return await self.run(job, writes=False)
+        pause, agent = tables.PauseSegment, tables.Agent
+        query = pause.select(agent.number, pause.id, pause.code, pause.name, pause.since)
+        query = query.join(agent).where(pause.ended_at.is_null()).order_by(pause.since)
+        return [
+            OpenPause(number, id, PauseReason(code, name), moment(since))
+            for number, id, code, name, since in await self._selected(query)
+        ]
 
     async def exceeded(self, segments: Sequence[str]) -> set[str]:
         """Those of these pauses of which an event tells that they last too long."""
         events = {exceeded_event(segment): segment for segment in segments}
-
-        def job(connection: Connection) -> set[str]:
-            found: set[str] = set()
-            ids = list(events)
-            for i in range(0, len(ids), 500):
-                some = ids[i : i + 500]
-                marks = ", ".join("?" * len(some))
-                rows = connection.execute(f"SELECT id FROM events WHERE id IN ({marks})", some)
-                found |= {events[id] for (id,) in rows.fetchall()}
-            return found
-
-        return await self.run(job, writes=False) if events else set()
+        ids, found = list(events), set[str]()
+        for begin in range(0, len(ids), SOME):
+            some = ids[begin : begin + SOME]
+            query = tables.Event.select(tables.Event.id).where(tables.Event.id.in_(some))
+            found |= {events[id] for (id,) in await self._selected(query)}
+        return found
 
     async def paused_since(self, agent: str, code: str, since: datetime) -> timedelta:
         at = since.timestamp()
@@ -647,32 +629,24 @@ class PeeweeStore:
         return await self.run(job, writes=False)
 
     async def overdue(self, cutoffs: Mapping[str, datetime]) -> list[str]:
-        def job(connection: Connection) -> list[str]:
-            numbers: list[str] = []
-            for key, cutoff in cutoffs.items():
-                which, values = ("= ?", (key,)) if key else ("IS NULL", ())
-                rows = connection.execute(
-                    "SELECT a.number FROM login_sessions s JOIN agents a ON a.id = s.agent_id"
-                    f" WHERE s.ended_at IS NULL AND s.since < ? AND a.logoff_at {which}"
-                    " ORDER BY a.id",
-                    (cutoff.timestamp(), *values),
-                ).fetchall()
-                numbers += [number for (number,) in rows]
-            return numbers
-
-        cutoffs = {key: cutoff for key, cutoff in cutoffs.items() if key != NEVER}
-        return await self.run(job, writes=False) if cutoffs else []
+        session, agent = tables.LoginSession, tables.Agent
+        numbers: list[str] = []
+        for key, cutoff in cutoffs.items():
+            if key == NEVER:
+                continue
+            query = session.select(agent.number).join(agent).order_by(agent.id)
+            query = query.where(
+                session.ended_at.is_null(),
+                session.since < cutoff.timestamp(),
+                agent.logoff_at == key if key else agent.logoff_at.is_null(),
+            )
+            numbers += [number for (number,) in await self._selected(query)]
+        return numbers
 
     async def shift_ends(self) -> list[str]:
-        def job(connection: Connection) -> list[str]:
-            rows = connection.execute(
-                "SELECT DISTINCT logoff_at FROM agents"
-                " WHERE logoff_at IS NOT NULL AND logoff_at <> ? ORDER BY logoff_at",
-                (NEVER,),
-            ).fetchall()
-            return [row[0] for row in rows]
-
-        return await self.run(job, writes=False)
+        at = tables.Agent.logoff_at
+        query = tables.Agent.select(at).distinct().where(at != NEVER).order_by(at)
+        return [text for (text,) in await self._selected(query)]
 
     # -- nobody else
 
@@ -682,45 +656,29 @@ class PeeweeStore:
             raise self.workers.refusal
         if not numbers:
             yield {}
-        elif self.sqlite:
+        elif self._row_locks is None:
             yield await self.run(
-                lambda connection: _by_number(_settled(_all_of(connection, numbers))),
+                lambda connection: _by_number(_settled(connection.load_many(numbers))),
                 writes=False,
             )
         else:
-            async with self._holders.use(
+            async with self._row_locks.use(
                 lambda connection: _by_number(_settled(connection.hold(numbers))),
-                Connection.rollback,
+                PostgresqlConnection.rollback,
                 writes=True,
             ) as states:
                 yield states
 
     @asynccontextmanager
-    async def alone(self, what: str) -> AsyncIterator[bool]:
-        if self.workers.refusal is not None:
-            raise self.workers.refusal
-        if what in self._at:  # this very service: a lock of PostgreSQL's could be taken again
-            yield False
-            return
-        self._at.add(what)
-        try:
-            if self.sqlite:
-                yield True
-                return
-
-            def take(connection: Connection) -> bool:
-                row = connection.execute(
-                    "SELECT pg_try_advisory_lock(hashtextextended(?, 4))", (what,)
-                ).fetchone()
-                return bool(row[0])
-
-            def leave(connection: Connection) -> None:
-                connection.execute("SELECT pg_advisory_unlock_all()")
-
-            async with self._loners.use(take, leave, writes=False) as alone:
-                yield alone
-        finally:
-            self._at.discard(what)
+    async def exclusive(
+        self, name: str, *, wait: bool = False, on_lost: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Lock | None]:
+        while self.workers.refusal is not None:
+            if not wait:
+                raise self.workers.refusal
+            await asyncio.sleep(AGAIN)
+        async with self._named_locks.exclusive(name, wait=wait, on_lost=on_lost) as lock:
+            yield lock
 
     # -- changing
 
@@ -755,7 +713,7 @@ class PeeweeStore:
     def _keep(self, number: str, state: AgentState | None) -> None:
         if state is None:
             self._known.pop(number, None)
-        elif self.sqlite:
+        elif self._backend.KEEPS:
             if len(self._known) >= MAX_STATES:
                 self._known.clear()
             self._known[number] = state
@@ -780,11 +738,8 @@ class PeeweeStore:
     ) -> Verdict:
         def job(connection: Connection) -> Verdict:
             counted = keys.counted
-            if not connection.sqlite:
-                for key in sorted(counted):  # sorted: two calls never wait for each other
-                    connection.execute(
-                        "SELECT pg_advisory_xact_lock(hashtextextended(?, 0))", (key,)
-                    )
+            for key in sorted(counted):  # sorted: two calls never wait for each other
+                connection.one_at_a_time(key, 0)
             connection.execute("DELETE FROM pin_failures WHERE at < ?", (now - memory,))
             # The machine's clock was set back while no service ran: as if they were of now.
             connection.execute("UPDATE pin_failures SET at = ? WHERE at > ?", (now, now + AHEAD))
@@ -800,10 +755,10 @@ class PeeweeStore:
             )
             verdict = rule(failed_at, bool(usual))
             if not verdict.locked:
-                connection.executemany(
-                    "INSERT INTO pin_failures (key, at) VALUES (?, ?)",
-                    [(key, verdict.at) for key in counted],
-                )
+                for key in counted:
+                    connection.execute(
+                        "INSERT INTO pin_failures (key, at) VALUES (?, ?)", (key, verdict.at)
+                    )
             return verdict
 
         return await self.run(job)
@@ -832,22 +787,16 @@ class PeeweeStore:
         await self.run(job)
 
     async def outside_numbers(self, number: str) -> tuple[str, ...]:
-        def job(connection: Connection) -> tuple[str, ...]:
-            row = connection.execute(
-                "SELECT outside FROM agents WHERE number = ? AND archived_at IS NULL", (number,)
-            ).fetchone()
-            return () if row is None else tuple(row[0].split())
-
-        return await self.run(job, writes=False)
+        rows = await self._rows(
+            "SELECT outside FROM agents WHERE number = ? AND archived_at IS NULL", number
+        )
+        return tuple(rows[0][0].split()) if rows else ()
 
     # -- notes
 
     async def note(self, key: str) -> str | None:
-        def job(connection: Connection) -> str | None:
-            row = connection.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
-            return None if row is None else row[0]
-
-        return await self.run(job, writes=False)
+        rows = await self._rows("SELECT value FROM notes WHERE key = ?", key)
+        return rows[0][0] if rows else None
 
     async def clock_was_set(self, before: datetime, by: timedelta, begun: Collection[str]) -> None:
         def job(connection: Connection) -> None:
@@ -868,14 +817,12 @@ class PeeweeStore:
         await self.run(lambda connection: write_note(connection, key, value))
 
     async def notes(self, prefix: str) -> dict[str, str]:
-        def job(connection: Connection) -> dict[str, str]:
-            rows = connection.execute(
-                "SELECT key, value FROM notes WHERE substr(key, 1, ?) = ? ORDER BY key",
-                (len(prefix), prefix),
-            ).fetchall()
-            return dict(rows)
-
-        return await self.run(job, writes=False)
+        rows = await self._rows(
+            "SELECT key, value FROM notes WHERE substr(key, 1, ?) = ? ORDER BY key",
+            len(prefix),
+            prefix,
+        )
+        return dict(rows)
 
     async def drop_note(self, key: str) -> None:
         await self.run(
@@ -897,13 +844,6 @@ def write_note(connection: Connection, key: str, value: str) -> None:
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (key, value),
     )
-
-
-def _all_of(connection: Connection, numbers: Sequence[str]) -> Iterable[Loaded]:
-    if not connection.sqlite:
-        return connection.loaded_where("a.number = ANY(?)", (list(numbers),))
-    connection.prefetch(numbers)
-    return [found for number in numbers if (found := connection.load(number)) is not None]
 
 
 def _settled(agents: Iterable[Loaded]) -> Iterable[Loaded]:
@@ -937,6 +877,6 @@ def open_store(
     return store
 
 
-def _seen(future: "asyncio.Future[None]") -> None:
+def _seen(future: "asyncio.Future[T]") -> None:
     if not future.cancelled():
         future.exception()

@@ -24,7 +24,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 TASK = "store"  # for the log and the metrics
-MAX_BATCH = 256
 SWEEP_SECONDS = 0.25
 # A commit costs as much processor time as several jobs. So where many came together last time, the
 # next ones are waited for a little; a lone one never waits.

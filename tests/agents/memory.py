@@ -52,6 +52,7 @@ from fastagi.agents.operations import (
 from fastagi.agents.reconciler import Reconciler
 from fastagi.agents.records import Intent, Policy, Stored
 from fastagi.agents.service import AgentService, StoreUnavailable
+from fastagi.agents.storage import Lock
 from fastagi.contract import EventType, Source
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -321,9 +322,9 @@ class MemoryStore:
         }
 
     @asynccontextmanager
-    async def alone(self, what: str) -> AsyncIterator[bool]:
-        await self._transaction("alone")
-        yield what not in self.others_are_at
+    async def exclusive(self, name: str) -> AsyncIterator[Lock | None]:
+        await self._transaction("exclusive")
+        yield None if name in self.others_are_at else Lock()
 
     # -- limits
 

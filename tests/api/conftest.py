@@ -32,7 +32,7 @@ from fastagi.api.stream import Feed
 from fastagi.api.table import Interface, Table
 from fastagi.config.settings import HttpSettings, LoginSettings, PauseSettings
 from fastagi.contract import EventType, Source
-from fastagi.outbox import outward
+from fastagi.outbox import http_client
 from tests.agents.memory import QUEUES, Hall, MemoryStore, an_agent
 
 QUEUE_IDS = {"sales": 1, "support": 2, "billing": 3}
@@ -301,7 +301,7 @@ class MemoryTester:
         )
 
     def refusal(self, url: str) -> str | None:
-        return outward.refusal(url, ())
+        return http_client.refusal(url, ())
 
 
 @dataclass

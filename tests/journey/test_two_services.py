@@ -90,14 +90,11 @@ async def test_one_is_stopped_and_frees_everything(
     outcomes: Counter[tuple[str, str]] = Counter()
 
     def held() -> set[str]:
-        """Who has locks or leases in the database, by its connections' processes."""
+        """Who has locks in the database, by its connections' processes."""
         with psycopg.connect(pair.two.settings()["database"]) as store:
             rows = store.execute(
                 "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND database ="
                 " (SELECT oid FROM pg_database WHERE datname = current_database())"
-            ).fetchall()
-            leases = store.execute(
-                "SELECT DISTINCT leased_by FROM deliveries WHERE leased_until > 0"
             ).fetchall()
             owners = store.execute("SELECT DISTINCT owner FROM intents").fetchall()
             others = store.execute(
@@ -108,7 +105,6 @@ async def test_one_is_stopped_and_frees_everything(
                 f"{what} {row[0]}"
                 for what, found in (
                     ("lock of", rows),
-                    ("lease of", leases),
                     ("intent of", owners),
                     ("connection", others),
                 )

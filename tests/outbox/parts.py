@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from fastagi.agents.commands import Actor
+from fastagi.agents.deliveries import Delivery
 from fastagi.agents.events import SINKS, Event
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
@@ -35,21 +36,13 @@ def event(agent: str = "1001", type: EventType = EventType.LOGIN, **more: object
     return Event(type=type, agent=agent, **values)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Row:
-    id: int
-    sink: Sink
-    event: Event
-    attempts: int = 0
-    due: datetime = LONG_AGO
-
-
 @dataclass
 class Memory:
     """Deliveries in memory. It outlives a dispatcher, as the real store outlives the service."""
 
-    rows: dict[int, Row] = field(default_factory=dict)
-    parked: dict[int, tuple[Row, str]] = field(default_factory=dict)
+    rows: dict[int, Delivery] = field(default_factory=dict)
+    due_at: dict[int, datetime] = field(default_factory=dict)
+    parked: dict[int, tuple[Delivery, str]] = field(default_factory=dict)
     marks: list[list[int]] = field(default_factory=list)
     reads: int = 0
     broken: bool = False
@@ -58,38 +51,39 @@ class Memory:
     async def commit(self, *events: Event) -> None:
         for happened in events:
             for sink in SINKS[happened.type]:
-                row = Row(next(_ids), sink, happened)
-                self.rows[row.id] = row
+                row = Delivery(sink, next(_ids), happened, 0)
+                self.rows[row.seq] = row
         self.on_change()
 
-    async def due(self, now: datetime, limit: int, sink: Sink, /) -> list[Row]:
+    async def due(self, now: datetime, limit: int, sink: Sink, /) -> list[Delivery]:
         self.reads += 1
         self._works()
         held: set[str] = set()
-        found: list[Row] = []
-        for row in sorted(self.rows.values(), key=lambda row: row.id):
+        found: list[Delivery] = []
+        for row in sorted(self.rows.values(), key=lambda row: row.seq):
             if row.sink is not sink or row.event.agent in held:
                 continue
-            if row.due > now:
+            if self.due_at.get(row.seq, LONG_AGO) > now:
                 held.add(row.event.agent)
             elif len(found) < limit:
                 found.append(row)
         return found
 
-    async def delivered(self, ids: Sequence[int], /) -> None:
+    async def delivered(self, deliveries: Sequence[Delivery], /) -> None:
         self._works()
-        self.marks.append(list(ids))
-        for id in ids:
-            del self.rows[id]
+        self.marks.append([delivery.seq for delivery in deliveries])
+        for delivery in deliveries:
+            del self.rows[delivery.seq]
 
-    async def postpone(self, id: int, until: datetime, error: str, /) -> None:
+    async def postpone(self, delivery: Delivery, until: datetime, error: str, /) -> None:
         self._works()
-        row = self.rows[id]
-        self.rows[id] = replace(row, attempts=row.attempts + 1, due=until)
+        row = self.rows[delivery.seq]
+        self.rows[row.seq] = replace(row, attempts=row.attempts + 1)
+        self.due_at[row.seq] = until
 
-    async def park(self, id: int, error: str, now: datetime, /) -> None:
+    async def park(self, delivery: Delivery, now: datetime, error: str, /) -> None:
         self._works()
-        self.parked[id] = (self.rows.pop(id), error)
+        self.parked[delivery.seq] = (self.rows.pop(delivery.seq), error)
 
     def _works(self) -> None:
         if self.broken:

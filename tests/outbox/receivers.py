@@ -16,7 +16,7 @@ from fastagi.agents.hooks import Attempt, Hook, HookDelivery
 from fastagi.agents.service import StoreUnavailable
 from fastagi.config.settings import WebhookSettings
 from fastagi.contract import EventType
-from fastagi.outbox.webhook import HookDispatcher, Pace
+from fastagi.outbox.hooks import HookDispatcher, Pace
 
 from .parts import LONG_AGO, now
 

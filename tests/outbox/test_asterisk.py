@@ -134,7 +134,7 @@ async def test_one_slow_asterisk_does_not_delay_the_others() -> None:
     sink = AmiSink({"north": Slow(), "south": south}, one, everywhere=True)
     async with asyncio.timeout(10):
         assert await sink.deliver([event("2", asterisk="south")]) == [DELIVERED]
-    for task in list(sink._along):
+    for task in list(sink._best_effort):
         task.cancel()
 
 

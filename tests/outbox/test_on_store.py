@@ -13,8 +13,9 @@ from fastagi.agents.events import Event
 from fastagi.contract import EventType, Sink
 from fastagi.outbox.delivery import DELIVERED, Receipt, Rejected
 from fastagi.outbox.dispatcher import Dispatcher, Pace
-from fastagi.store.deliveries import Deliveries
+from fastagi.store.outbox import SinkOutbox
 from fastagi.store.transactions import PeeweeStore, open_store
+from tests.store.conftest import parked as given_up
 
 from .parts import Receiver, event, now, until
 
@@ -32,11 +33,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @asynccontextmanager
 async def service(
     url: str, *receivers: Receiver, pace: Pace = PACE
-) -> AsyncIterator[tuple[PeeweeStore, Deliveries]]:
+) -> AsyncIterator[tuple[PeeweeStore, SinkOutbox]]:
     """A store and a dispatcher as in the application; receivers for the sinks in their order."""
     store = await asyncio.to_thread(open_store, url)
-    deliveries = Deliveries(store)
-    dispatcher = Dispatcher(deliveries, dict(zip(Sink, receivers, strict=False)), now, pace)
+    deliveries = store.deliveries
+    sinks = dict(zip(Sink, receivers, strict=False))
+    dispatcher = Dispatcher(deliveries, sinks, now, pace, exclusive=store.exclusive)
     store.on_commit(dispatcher.wake)
     task = asyncio.create_task(dispatcher.run())
     try:
@@ -95,11 +97,11 @@ async def test_poison_is_parked_and_the_rest_flows(url: str) -> None:
 
     receiver = Receiver(script)
     pace = Pace(attempts=3, first_delay=0.01, longest_delay=0.02)
-    async with service(url, receiver, pace=pace) as (store, deliveries):
+    async with service(url, receiver, pace=pace) as (store, _):
         for happened in (poison, final, after):
             await store.record(happened)
         await until(lambda: receiver.got == [after])
-        parked = [(d.event, d.attempts, error) for d, error in await deliveries.parked()]
+        parked = [(d.event, d.attempts, error) for d, error in await given_up(store)]
     assert parked == [(poison, 3, "No"), (final, 1, "Never")]
 
 
@@ -129,11 +131,7 @@ async def test_a_storm_through_three_sinks(url: str) -> None:
             assert [e for e in receiver.got if e.agent == str(n)] == [logins[n], logoffs[n]]
 
 
-async def test_stopped_and_started_in_mid_backlog_nothing_is_lost_or_doubled(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On PostgreSQL what the stopped service had not come to is another's only after its lease.
-    monkeypatch.setattr("fastagi.store.deliveries.LEASE", 0.3)
+async def test_stopped_and_started_in_mid_backlog_nothing_is_lost_or_doubled(url: str) -> None:
     told = [event(reason=str(n), type=EventType.PAUSE) for n in range(40)]
     receiver = Receiver()
     receiver.before = lambda: asyncio.sleep(0.001)
@@ -155,7 +153,6 @@ import asyncio, os, signal, sys
 from datetime import UTC, datetime
 from fastagi.contract import Sink
 from fastagi.outbox.dispatcher import Dispatcher
-from fastagi.store.deliveries import Deliveries
 from fastagi.store.transactions import open_store
 
 class Receiver:
@@ -165,7 +162,7 @@ class Receiver:
         os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
-    deliveries = Deliveries(open_store(sys.argv[1]))
+    deliveries = open_store(sys.argv[1]).deliveries
     await Dispatcher(deliveries, {Sink.LAMP: Receiver()}, lambda: datetime.now(UTC)).run()
 
 asyncio.run(main())

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from fastagi.agents.events import Event
 from fastagi.agents.hooks import HookDelivery, client_secret
 from fastagi.contract import EventType, Source
-from fastagi.outbox.webhook import HookDispatcher, Pace
+from fastagi.outbox.hooks import HookDispatcher, Pace
 
 from .parts import event, now, until
 from .receivers import (
@@ -496,7 +496,7 @@ async def test_whatever_is_answered_ends_nothing(memory: HookMemory, answer: byt
         assert "internal" not in attempt.error
     assert [line["event"] for line in logs if line["log_level"] == "error"] in (
         [],
-        ["a hook's delivery given up, parked"] * 2,
+        ["hook delivery given up, parked"] * 2,
     )
 
 
@@ -669,8 +669,8 @@ async def test_the_store_away_when_it_is_to_be_marked(memory: HookMemory) -> Non
             await until(lambda: len(logs) >= 2)
     assert _ids(there.seen) == [one.id for one in events], "told twice"
     assert [entry["event"] for entry in logs] == [
-        "hooks' deliveries wait",
-        "hooks' deliveries go on",
+        "deliveries wait",
+        "deliveries go on",
     ]
 
 
@@ -729,7 +729,9 @@ async def test_stopped_what_was_answered_is_marked(memory: HookMemory) -> None:
         await until(lambda: not dead.open)
     assert memory.outcomes() == ["delivered"]
     assert [row.delivery.hook for row in memory.owed] == [stuck]
-    assert [name.get_name() for name in asyncio.all_tasks() if "tell hook" in name.get_name()] == []
+    assert [
+        name.get_name() for name in asyncio.all_tasks() if "deliver to hook " in name.get_name()
+    ] == []
 
 
 async def test_stopped_with_the_store_away_it_ends_all_the_same(memory: HookMemory) -> None:
@@ -741,7 +743,7 @@ async def test_stopped_with_the_store_away_it_ends_all_the_same(memory: HookMemo
         async with receiver(answer) as there, telling(memory, pace=replace(DEAF, longest_delay=60)):
             memory.owe(hook(there.url()), login())
             await until(lambda: logs)
-    assert logs[-1]["event"] == "a hook was told, but that is not marked"
+    assert logs[-1]["event"] == "delivered, but not marked"
 
 
 async def test_it_runs_again_after_a_stop(memory: HookMemory) -> None:
@@ -759,7 +761,7 @@ async def test_it_runs_again_after_a_stop(memory: HookMemory) -> None:
 async def test_a_fault_of_ours_stops_nobody(
     memory: HookMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fastagi.outbox.webhook as module
+    import fastagi.outbox.hooks as module
 
     real = module.build
 
@@ -853,7 +855,11 @@ async def test_times_are_those_of_the_clock(memory: HookMemory) -> None:
 async def _nothing_is_left_open() -> AsyncIterator[None]:
     yield
     await asyncio.sleep(0)
-    left = [task for task in asyncio.all_tasks() if (task.get_name() or "").startswith("tell hook")]
+    left = [
+        task
+        for task in asyncio.all_tasks()
+        if (task.get_name() or "").startswith("deliver to hook ")
+    ]
     assert not left
 
 

@@ -17,8 +17,8 @@ import structlog
 import uvloop
 
 from fastagi.agents.hooks import Attempt
-from fastagi.outbox.outward import NAMED, OURS, Unfit, is_here, permitted, refusal, target
-from fastagi.outbox.webhook import HookDispatcher
+from fastagi.outbox.hooks import HookDispatcher
+from fastagi.outbox.http_client import NAMED, OURS, InvalidUrl, is_here, permitted, refusal, target
 
 from .parts import event, now, until
 from .receivers import (
@@ -223,7 +223,7 @@ def test_a_url_is_read_once(
 
 
 def test_what_is_refused_is_not_repeated() -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(InvalidUrl) as caught:
         target("http://user:secret@example.com/")
     assert "secret" not in str(caught.value)
 

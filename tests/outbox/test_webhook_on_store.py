@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from fastagi.agents.deliveries import HookDeliveries
 from fastagi.agents.hooks import Hook
 from fastagi.config.settings import Settings
 from fastagi.contract import EventType
-from fastagi.outbox.webhook import HookDispatcher, HookStore
+from fastagi.outbox.hooks import HookDispatcher
 from fastagi.store.transactions import PeeweeStore, open_store
 
 from .parts import event, now, until
@@ -43,8 +44,10 @@ async def service(url: str, **more: Any) -> AsyncIterator[PeeweeStore]:
     """As in the application."""
     store = await asyncio.to_thread(open_store, url)
     await asyncio.to_thread(store.bring_in, CENTRE)
-    hooks: HookStore = store.hooks
-    dispatcher = HookDispatcher(hooks, now, lambda: settings(**more), pace=PACE)
+    hooks: HookDeliveries = store.hook_deliveries
+    dispatcher = HookDispatcher(
+        hooks, now, lambda: settings(**more), pace=PACE, exclusive=store.exclusive
+    )
     store.on_commit(dispatcher.wake)
     task = asyncio.create_task(dispatcher.run())
     try:
@@ -83,7 +86,7 @@ async def test_told_in_order_failed_and_logged(url: str) -> None:
             while len(attempts := await store.hooks.log(told.id, 100)) < 7:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         assert await store.hooks.parked(told.id) == 0
-        assert await store.hooks.next_due() is None
+        assert await store.hook_deliveries.next_due() is None
     ids = [one.headers["webhook-id"] for one in there.seen]
     assert ids == [one.id for one in (events[0], events[1], *events[1:])]
     assert [attempt.outcome for attempt in reversed(attempts)] == [

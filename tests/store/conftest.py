@@ -1,10 +1,13 @@
 """Every test of the store runs on a real SQLite file and on a real PostgreSQL."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +24,14 @@ from fastagi.agents.commands import (
     PauseReason,
 )
 from fastagi.agents.deciding import again, beginning, device_wanted, once
+from fastagi.agents.deliveries import Delivery
 from fastagi.agents.devices import Device
 from fastagi.agents.model import Change
 from fastagi.config.settings import Settings
-from fastagi.contract import Source
-from fastagi.store import PeeweeStore, open_store
+from fastagi.contract import Sink, Source
+from fastagi.store import PeeweeStore, Reading, open_store, tables
+from fastagi.store.connection import Connection, moment
+from fastagi.store.events import EVENT_COLUMNS, event_from
 from tests.conftest import PostgreSQL
 
 NOW = datetime(2026, 11, 22, 9, 30, 0, 123457, UTC)
@@ -191,3 +197,82 @@ async def done(
     change = await begin(store, command, now, facts)
     await store.confirm(change)
     return change
+
+
+async def backlog(store: PeeweeStore) -> tuple[int, datetime | None]:
+    """How many deliveries wait for sinks, and when the oldest event of them occurred."""
+
+    def job(connection: Connection) -> tuple[int, datetime | None]:
+        count, oldest = connection.execute(
+            "SELECT count(*), min(e.occurred_at) FROM deliveries d JOIN events e ON e.seq = d.event"
+            " WHERE d.parked_at IS NULL"
+        ).fetchone()
+        return count, None if oldest is None else datetime.fromtimestamp(oldest, UTC)
+
+    return await store.run(job, writes=False)
+
+
+async def parked(store: PeeweeStore) -> list[tuple[Delivery, str]]:
+    """The deliveries to sinks that were given up, and why."""
+
+    def job(connection: Connection) -> list[tuple[Delivery, str]]:
+        rows = connection.execute(
+            f"SELECT {EVENT_COLUMNS}, d.sink, d.attempts, d.error FROM deliveries d"
+            " JOIN events e ON e.seq = d.event WHERE d.parked_at IS NOT NULL ORDER BY d.event"
+        ).fetchall()
+        return [
+            (Delivery(Sink(row[-3]), row[-4], event_from(row), row[-2]), row[-1]) for row in rows
+        ]
+
+    return await store.run(job, writes=False)
+
+
+async def unpark(store: PeeweeStore) -> None:
+    """As ``fastagi events --retry all``, for deliveries to sinks."""
+    await store.run(lambda connection: store.deliveries.unpark().execute(connection.peewee))
+    store.wake()
+
+
+@asynccontextmanager
+async def standing_by(store: PeeweeStore, name: str) -> AsyncIterator[asyncio.Event]:
+    """``store`` waits for the lock, and keeps it to the end; the event says that it has it."""
+    has = asyncio.Event()
+
+    async def wait() -> None:
+        async with store.exclusive(name, wait=True):
+            has.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0.1)
+    try:
+        yield has
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def periods(reading: Reading, table: Any, agent: str | None = None) -> list[SimpleNamespace]:
+    """Login sessions or pauses as rows, the latest first; open ones have no ``ended_at``."""
+    query = table.select(table, tables.Agent.number.alias("number")).join(tables.Agent)
+    if agent is not None:
+        query = query.where(tables.Agent.number == agent)
+    with reading.connected() as database:
+        found = query.order_by(table.since.desc(), table.id).dicts().execute(database)
+        return [
+            SimpleNamespace(
+                **row
+                | {at: row[at] and moment(row[at]) for at in ("since", "ended_at")}
+                | {"agent": row["number"]}
+            )
+            for row in found
+        ]
+
+
+def login_sessions(reading: Reading, agent: str | None = None) -> list[SimpleNamespace]:
+    return periods(reading, tables.LoginSession, agent)
+
+
+def pauses(reading: Reading, agent: str | None = None) -> list[SimpleNamespace]:
+    return periods(reading, tables.PauseSegment, agent)

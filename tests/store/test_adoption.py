@@ -21,7 +21,7 @@ from fastagi.agents.commands import (
 from fastagi.agents.devices import Device
 from fastagi.agents.model import Change, Membership, OwnPause
 from fastagi.contract import EventType, Outcome, Sink, Source
-from fastagi.store import PeeweeStore, Views
+from fastagi.store import PeeweeStore, Reading
 from fastagi.store.connection import Connection
 
 from .conftest import (
@@ -36,6 +36,7 @@ from .conftest import (
     log_in,
     log_off,
     pause,
+    pauses,
     settings,
     unsettled,
 )
@@ -162,8 +163,8 @@ async def test_a_pause_that_ends_without_an_event_of_its_own(store: PeeweeStore,
     await done(store, leave("support"))
     change = await seen_as(store, SALES, id="b")
     assert (change.events, change.after.pause) == ((), None)
-    views = Views(url)
-    (segment,) = views.pause_segments()
+    views = Reading(url)
+    (segment,) = pauses(views)
     assert (segment.ended_at, segment.ended_how, segment.ended_source) == (
         LATER,
         "unpaused",
@@ -331,7 +332,7 @@ async def test_a_pause_waits_for_the_end_of_the_call(store: PeeweeStore, url: st
     change = await done(store, later, facts=IN_CALL)
     assert await store.planned() == [later]
     assert await fresh(store) == change.after
-    views = Views(url)
+    views = Reading(url)
     assert views.agents()[0].planned == "pause"
     await done(store, Unpause(id="u", agent="1001", source=Source.PHONE))
     assert views.agents()[0].planned == ""

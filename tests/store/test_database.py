@@ -362,5 +362,5 @@ async def test_what_version_2_wrote_is_kept(url: str, tmp_path: Path, opened: Op
         "7", 1, "local", EventType.LOGOUT, "GET", "https://receiver.example/", "json"
     )
     await done(store, log_off())
-    (owed,) = await store.hooks.due(NOW, 9, frozenset())
+    (owed,) = await store.hook_deliveries.due(NOW, 9, frozenset())
     assert (owed.hook, owed.event.type) == (hook, EventType.LOGOUT)

@@ -1,6 +1,5 @@
 """What is owed to whom, in which order."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -10,9 +9,8 @@ import pytest
 from fastagi.agents.events import SINKS, Event
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store import PeeweeStore
-from fastagi.store.deliveries import LEASE
 
-from .conftest import ACTOR, NOW
+from .conftest import ACTOR, NOW, backlog, parked, unpark
 
 Opened = Callable[..., PeeweeStore]
 
@@ -33,8 +31,8 @@ async def test_every_sink_gets_every_event_once_and_in_order(store: PeeweeStore)
         assert await owed(store, sink=sink) == [f"e{n}" for n in range(20)]
     first = await store.deliveries.due(NOW, 5, Sink.LAMP)
     assert [d.event.id for d in first] == [f"e{n}" for n in range(5)]
-    await store.deliveries.delivered([d.id for d in first])
-    await store.deliveries.delivered([d.id for d in first])
+    await store.deliveries.delivered(first)
+    await store.deliveries.delivered(first)
     await store.deliveries.delivered([])
     assert await owed(store) == [f"e{n}" for n in range(5, 20)]
     assert len(await owed(store, sink=Sink.USER_EVENT)) == 20
@@ -44,7 +42,7 @@ async def test_a_postponed_event_holds_back_the_later_ones_of_its_agent(store: P
     for n in range(6):
         await store.record(event(f"e{n}", "1001" if n % 2 else "1002"))
     due = await store.deliveries.due(NOW, 100, Sink.LAMP)
-    await store.deliveries.postpone(due[1].id, NOW + timedelta(seconds=30), "no answer")
+    await store.deliveries.postpone(due[1], NOW + timedelta(seconds=30), "no answer")
     assert await owed(store) == ["e0", "e2", "e4"]
     assert len(await owed(store, sink=Sink.QUEUE_LOG)) == 6
     assert await owed(store, 31) == [f"e{n}" for n in range(6)]
@@ -56,12 +54,12 @@ async def test_a_parked_event_holds_nothing_back(store: PeeweeStore) -> None:
     await store.record(event("e0"))
     await store.record(event("e1"))
     (first, _) = await store.deliveries.due(NOW, 100, Sink.LAMP)
-    await store.deliveries.postpone(first.id, NOW + timedelta(seconds=30), "refused")
-    await store.deliveries.park(first.id, "refused for good", NOW)
+    await store.deliveries.postpone(first, NOW + timedelta(seconds=30), "refused")
+    await store.deliveries.park(first, NOW, "refused for good")
     assert await owed(store) == ["e1"]
     assert await owed(store, 3600) == ["e1"]
-    ((parked, why),) = await store.deliveries.parked()
-    assert (parked.event, parked.sink, parked.attempts, why) == (
+    ((given_up, why),) = await parked(store)
+    assert (given_up.event, given_up.sink, given_up.attempts, why) == (
         event("e0"),
         Sink.LAMP,
         2,
@@ -69,24 +67,21 @@ async def test_a_parked_event_holds_nothing_back(store: PeeweeStore) -> None:
     )
     woken: list[int] = []
     store.on_commit(lambda: woken.append(1))
-    await store.deliveries.unpark([parked.id])
+    await unpark(store)
     assert woken
     assert await owed(store) == ["e0", "e1"]
-    assert await store.deliveries.parked() == []
+    assert await parked(store) == []
 
 
 async def test_the_backlog(store: PeeweeStore) -> None:
-    assert (await store.deliveries.backlog()).count == 0
-    assert (await store.deliveries.backlog()).oldest is None
+    assert await backlog(store) == (0, None)
     for n in range(3):
         await store.record(replace(event(f"e{n}"), occurred_at=NOW + timedelta(seconds=n)))
-    backlog = await store.deliveries.backlog()
-    assert (backlog.count, backlog.oldest) == (9, NOW)
+    assert await backlog(store) == (9, NOW)
     for sink in SINKS[EventType.LOGIN]:
         first = (await store.deliveries.due(NOW, 1, sink))[0]
-        await store.deliveries.delivered([first.id])
-    backlog = await store.deliveries.backlog()
-    assert (backlog.count, backlog.oldest) == (6, NOW + timedelta(seconds=1))
+        await store.deliveries.delivered([first])
+    assert await backlog(store) == (6, NOW + timedelta(seconds=1))
 
 
 async def test_what_is_delivered_never_comes_back_under_its_id(store: PeeweeStore) -> None:
@@ -94,9 +89,9 @@ async def test_what_is_delivered_never_comes_back_under_its_id(store: PeeweeStor
     for n in range(5):
         await store.record(event(f"e{n}"))
         (delivery,) = await store.deliveries.due(NOW, 10, Sink.LAMP)
-        assert delivery.id not in seen
-        seen.add(delivery.id)
-        await store.deliveries.delivered([delivery.id])
+        assert delivery.seq not in seen
+        seen.add(delivery.seq)
+        await store.deliveries.delivered([delivery])
 
 
 async def test_what_cannot_be_read_is_parked_and_in_nobodys_way(url: str, opened: Opened) -> None:
@@ -112,31 +107,27 @@ async def test_what_cannot_be_read_is_parked_and_in_nobodys_way(url: str, opened
     assert await owed(other) == ["e1", "e2"]
     assert woken
     assert await owed(other) == ["e1", "e2"]
-    assert (await other.deliveries.backlog()).count == 8
+    assert (await backlog(other))[0] == 8
     await other.run(lambda connection: connection.execute("UPDATE events SET type = 'agent-login'"))
-    ((parked, why),) = await other.deliveries.parked()
-    assert (parked.event.id, parked.attempts) == ("e0", 1)
+    ((given_up, why),) = await parked(other)
+    assert (given_up.event.id, given_up.attempts) == ("e0", 1)
     assert "agent-of-tomorrow" in why
-    await other.deliveries.unpark([parked.id])
+    await unpark(other)
     assert await owed(other) == ["e0", "e1", "e2"]
 
 
 @pytest.mark.postgres
-async def test_two_services_share_the_work_and_keep_each_agents_order(
+async def test_one_of_two_services_delivers_and_the_other_goes_on_in_each_agents_order(
     postgres_url: str, opened: Opened
 ) -> None:
     first, second = opened(postgres_url), opened(postgres_url)
     for n in range(20):
         await first.record(event(f"e{n}", str(n % 4)))
-    mine, others = await asyncio.gather(
-        first.deliveries.due(NOW, 10, Sink.LAMP), second.deliveries.due(NOW, 10, Sink.LAMP)
-    )
-    # All agents' first events went to one of them; the other has to wait for every agent.
-    assert sorted([len(mine), len(others)]) == [0, 10]
-    owner, other = (first, second) if mine else (second, first)
-    assert len(await owner.deliveries.due(NOW, 100, Sink.LAMP)) == 20  # its own may be asked again
-    assert await owed(other) == []
-    await first.record(event("new", "another agent"))
-    assert await owed(other) == ["new"]
-    # The owner dies: its deliveries are the other's a minute later.
-    assert len(await owed(other, LEASE + 1)) == 21
+    async with first.exclusive("deliver:lamp", wait=True):
+        async with second.exclusive("deliver:lamp") as other:
+            assert other is None
+        await first.deliveries.delivered(await first.deliveries.due(NOW, 10, Sink.LAMP))
+        await first.record(event("new", "another agent"))
+    async with second.exclusive("deliver:lamp") as other:
+        assert other is not None
+        assert await owed(second) == [*(f"e{n}" for n in range(10, 20)), "new"]

@@ -17,7 +17,7 @@ from peewee import PeeweeException
 
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault
-from fastagi.store import PeeweeStore, StoreUnusable, Views, file, open_store, parse
+from fastagi.store import PeeweeStore, Reading, StoreUnusable, file, open_store, parse
 from fastagi.store.database import explained
 
 from .conftest import NOW, done, log_in, log_off, settings
@@ -142,7 +142,7 @@ async def test_what_happens_to_the_file_is_noticed(
     store: PeeweeStore, path: Path, what: Callable[[Path], None], fault: StoreFault
 ) -> None:
     await done(store, log_in())
-    views = Views(f"sqlite:///{path}", store.file)
+    views = Reading(f"sqlite:///{path}", store.file)
     what(path)
     with pytest.raises(StoreUnavailable) as refused:
         await done(store, log_in("1002", "1002"))
@@ -186,7 +186,7 @@ async def test_damage_in_the_middle_is_for_good(
 ) -> None:
     """Whoever of us comes across it, from then on nobody writes."""
     await done(store, log_in())
-    views = Views(f"sqlite:///{path}", store.file)
+    views = Reading(f"sqlite:///{path}", store.file)
     store._database.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     spoil(path)
     with pytest.raises(StoreUnavailable, match=r"damaged.*\.recover") as refused:
@@ -321,7 +321,7 @@ def test_folders_made_for_it_are_its_users_own(tmp_path: Path) -> None:
 def test_every_message_has_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StoreUnavailable, match=str(tmp_path / "agents.db")):
-        Views("sqlite:///agents.db").agents()
+        Reading("sqlite:///agents.db").agents()
     (tmp_path / "agents.db").write_text("no database " * 100)
     with pytest.raises(StoreUnavailable, match=str(tmp_path / "agents.db")):
         open_store("sqlite:///agents.db", serve=True)
@@ -402,7 +402,7 @@ async def test_a_reader_that_never_ends_is_named(
 
 async def test_our_own_readers_hold_up_no_checkpoint(store: PeeweeStore, path: Path) -> None:
     """Pages, streams and commands read in short transactions: the log is used again and again."""
-    views = Views(f"sqlite:///{path}", store.file)
+    views = Reading(f"sqlite:///{path}", store.file)
     most = 0
     for n in range(150):
         await store.run(
@@ -677,7 +677,7 @@ async def test_a_file_with_another_name(
     store = opened(f"sqlite:///{other}", serve=True)
     await done(store, log_in())
     assert (await store.health.ask()).fault is None
-    views = Views(f"sqlite:///{other}", store.file)
+    views = Reading(f"sqlite:///{other}", store.file)
     assert [one.number for one in views.agents(["1001"])] == ["1001"]
     assert store.file is not None
     assert store.file.log_size() > 0

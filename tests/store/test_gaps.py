@@ -10,7 +10,8 @@ import pytest
 
 from fastagi.agents.events import Event
 from fastagi.contract import EventType, Source
-from fastagi.store import PeeweeStore, Views, views
+from fastagi.store import PeeweeStore, Reading
+from fastagi.store import reading as module
 from fastagi.store.connection import Connection
 
 from .conftest import ACTOR, NOW, settings
@@ -30,30 +31,30 @@ def event(id: str) -> Event:
 
 
 @pytest.fixture
-def reading(store: PeeweeStore, url: str) -> Iterator[Views]:
-    found = Views(url)
+def reading(store: PeeweeStore, url: str) -> Iterator[Reading]:
+    found = Reading(url)
     yield found
     found.close()
 
 
 @pytest.fixture
-def shared(postgres_url: str, opened: Opened) -> Iterator[Views]:
+def shared(postgres_url: str, opened: Opened) -> Iterator[Reading]:
     """With events ``e0`` to ``e2``, and a reader."""
     store = opened(postgres_url)
     store.bring_in(settings())
     with psycopg.connect(postgres_url) as connection:
         for n in range(3):
             connection.execute(INSERT, (f"e{n}",))
-    found = Views(postgres_url)
+    found = Reading(postgres_url)
     yield found
     found.close()
 
 
-def told(reading: Views, after: int = 0, limit: int = 100) -> list[str]:
+def told(reading: Reading, after: int = 0, limit: int = 100) -> list[str]:
     return [stored.event.id for stored in reading.settled_events(after, limit)]
 
 
-async def test_page_by_page_to_the_last(store: PeeweeStore, reading: Views) -> None:
+async def test_page_by_page_to_the_last(store: PeeweeStore, reading: Reading) -> None:
     assert (reading.last_seq(), reading.settled_events(0, 10)) == (0, [])
     for n in range(7):
         await store.record(event(f"e{n}"))
@@ -69,7 +70,7 @@ async def test_page_by_page_to_the_last(store: PeeweeStore, reading: Views) -> N
     assert [stored.event.id for stored in reading.latest_events(2)] == ["e5", "e6"]
 
 
-async def test_what_was_taken_back_is_not_waited_for(store: PeeweeStore, reading: Views) -> None:
+async def test_what_was_taken_back_is_not_waited_for(store: PeeweeStore, reading: Reading) -> None:
     def fails(connection: Connection) -> None:
         connection.write_event(event("never"))
         raise ZeroDivisionError
@@ -84,7 +85,7 @@ async def test_what_was_taken_back_is_not_waited_for(store: PeeweeStore, reading
     assert [s.event.id for s in reading.settled_events(reading.last_seq() - 1, 9)] == ["e1"]
 
 
-async def test_what_cannot_be_read_is_in_nobodys_way(store: PeeweeStore, reading: Views) -> None:
+async def test_what_cannot_be_read_is_in_nobodys_way(store: PeeweeStore, reading: Reading) -> None:
     for n in range(6):
         await store.record(event(f"e{n}"))
     spoilt = "UPDATE events SET source = 'telepathy' WHERE id IN ('e1', 'e2', 'e5')"
@@ -97,7 +98,7 @@ async def test_what_cannot_be_read_is_in_nobodys_way(store: PeeweeStore, reading
 
 @pytest.mark.postgres
 async def test_an_event_that_is_committed_after_a_later_one(
-    postgres_url: str, shared: Views
+    postgres_url: str, shared: Reading
 ) -> None:
     after = shared.last_seq()
     with psycopg.connect(postgres_url) as slow, psycopg.connect(postgres_url) as quick:
@@ -115,7 +116,7 @@ async def test_an_event_that_is_committed_after_a_later_one(
 
 @pytest.mark.postgres
 async def test_an_event_that_is_taken_back_after_a_later_one_was_committed(
-    postgres_url: str, shared: Views
+    postgres_url: str, shared: Reading
 ) -> None:
     after = shared.last_seq()
     with psycopg.connect(postgres_url) as slow, psycopg.connect(postgres_url) as quick:
@@ -128,7 +129,7 @@ async def test_an_event_that_is_taken_back_after_a_later_one_was_committed(
 
 
 @pytest.mark.postgres
-async def test_a_writer_whose_connection_is_cut(postgres_url: str, shared: Views) -> None:
+async def test_a_writer_whose_connection_is_cut(postgres_url: str, shared: Reading) -> None:
     after = shared.last_seq()
     slow = psycopg.connect(postgres_url)
     slow.execute(INSERT, ("never",))
@@ -141,7 +142,7 @@ async def test_a_writer_whose_connection_is_cut(postgres_url: str, shared: Views
 
 
 @pytest.mark.postgres
-async def test_whoever_began_later_is_not_waited_for(postgres_url: str, shared: Views) -> None:
+async def test_whoever_began_later_is_not_waited_for(postgres_url: str, shared: Reading) -> None:
     """Under load somebody always writes: only those count who can fill the gap."""
     after = shared.last_seq()
     with (
@@ -165,7 +166,7 @@ async def test_whoever_began_later_is_not_waited_for(postgres_url: str, shared: 
 
 @pytest.mark.postgres
 async def test_long_transactions_of_others_hold_nothing_up(
-    postgres_url: str, shared: Views
+    postgres_url: str, shared: Reading
 ) -> None:
     """A backup, a report, somebody else's work: they write no events."""
     after = shared.last_seq()
@@ -183,9 +184,9 @@ async def test_long_transactions_of_others_hold_nothing_up(
 
 @pytest.mark.postgres
 async def test_the_last_number_is_before_what_is_open(
-    postgres_url: str, shared: Views, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, shared: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "PATIENCE", 0.05)
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
     after = shared.last_seq()
     with psycopg.connect(postgres_url) as slow, psycopg.connect(postgres_url) as quick:
         slow.execute(INSERT, ("slow",))
@@ -198,14 +199,14 @@ async def test_the_last_number_is_before_what_is_open(
 
 
 @pytest.mark.postgres
-async def test_another_reader_that_begins_in_between(postgres_url: str, shared: Views) -> None:
+async def test_another_reader_that_begins_in_between(postgres_url: str, shared: Reading) -> None:
     """It has seen nothing of how the gap came about."""
     after = shared.last_seq()
     with psycopg.connect(postgres_url) as slow, psycopg.connect(postgres_url) as quick:
         slow.execute(INSERT, ("slow",))
         quick.execute(INSERT, ("quick",))
         quick.commit()
-        other = Views(postgres_url)
+        other = Reading(postgres_url)
         assert told(other, after) == []
         slow.commit()
         assert told(other, after) == ["slow", "quick"]
@@ -213,7 +214,7 @@ async def test_another_reader_that_begins_in_between(postgres_url: str, shared: 
 
 
 @pytest.mark.postgres
-async def test_many_writers_and_readers_miss_nothing(postgres_url: str, shared: Views) -> None:
+async def test_many_writers_and_readers_miss_nothing(postgres_url: str, shared: Reading) -> None:
     """Some are slow, some change their minds, one reads from the middle on."""
     begin = shared.last_seq()
     each, writers = 40, 4
@@ -263,18 +264,18 @@ async def test_many_writers_and_readers_miss_nothing(postgres_url: str, shared: 
 
 @pytest.mark.postgres
 async def test_what_is_committed_between_reading_and_asking_who_writes(
-    postgres_url: str, shared: Views, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, shared: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after = shared.last_seq()
-    looked = views._Gaps._looked
+    looked = module._Gaps._looked
     with psycopg.connect(postgres_url) as slow, psycopg.connect(postgres_url) as quick:
         slow.execute(INSERT, ("slow",))
         quick.execute(INSERT, ("quick",))
         quick.commit()
 
-        def late(self: views._Gaps, database: object, missing: int, newest: int) -> bool:
+        def late(self: module._Gaps, database: object, missing: int, newest: int) -> bool:
             slow.commit()
             return looked(self, database, missing, newest)
 
-        monkeypatch.setattr(views._Gaps, "_looked", late)
+        monkeypatch.setattr(module._Gaps, "_looked", late)
         assert told(shared, after) == ["slow", "quick"]

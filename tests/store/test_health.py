@@ -13,10 +13,10 @@ import pytest
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault, wait_at_most, waiting
 from fastagi.contract import Sink
-from fastagi.store import PeeweeStore, deliveries, open_store
+from fastagi.store import PeeweeStore, open_store, outbox
 from fastagi.store.clock import Clock
 from fastagi.store.connection import Connection
-from fastagi.store.deliveries import HORIZON, unstick
+from fastagi.store.outbox import HORIZON
 
 from .conftest import BACKENDS, NOW, begin, done, log_in, log_off, unsettled
 from .test_deliveries import event
@@ -82,17 +82,18 @@ async def test_what_is_wrong_is_said_once_and_so_is_its_end(
 ) -> None:
     back: list[bool] = []
     store.health.on_back.append(lambda: back.append(True))
-    begin = Connection.begin
+    kind = store._backend
+    begin = kind.begin
 
     def broken(self: Connection, writes: bool, synced: bool) -> None:
         raise OSError("the cable is out")
 
-    monkeypatch.setattr(Connection, "begin", broken)
+    monkeypatch.setattr(kind, "begin", broken)
     for _ in range(5):
         with pytest.raises(StoreUnavailable, match="the cable is out"):
             await store.set_note("a", "1")
         assert (await store.health.ask()).fault is StoreFault.AWAY
-    monkeypatch.setattr(Connection, "begin", begin)
+    monkeypatch.setattr(kind, "begin", begin)
     assert not back
     await store.set_note("a", "1")  # any write will do
     assert back == [True]
@@ -108,7 +109,7 @@ async def test_a_database_that_does_not_answer(
 ) -> None:
     monkeypatch.setattr("fastagi.store.health.DEADLINE", 0.05)
     free = threading.Event()
-    threads = 1 if store.sqlite else 8
+    threads = 1 if store.place.sqlite else 8
     stuck = [store.run(lambda c: free.wait(30), writes=False) for _ in range(threads)]
     assert (await store.health.ask()).fault is StoreFault.NO_ANSWER
     free.set()
@@ -171,7 +172,7 @@ async def test_postgresql_that_refuses(
 
 async def test_several_calls_share_one_time(store: PeeweeStore) -> None:
     free = threading.Event()
-    threads = 1 if store.sqlite else 8
+    threads = 1 if store.place.sqlite else 8
     stuck = [store.run(lambda c: free.wait(30), writes=False) for _ in range(threads)]
     with wait_at_most(0.3):
         with pytest.raises(StoreUnavailable, match="in time"):
@@ -194,7 +195,7 @@ async def test_several_calls_share_one_time(store: PeeweeStore) -> None:
 async def test_what_somebody_gave_up_is_taken_back(store: PeeweeStore) -> None:
     """Also when it is under way already: the phone has said "try again"."""
     free, begun = threading.Event(), threading.Event()
-    threads = 1 if store.sqlite else 8
+    threads = 1 if store.place.sqlite else 8
 
     def wait(connection: Connection) -> None:
         begun.set()
@@ -264,24 +265,24 @@ async def test_what_a_wrong_clock_has_postponed_is_due_at_the_start(
     for sink in (Sink.LAMP, Sink.USER_EVENT):
         (one,) = await store.deliveries.due(tomorrow, 9, sink)
         until = tomorrow if sink is Sink.LAMP else now + timedelta(seconds=60)
-        await store.deliveries.postpone(one.id, until, "no answer")
-    (owed,) = await store.hooks.due(tomorrow, 9, frozenset())
-    await store.hooks.postpone(owed, tomorrow, attempt(owed, "failed", "500"))
+        await store.deliveries.postpone(one, until, "no answer")
+    (owed,) = await store.hook_deliveries.due(tomorrow, 9, frozenset())
+    await store.hook_deliveries.postpone(owed, tomorrow, attempt(owed, "failed", "500"))
     await store.close()
     again = open_store(url)
     now = again.clock.now()
     assert [d.attempts for d in await again.deliveries.due(now, 9, Sink.LAMP)] == [1]
     assert await again.deliveries.due(now, 9, Sink.USER_EVENT) == []  # rightly so
-    assert [d.hook for d in await again.hooks.due(now, 9, frozenset())] == [hook]
+    assert [d.hook for d in await again.hook_deliveries.due(now, 9, frozenset())] == [hook]
     await again.close()
 
 
 async def test_nothing_that_waits_rightly_is_taken_for_a_wrong_clock(store: PeeweeStore) -> None:
     await store.record(event("e0"))
     (one,) = await store.deliveries.due(NOW, 9, Sink.LAMP)
-    await store.deliveries.postpone(one.id, NOW + timedelta(seconds=600), "no answer")
+    await store.deliveries.postpone(one, NOW + timedelta(seconds=600), "no answer")
     assert HORIZON > 600
-    await store.run(lambda c: unstick(c, NOW.timestamp()))
+    await store.run(lambda c: store.deliveries.unstick(c, NOW.timestamp()))
     assert await store.deliveries.due(NOW, 9, Sink.LAMP) == []
 
 
@@ -308,7 +309,7 @@ async def test_the_clock_of_the_database_is_set(
     await store.record(event("e0"))
     store.clock.align(store.clock.time() + 86400)  # what it showed until now
     (one,) = await store.deliveries.due(store.clock.now(), 9, Sink.LAMP)
-    await store.deliveries.postpone(one.id, store.clock.now() + timedelta(minutes=1), "no answer")
+    await store.deliveries.postpone(one, store.clock.now() + timedelta(minutes=1), "no answer")
     assert (await store.health.ask()).fault is None
     for _ in range(500):
         found = await store.deliveries.due(store.clock.now(), 9, Sink.LAMP)
@@ -328,9 +329,9 @@ async def test_of_what_was_given_up_the_latest_are_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(deliveries, "PARKED", 10)
-    monkeypatch.setattr("fastagi.store.hooks.PARKED_OF_HOOK", 10)
-    monkeypatch.setattr(deliveries, "SPARE", 3)
+    monkeypatch.setattr(outbox, "PARKED", 10)
+    monkeypatch.setattr("fastagi.store.outbox.PARKED_OF_HOOK", 10)
+    monkeypatch.setattr(outbox, "SPARE", 3)
     dropped: list[tuple[str, int]] = []
     store.on_dropped(lambda sink, count: dropped.append((sink, count)))
     await hooked(store)
@@ -339,14 +340,14 @@ async def test_of_what_was_given_up_the_latest_are_kept(
         await store.record(event(f"e{n}"))
         if of == "sink":
             (one, *_) = await store.deliveries.due(NOW, 9, Sink.LAMP)
-            await store.deliveries.park(one.id, "refused", NOW)
+            await store.deliveries.park(one, NOW, "refused")
         else:
-            owed, other = await store.hooks.due(NOW, 9, frozenset())
-            await store.hooks.park(owed, NOW, attempt(owed, "parked", "500"))
+            owed, other = await store.hook_deliveries.due(NOW, 9, frozenset())
+            await store.hook_deliveries.park(owed, NOW, attempt(owed, "parked", "500"))
             if n < 5:
-                await store.hooks.park(other, NOW, attempt(other, "parked", "500"))
+                await store.hook_deliveries.park(other, NOW, attempt(other, "parked", "500"))
             else:
-                await store.hooks.delivered(other, attempt(other))
+                await store.hook_deliveries.delivered(other, attempt(other))
     table = "deliveries" if of == "sink" else "hook_deliveries"
     kept = await store.run(
         lambda c: [
@@ -377,10 +378,11 @@ async def test_what_was_given_up_long_ago_is_deleted(store: PeeweeStore) -> None
         at = NOW - timedelta(days=days)
         await store.record(event(f"e{n}"))
         (one,) = await store.deliveries.due(NOW, 9, Sink.LAMP)
-        await store.deliveries.park(one.id, "refused", at)
-        (owed,) = await store.hooks.due(NOW, 9, frozenset())
-        await store.hooks.park(owed, at, attempt(owed, "parked", "500"))
+        await store.deliveries.park(one, at, "refused")
+        (owed,) = await store.hook_deliveries.due(NOW, 9, frozenset())
+        await store.hook_deliveries.park(owed, at, attempt(owed, "parked", "500"))
     await store.deliveries.drop_old(NOW - timedelta(days=30))
+    await store.hook_deliveries.drop_old(NOW - timedelta(days=30))
     assert await counted(store, "deliveries WHERE parked_at IS NOT NULL") == 1
     assert await counted(store, "hook_deliveries WHERE parked_at IS NOT NULL") == 1
     assert sorted(dropped) == [("hook", 1), ("lamp", 1)]
@@ -402,7 +404,7 @@ async def test_until_it_is_opened_every_call_is_refused(
         store.agent("1001"),
         unsettled(store),
         store.deliveries.due(NOW, 9, Sink.LAMP),
-        store.hooks.due(NOW, 9, frozenset()),
+        store.hook_deliveries.due(NOW, 9, frozenset()),
     ]
     for call in calls:
         with pytest.raises(StoreUnavailable, match="not opened yet") as refused:
@@ -412,7 +414,7 @@ async def test_until_it_is_opened_every_call_is_refused(
         async with store.hold(["1001"]):
             pass
     with pytest.raises(StoreUnavailable):
-        async with store.alone("timers"):
+        async with store.exclusive("timers"):
             pass
     with pytest.raises(StoreUnavailable):
         store.bring_in(settings())

@@ -12,14 +12,13 @@ import pytest
 
 from fastagi.agents.devices import DeviceType
 from fastagi.agents.events import Event
-from fastagi.agents.hooks import Attempt, Hook, HookDelivery, told
+from fastagi.agents.hooks import Attempt, Hook, HookDelivery, payload
 from fastagi.contract import HOOK_TYPES, EventType, Source
-from fastagi.store import PeeweeStore, Views, retry_parked
+from fastagi.store import PeeweeStore, Reading, retry_parked
 from fastagi.store.connection import Connection
-from fastagi.store.deliveries import LEASE
-from fastagi.store.hooks import KEPT
+from fastagi.store.outbox import KEPT
 
-from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings
+from .conftest import ACTOR, LATER, NOW, done, log_in, log_off, pause, settings, standing_by
 from .test_services import another, eventually
 
 Opened = Callable[..., PeeweeStore]
@@ -52,12 +51,12 @@ async def hooked(
 
 
 async def due(store: PeeweeStore, seconds: float = 0, busy: Any = frozenset()) -> list[str]:
-    found = await store.hooks.due(NOW + timedelta(seconds=seconds), 100, busy)
+    found = await store.hook_deliveries.due(NOW + timedelta(seconds=seconds), 100, busy)
     return [delivery.event.id for delivery in found]
 
 
 async def first(store: PeeweeStore) -> HookDelivery:
-    (delivery,) = await store.hooks.due(NOW, 100, frozenset())
+    (delivery,) = await store.hook_deliveries.due(NOW, 100, frozenset())
     return delivery
 
 
@@ -123,9 +122,9 @@ async def test_a_hook_follows_its_agent_to_another_id(store: PeeweeStore) -> Non
     moved = replace(hook, agent_id=77)
     assert await store.hooks.of("7", 77, "local") == [moved]
     await store.record(event("after"))
-    (delivery,) = await store.hooks.due(NOW, 10, frozenset())
+    (delivery,) = await store.hook_deliveries.due(NOW, 10, frozenset())
     assert (delivery.hook, delivery.event.id) == (moved, "before")
-    await store.hooks.delivered(delivery, attempt(delivery))
+    await store.hook_deliveries.delivered(delivery, attempt(delivery))
     assert await due(store) == ["after"]
 
 
@@ -148,7 +147,7 @@ async def test_a_changed_type_counts_from_the_next_event_on(store: PeeweeStore) 
     await store.record(event("off", type=EventType.LOGOUT))
     assert await due(store) == ["in"]
     delivery = await first(store)
-    await store.hooks.delivered(delivery, attempt(delivery))
+    await store.hook_deliveries.delivered(delivery, attempt(delivery))
     assert await due(store) == ["off"]
 
 
@@ -169,14 +168,14 @@ async def test_told_is_what_was_asked_for_and_nothing_else(store: PeeweeStore) -
     await done(store, log_in(id="in"))
     await done(store, pause(id="pause"))
     await done(store, log_off(id="off"))
-    found = await store.hooks.due(NOW, 10, frozenset())
+    found = await store.hook_deliveries.due(NOW, 10, frozenset())
     assert [(d.hook, d.event.id, d.attempts) for d in found] == [
         (logins, "in-1", 0),
         (pauses, "pause-1", 0),
     ]
     await store.record(event("in part", type=EventType.PAUSE, in_part=True))
     await store.record(event("away", device_type="remote"))
-    found = await store.hooks.due(NOW, 10, frozenset({logins.id}))
+    found = await store.hook_deliveries.due(NOW, 10, frozenset({logins.id}))
     assert [(d.hook, d.event.id) for d in found] == [(pauses, "pause-1"), (remote, "away")]
     assert found[1].event.device_type == "remote"
     assert await counted(store, "hook_deliveries") == 3
@@ -193,9 +192,9 @@ async def test_who_moves_while_paused_is_paused_at_the_other_phone(store: Peewee
         await done(store, command, NOW + number * minute)
     told_of = []
     for _ in range(3):
-        (delivery,) = await store.hooks.due(NOW + 9 * minute, 10, frozenset())
-        told_of.append((delivery.event.id, told(1, delivery.event, paused=delivery.paused)))
-        await store.hooks.delivered(delivery, attempt(delivery))
+        (delivery,) = await store.hook_deliveries.due(NOW + 9 * minute, 10, frozenset())
+        told_of.append((delivery.event.id, payload(1, delivery.event, paused=delivery.paused)))
+        await store.hook_deliveries.delivered(delivery, attempt(delivery))
     assert [(id, fields["agent_status"]) for id, fields in told_of] == [
         ("in-1", "available"),
         ("moved-2", "paused"),
@@ -207,7 +206,7 @@ async def test_only_what_hooks_are_made_for_is_owed(store: PeeweeStore) -> None:
     for type in EventType:
         await hooked(store, type=type)
         await store.record(event(type.value, type=type))
-    found = await store.hooks.due(NOW, 100, frozenset())
+    found = await store.hook_deliveries.due(NOW, 100, frozenset())
     assert {d.event.type for d in found} == set(HOOK_TYPES)
 
 
@@ -272,16 +271,17 @@ async def test_without_hooks_nothing_is_written_and_hardly_asked(
     await hooked(store, "1002")
     await done(store, log_in(id="warm"))  # who has hooks is known from now on
     statements: list[str] = []
-    execute = Connection.execute
+    kind = store._backend
+    execute = kind.execute
 
-    def listening(self: Connection, sql: str, values: Any = ()) -> Any:
+    def listening(self: Any, sql: str, values: Any = ()) -> Any:
         statements.append(sql)
         return execute(self, sql, values)
 
-    monkeypatch.setattr(Connection, "execute", listening)
+    monkeypatch.setattr(kind, "execute", listening)
     await done(store, log_off(id="off"))
     monkeypatch.undo()
-    if store.sqlite:
+    if store.place.sqlite:
         assert not [sql for sql in statements if "hook" in sql]
     else:  # with the sinks' deliveries, in one statement
         assert len([sql for sql in statements if "hook" in sql]) == 1
@@ -296,7 +296,7 @@ async def test_whoever_delivers_is_woken(store: PeeweeStore) -> None:
     await store.record(event("e"))
     assert len(woken) == 1
     delivery = await first(store)
-    await store.hooks.park(delivery, NOW, attempt(delivery, "parked", "gone"))
+    await store.hook_deliveries.park(delivery, NOW, attempt(delivery, "parked", "gone"))
     assert await store.hooks.retry(hook.id) == 1
     assert len(woken) == 2
 
@@ -311,36 +311,36 @@ async def test_one_at_a_time_of_each_hook_the_oldest_first(store: PeeweeStore) -
     for n in range(9):
         await store.record(event(f"e{n}", str(1003 - n % 3)))
     assert await due(store) == ["e0", "e1", "e2"]
-    found = await store.hooks.due(NOW, 2, frozenset())
+    found = await store.hook_deliveries.due(NOW, 2, frozenset())
     assert [d.event.id for d in found] == ["e0", "e1"]
     assert [d.hook.id for d in found] == [third.id, second.id]
     # Those under way do not fill the answer.
-    found = await store.hooks.due(NOW, 1, frozenset({third.id, second.id}))
+    found = await store.hook_deliveries.due(NOW, 1, frozenset({third.id, second.id}))
     assert [d.event.id for d in found] == ["e2"]
     for n in (0, 3, 6):
-        (delivery,) = await store.hooks.due(NOW, 1, frozenset({hook.id, second.id}))
+        (delivery,) = await store.hook_deliveries.due(NOW, 1, frozenset({hook.id, second.id}))
         assert delivery.event.id == f"e{n}"
-        await store.hooks.delivered(delivery, attempt(delivery))
+        await store.hook_deliveries.delivered(delivery, attempt(delivery))
     assert await due(store) == ["e1", "e2"]
 
 
 async def test_one_that_is_postponed_holds_up_its_own_hook_alone(store: PeeweeStore) -> None:
     hook = await hooked(store)
     await hooked(store, "1002")
-    assert await store.hooks.next_due() is None
+    assert await store.hook_deliveries.next_due() is None
     for n in range(4):
         await store.record(event(f"e{n}", "1002" if n % 2 else "1001"))
-    assert await store.hooks.next_due() is None
-    (delivery, other) = await store.hooks.due(NOW, 10, frozenset())
+    assert await store.hook_deliveries.next_due() is None
+    (delivery, other) = await store.hook_deliveries.due(NOW, 10, frozenset())
     until = NOW + timedelta(seconds=30)
-    await store.hooks.postpone(delivery, until, attempt(delivery, "failed", "no answer"))
-    assert await store.hooks.next_due() == until
+    await store.hook_deliveries.postpone(delivery, until, attempt(delivery, "failed", "no answer"))
+    assert await store.hook_deliveries.next_due() == until
     assert await due(store) == ["e1"]
     assert await due(store, 29) == ["e1"]
-    await store.hooks.delivered(other, attempt(other))
+    await store.hook_deliveries.delivered(other, attempt(other))
     assert await due(store, 29) == ["e3"]
     assert await due(store, 31) == ["e0", "e3"]
-    again = await store.hooks.due(until, 1, frozenset())
+    again = await store.hook_deliveries.due(until, 1, frozenset())
     assert [(d.hook.id, d.attempts) for d in again] == [(hook.id, 1)]
 
 
@@ -349,13 +349,13 @@ async def test_what_is_given_up_holds_up_nothing(store: PeeweeStore, url: str) -
     await store.record(event("e0"))
     await store.record(event("e1"))
     delivery = await first(store)
-    await store.hooks.postpone(delivery, LATER, attempt(delivery, "failed", "500"))
-    (delivery,) = await store.hooks.due(LATER, 10, frozenset())
-    await store.hooks.park(delivery, LATER, attempt(delivery, "parked", "500 again"))
+    await store.hook_deliveries.postpone(delivery, LATER, attempt(delivery, "failed", "500"))
+    (delivery,) = await store.hook_deliveries.due(LATER, 10, frozenset())
+    await store.hook_deliveries.park(delivery, LATER, attempt(delivery, "parked", "500 again"))
     assert await due(store) == ["e1"]
-    assert await store.hooks.next_due() is None
+    assert await store.hook_deliveries.next_due() is None
     assert await store.hooks.parked(hook.id) == 1
-    views = Views(url)
+    views = Reading(url)
     (parked,) = views.parked()
     assert (parked.sink, parked.event_id, parked.agent) == (f"hook {hook.id}", "e0", "1001")
     assert (parked.attempts, parked.error, parked.parked_at) == (2, "500 again", LATER)
@@ -373,8 +373,8 @@ async def test_given_up_of_one_event_or_of_all_is_tried_again(store: PeeweeStore
     await hooked(store, "1002")
     await store.record(event("e0"))
     await store.record(event("e1", "1002"))
-    for delivery in await store.hooks.due(NOW, 10, frozenset()):
-        await store.hooks.park(delivery, NOW, attempt(delivery, "parked", "410"))
+    for delivery in await store.hook_deliveries.due(NOW, 10, frozenset()):
+        await store.hook_deliveries.park(delivery, NOW, attempt(delivery, "parked", "410"))
     assert await asyncio.to_thread(retry_parked, url, "e1") == 1
     assert await due(store) == ["e1"]
     assert await asyncio.to_thread(retry_parked, url) == 1
@@ -426,14 +426,14 @@ async def test_many_hooks_and_a_long_backlog(store: PeeweeStore) -> None:
     for n in range(15_001, 15_011):
         delivery = await first(store)
         assert delivery.event.id == f"e{n}"
-        await store.hooks.delivered(delivery, attempt(delivery))
-    steps = await store.run(_steps, writes=False) if store.sqlite else 0
+        await store.hook_deliveries.delivered(delivery, attempt(delivery))
+    steps = await store.run(_steps, writes=False) if store.place.sqlite else 0
     assert steps < 10  # thousands of instructions: not all hooks, nor all that waits
 
 
 def _steps(connection: Connection) -> int:
     """How far SQLite had to go for what is due."""
-    from fastagi.store import hooks
+    from fastagi.store import outbox
 
     raw: Any = connection.peewee.connection()  # type: ignore[no-untyped-call]
     steps = 0
@@ -444,7 +444,8 @@ def _steps(connection: Connection) -> int:
         return 0
 
     raw.set_progress_handler(count, 1000)
-    connection.execute(hooks._DUE, (NOW.timestamp(), 100)).fetchall()
+    text = outbox._HOOKS_FIRST.format(index=connection.WAITING_HOOKS)
+    connection.execute(text, (NOW.timestamp(), 100)).fetchall()
     raw.set_progress_handler(None, 0)
     return steps
 
@@ -457,13 +458,13 @@ async def test_the_log_tells_of_every_attempt_the_latest_first(store: PeeweeStor
     await store.record(event("e0"))
     delivery = await first(store)
     failed = attempt(delivery, "failed", "the receiver answered 500")
-    await store.hooks.postpone(delivery, NOW, failed)
+    await store.hook_deliveries.postpone(delivery, NOW, failed)
     delivery = await first(store)
     unanswered = replace(attempt(delivery, "failed", "no answer"), status=None)
-    await store.hooks.postpone(delivery, NOW, unanswered)
+    await store.hook_deliveries.postpone(delivery, NOW, unanswered)
     delivery = await first(store)
     arrived = attempt(delivery)
-    await store.hooks.delivered(delivery, arrived)
+    await store.hook_deliveries.delivered(delivery, arrived)
     assert await store.hooks.log(hook.id, 10) == [arrived, unanswered, failed]
     assert [a.number for a in await store.hooks.log(hook.id, 10)] == [3, 2, 1]
     assert await store.hooks.log(hook.id, 1) == [arrived]
@@ -474,11 +475,11 @@ async def test_the_log_keeps_the_latest(store: PeeweeStore) -> None:
     hook, other = await hooked(store), await hooked(store, "1002")
     await store.record(event("e", "1002"))
     told = await first(store)
-    await store.hooks.delivered(told, attempt(told))
+    await store.hook_deliveries.delivered(told, attempt(told))
     delivery = HookDelivery(hook, 1, event("x"), 0)
     for n in range(KEPT + 60):
         told = replace(delivery, event=event(f"x{n}"))
-        await store.hooks.delivered(told, attempt(told))
+        await store.hook_deliveries.delivered(told, attempt(told))
     kept = await store.hooks.log(hook.id, 10_000)
     assert [a.event_id for a in kept] == [f"x{n}" for n in range(KEPT + 59, 59, -1)]
     assert await counted(store, "hook_attempts") <= KEPT + 1 + 50
@@ -491,9 +492,9 @@ async def test_a_hook_may_be_deleted_while_it_is_being_told(store: PeeweeStore) 
         await store.record(event(f"e{n}"))
     delivery = await first(store)
     assert await store.hooks.delete(hook.id)
-    await store.hooks.delivered(delivery, attempt(delivery))
-    await store.hooks.postpone(delivery, LATER, attempt(delivery, "failed", "x"))
-    await store.hooks.park(delivery, NOW, attempt(delivery, "parked", "x"))
+    await store.hook_deliveries.delivered(delivery, attempt(delivery))
+    await store.hook_deliveries.postpone(delivery, LATER, attempt(delivery, "failed", "x"))
+    await store.hook_deliveries.park(delivery, NOW, attempt(delivery, "parked", "x"))
     assert await due(store) == []
     assert await store.hooks.log(hook.id, 10) == []
     assert await store.hooks.retry(hook.id) == 0
@@ -521,7 +522,9 @@ async def test_a_hook_goes_while_its_agents_event_is_written(
     delivery = await first(store)
     with psycopg.connect(postgres_url) as other:
         other.execute("DELETE FROM hooks WHERE id = %s", (hook.id,))
-        marking = asyncio.ensure_future(store.hooks.delivered(delivery, attempt(delivery)))
+        marking = asyncio.ensure_future(
+            store.hook_deliveries.delivered(delivery, attempt(delivery))
+        )
         await eventually(lambda: _waits(postgres_url))
         other.commit()
     await marking
@@ -552,28 +555,36 @@ def pair(postgres_url: str, opened: Opened) -> tuple[PeeweeStore, PeeweeStore]:
 Pair = tuple[PeeweeStore, PeeweeStore]
 
 
+HOOKS = "deliver:hooks"
+
+
 @pytest.mark.postgres
-async def test_what_one_service_tells_no_other_does_nor_what_follows(pair: Pair) -> None:
+async def test_what_one_service_has_begun_the_other_goes_on_with(pair: Pair) -> None:
     one, other = pair
     await hooked(one)
     await hooked(one, "1002")
     for n in range(3):
         await one.record(event(f"e{n}"))
-    delivery = await first(one)
-    await other.record(event("f", "1002"))
-    assert await due(other) == ["f"]
-    assert await due(one) == ["e0"]  # its own may be asked again
-    await one.hooks.postpone(delivery, LATER, attempt(delivery, "failed", "500"))
-    assert await due(other) == ["f"]  # nobody has e0, and it is not due
-    (again,) = [d for d in await other.hooks.due(LATER, 9, frozenset()) if d.event.id != "f"]
-    assert (again.event.id, again.attempts) == ("e0", 1)
-    assert await one.hooks.due(LATER, 9, frozenset()) == []
-    await other.hooks.delivered(again, attempt(again))
-    assert await due(one) == ["e1"]
+    async with standing_by(other, HOOKS) as has:
+        async with asyncio.timeout(10):
+            await has.wait()
+        delivery = await first(other)
+        await one.record(event("f", "1002"))
+        assert await due(other) == ["e0", "f"]
+        postponed = attempt(delivery, "failed", "500")
+        await other.hook_deliveries.postpone(delivery, LATER, postponed)
+    async with one.exclusive(HOOKS) as lock:
+        assert lock is not None
+        assert await due(one) == ["f"]  # e0 is not due
+        found = await one.hook_deliveries.due(LATER, 9, frozenset())
+        (again,) = [d for d in found if d.event.id != "f"]
+        assert (again.event.id, again.attempts) == ("e0", 1)
+        await one.hook_deliveries.delivered(again, attempt(again))
+        assert await due(one) == ["e1", "f"]
 
 
 @pytest.mark.postgres
-async def test_two_who_ask_at_once_get_each_hook_once(pair: Pair) -> None:
+async def test_two_who_ask_by_turns_get_each_hook_once(pair: Pair) -> None:
     for n in range(20):
         await hooked(pair[0], str(1001 + n))
     for n in range(200):
@@ -582,10 +593,10 @@ async def test_two_who_ask_at_once_get_each_hook_once(pair: Pair) -> None:
 
     async def work(store: PeeweeStore) -> None:
         while len(told) < 200:
-            for delivery in await store.hooks.due(NOW, 7, frozenset()):
-                told.append(delivery.event.id)
-                await store.hooks.delivered(delivery, attempt(delivery))
-            await asyncio.sleep(0)
+            async with store.exclusive(HOOKS, wait=True):
+                for delivery in await store.hook_deliveries.due(NOW, 7, frozenset()):
+                    told.append(delivery.event.id)
+                    await store.hook_deliveries.delivered(delivery, attempt(delivery))
 
     await asyncio.gather(*map(work, pair))
     assert len(told) == len(set(told)) == 200
@@ -594,22 +605,20 @@ async def test_two_who_ask_at_once_get_each_hook_once(pair: Pair) -> None:
         assert mine == [f"{number}-{n}" for n in range(10)]
 
 
-@pytest.mark.postgres
-async def test_an_earlier_one_that_is_tried_again_waits_for_the_later_one_of_another_service(
-    pair: Pair,
+async def test_an_earlier_one_that_is_tried_again_waits_for_the_later_one_under_way(
+    store: PeeweeStore,
 ) -> None:
-    one, other = pair
-    hook = await hooked(one)
-    await one.record(event("e0"))
-    await one.record(event("e1"))
-    delivery = await first(one)
-    await one.hooks.park(delivery, NOW, attempt(delivery, "parked", "410"))
-    later = await first(one)
+    hook = await hooked(store)
+    await store.record(event("e0"))
+    await store.record(event("e1"))
+    delivery = await first(store)
+    await store.hook_deliveries.park(delivery, NOW, attempt(delivery, "parked", "410"))
+    later = await first(store)
     assert later.event.id == "e1"
-    assert await other.hooks.retry(hook.id) == 1
-    assert await due(other) == []
-    await one.hooks.delivered(later, attempt(later))
-    assert await due(other) == ["e0"]
+    assert await store.hooks.retry(hook.id) == 1
+    assert await due(store, busy=frozenset({hook.id})) == []
+    await store.hook_deliveries.delivered(later, attempt(later))
+    assert await due(store) == ["e0"]
 
 
 @pytest.mark.postgres
@@ -618,62 +627,34 @@ async def test_a_killed_services_deliveries_are_the_others_at_once(
 ) -> None:
     await hooked(pair[0])
     await pair[0].record(event("e0"))
-    asks = "assert len(await store.hooks.due(NOW, 10, frozenset())) == 1"
-    async with another(postgres_url, asks) as child:
-        assert await due(pair[0]) == []
+    holds = f"held = store.exclusive({HOOKS!r}, wait=True)\nassert await held.__aenter__()"
+    async with another(postgres_url, holds) as child, standing_by(pair[0], HOOKS) as has:
+        assert not has.is_set()
         child.send_signal(signal.SIGKILL)
-        await child.wait()
-        assert await eventually(lambda: due(pair[0])) == ["e0"]
-        assert await due(pair[1]) == []
+        async with asyncio.timeout(10):
+            await has.wait()
+        assert await due(pair[0]) == ["e0"]
 
 
 @pytest.mark.postgres
-async def test_a_stopped_service_keeps_nothing_and_a_stuck_one_not_for_long(
-    postgres_url: str, opened: Opened, pair: Pair
-) -> None:
-    third = opened(postgres_url)
-    await hooked(third)
-    await third.record(event("e0"))
-    assert await due(third) == ["e0"]
-    assert await due(pair[0]) == []
-    assert await due(pair[0], LEASE + 1) == ["e0"]
-    assert await due(third) == []
-    await pair[0].close()
-    assert await due(third) == ["e0"]
-    await third.close()
-    assert await due(pair[1]) == ["e0"]
-
-
-@pytest.mark.postgres
-async def test_what_another_service_has_is_looked_for_again(pair: Pair) -> None:
-    one, other = pair
-    await hooked(one)
-    await one.record(event("e0"))
-    assert await due(one) == ["e0"]
-    woken = asyncio.Event()
-    other.on_commit(woken.set)
-    assert await due(other) == []
-    await woken.wait()
+async def test_a_stopped_service_keeps_nothing(pair: Pair) -> None:
+    await hooked(pair[0])
+    await pair[0].record(event("e0"))
+    async with standing_by(pair[0], HOOKS), standing_by(pair[1], HOOKS) as has:
+        assert not has.is_set()
+    async with pair[1].exclusive(HOOKS) as lock:
+        assert lock is not None
+        assert await due(pair[1]) == ["e0"]
 
 
 @pytest.mark.postgres
 async def test_what_waits_for_long_stays_this_services(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow receiver's deliveries wait in the service for a place, longer than a lease lasts."""
-    monkeypatch.setattr("fastagi.store.hooks.LEASE", 0.3)
-    one, other = pair
-    await hooked(one)
-    await hooked(one, "1002")
-    await one.record(event("e0"))
-    await one.record(event("f0", "1002"))
-    kept, marked = await one.hooks.due(NOW, 9, frozenset())
-    await one.hooks.delivered(marked, attempt(marked))
-    until = (NOW + timedelta(seconds=0.4)).timestamp()
-    condition = f"hook_deliveries WHERE hook = {kept.hook.id} AND leased_until > {until}"
-    assert await eventually(lambda: counted(one, condition)) == 1
-    assert await due(other, 0.35) == []
-    assert await due(one, busy=frozenset({kept.hook.id})) == []
-    # What is not busy any more and was never marked is anybody's, once its lease has run out.
-    one.hooks.close()
-    assert await due(other, 60) == ["e0"]
+    """A slow receiver's deliveries wait in the service for a place, longer than a stuck service is
+    waited for."""
+    monkeypatch.setattr("fastagi.store.locks.STUCK", 0.6)
+    async with standing_by(pair[0], HOOKS) as has, standing_by(pair[1], HOOKS) as other:
+        await asyncio.sleep(2)
+        assert has.is_set()
+        assert not other.is_set()

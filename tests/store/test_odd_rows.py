@@ -19,9 +19,9 @@ from fastagi.agents.events import Event
 from fastagi.agents.text import Unusable
 from fastagi.config.settings import CreatedAgentsSettings
 from fastagi.contract import EventType, Source
-from fastagi.store import PeeweeStore, Records, Views, connection
+from fastagi.store import PeeweeStore, Reading, Records, connection
 from fastagi.store.connection import planned_from
-from fastagi.store.deliveries import UnreadableEvent, event_from
+from fastagi.store.events import UnreadableEvent, event_from
 
 from .conftest import done, log_in, pause
 
@@ -106,8 +106,8 @@ def test_what_an_earlier_version_wrote_is_read() -> None:
 
 
 ROW: list[Any] = [
-    *("id-1", "agent-login", "1001", "1001", '["sales"]', "", "phone", "{}", 1795348800.25),
-    *("phones", 0, "", False, "local"),
+    *("id-1", "agent-login", "1001", "1001", "phones", '["sales"]', "", "phone", "{}"),
+    *(1795348800.25, 0, "", False, "local"),
 ]
 ODD = (
     st.none()
@@ -136,7 +136,7 @@ def test_the_row_itself_is_one() -> None:
 @pytest.mark.parametrize("at", [1e300, float("nan"), float("inf"), -1e300, "x", None])
 def test_a_time_that_is_none(at: Any) -> None:
     with pytest.raises(UnreadableEvent):
-        event_from([*ROW[:8], at, *ROW[9:]])
+        event_from([*ROW[:9], at, *ROW[10:]])
 
 
 ODD_VALUES: list[tuple[str, str, object]] = [
@@ -170,7 +170,7 @@ async def test_one_odd_row_keeps_no_other_from_being_read(
     await done(store, log_in())
     await done(store, log_in("1002", "1002"))
     await done(store, pause())
-    views = Views(f"sqlite:///{path}", store.file)
+    views = Reading(f"sqlite:///{path}", store.file)
     its = {
         "login_sessions": "agent_id = (SELECT id FROM agents WHERE number = '1001')",
         "events": "seq = 1",
@@ -218,6 +218,6 @@ async def test_a_hook_that_cannot_be_read_holds_no_other_back(
     hand.commit()
     hand.close()
     now = datetime.now(UTC) + timedelta(days=1)
-    found = await store.hooks.due(now, 10, frozenset())
+    found = await store.hook_deliveries.due(now, 10, frozenset())
     assert [delivery.hook.id for delivery in found] == [made[1].id]
     assert await store.hooks.parked(made[0].id) == 1

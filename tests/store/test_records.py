@@ -16,7 +16,7 @@ from fastagi.agents.limits import PauseLimit, QueuePause, WhenExceeded
 from fastagi.agents.model import Membership
 from fastagi.config.settings import CreatedAgentsSettings
 from fastagi.contract import Source
-from fastagi.store import DirectoryConflict, PeeweeStore, Records, Views
+from fastagi.store import DirectoryConflict, PeeweeStore, Reading, Records
 from fastagi.store.connection import Connection
 from fastagi.store.pins import matches
 
@@ -35,16 +35,16 @@ def unpause(agent: str, id: str) -> Unpause:
 def _cheap_passwords(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A password's hash costs half a second of processor time by design."""
     if request.node.originalname != "test_a_new_agent":
-        monkeypatch.setattr("fastagi.store.records._hasher", PasswordHasher(1, 8, 1))
+        monkeypatch.setattr("fastagi.store.created._hasher", PasswordHasher(1, 8, 1))
 
 
 @pytest.fixture
 def make(url: str) -> Iterator[Make]:
     """Records over a store; keywords are ``http.created_agents``."""
-    views: list[Views] = []
+    views: list[Reading] = []
 
     def made(store: PeeweeStore, **created: Any) -> Records:
-        views.append(Views(url))
+        views.append(Reading(url))
         section = CreatedAgentsSettings.model_validate(created)
         return Records(store, views[-1], lambda: section, lambda: "fr")
 
@@ -122,7 +122,7 @@ async def test_many_who_are_created_at_once_leave_the_threads_to_others(
             assert go_on.wait(30)
             return "$argon2id$"
 
-    monkeypatch.setattr("fastagi.store.records._hasher", Slow())
+    monkeypatch.setattr("fastagi.store.created._hasher", Slow())
     creating = [
         asyncio.create_task(records.create(f"Agent {n}", f"agent.{n}", "secret", []))
         for n in range(60)
@@ -213,7 +213,7 @@ async def test_two_services_create_one_login(
     """One of them wins; both know the agent then, and no number is given twice."""
     stores = [opened(postgres_url), opened(postgres_url)]
     stores[0].bring_in(settings(queues=QUEUES))
-    views = Views(postgres_url)
+    views = Reading(postgres_url)
     section = CreatedAgentsSettings()
     doors = [Records(store, views, lambda: section, lambda: "en") for store in stores]
     before = views.agents()
@@ -486,7 +486,7 @@ async def test_many_creations_keep_nobody_else_waiting(
             free.wait(30)
             return "hash"
 
-    monkeypatch.setattr("fastagi.store.records._hasher", Slow())
+    monkeypatch.setattr("fastagi.store.created._hasher", Slow())
     creating = [asyncio.create_task(created(records, f"9{n:03}", SALES)) for n in range(60)]
     await asyncio.sleep(0)
     assert len(await asyncio.to_thread(records.agents, 0, 10)) == 2

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fastagi.agents.protection import NotConfirmed, Removal, losses
-from fastagi.store import PeeweeStore, Views
+from fastagi.store import PeeweeStore, Reading
 
 from .conftest import NOW, begin, done, log_in, settings
 from .test_directory import agent, by_api
@@ -84,7 +84,7 @@ async def test_what_a_program_created_is_not_taken_away(store: PeeweeStore) -> N
 async def test_from_outside_it_is_the_same(store: PeeweeStore, url: str) -> None:
     await done(store, log_in("1001"))
     declared = settings(agents=TWO[1:])
-    views = Views(url)
+    views = Reading(url)
     try:
         assert views.removal(declared) == removed(store, declared)
     finally:

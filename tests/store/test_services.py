@@ -22,12 +22,25 @@ from fastagi.agents.events import Event
 from fastagi.agents.model import Change
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
-from fastagi.store import PeeweeStore, Views, presence
+from fastagi.store import PeeweeStore, Reading, locks
 from fastagi.store.changes import STALE
 from fastagi.store.connection import Connection
-from fastagi.store.presence import SharedPresence
+from fastagi.store.locks import SharedPresence
 
-from .conftest import ACTOR, LATER, NOW, begin, done, log_in, log_off, pause, settings, unsettled
+from .conftest import (
+    ACTOR,
+    LATER,
+    NOW,
+    backlog,
+    begin,
+    done,
+    log_in,
+    log_off,
+    pause,
+    settings,
+    standing_by,
+    unsettled,
+)
 
 Opened = Callable[..., PeeweeStore]
 
@@ -176,12 +189,14 @@ async def test_a_stopped_service_leaves_nothing_behind(
     postgres_url: str, opened: Opened, pair: Pair
 ) -> None:
     third = opened(postgres_url)
-    await pair[0].record(event("e"))
-    assert len(await third.deliveries.due(NOW, 10, Sink.LAMP)) == 1
-    assert await pair[0].deliveries.due(NOW, 10, Sink.LAMP) == []
-    await begin(third, log_in(), NOW)
+    async with standing_by(third, "deliver:lamp") as has:
+        assert has.is_set()
+        async with pair[0].exclusive("deliver:lamp") as lock:
+            assert lock is None
+        await begin(third, log_in(), NOW)
     await third.close()
-    assert len(await pair[0].deliveries.due(NOW, 10, Sink.LAMP)) == 1
+    async with pair[0].exclusive("deliver:lamp") as lock:
+        assert lock is not None
     assert len(await unsettled(pair[1])) == 1
 
 
@@ -217,7 +232,7 @@ async def test_cut_off_for_a_moment_a_service_is_not_taken_for_dead(
     assert not other.value.settle
     await first.confirm(change)
     # Both are seen again, and believe what they see.
-    monkeypatch.setattr(presence, "GRACE", 0.0)
+    monkeypatch.setattr(locks, "GRACE", 0.0)
     cut(postgres_url)
 
     async def sure() -> bool:
@@ -397,36 +412,36 @@ async def test_who_gives_up_waiting_for_a_hold_holds_nothing(pair: Pair) -> None
 
 
 async def test_alone(store: PeeweeStore) -> None:
-    async with store.alone("reconcile:a") as alone:
+    async with store.exclusive("reconcile:a") as alone:
         assert alone
-        async with store.alone("reconcile:b") as other:
+        async with store.exclusive("reconcile:b") as other:
             assert other
-        async with store.alone("reconcile:a") as again:
+        async with store.exclusive("reconcile:a") as again:
             assert not again
-    async with store.alone("reconcile:a") as alone:
+    async with store.exclusive("reconcile:a") as alone:
         assert alone
 
 
 @pytest.mark.postgres
 async def test_alone_among_services(postgres_url: str, pair: Pair) -> None:
     first, second = pair
-    async with first.alone("reconcile:"):
-        async with second.alone("reconcile:") as alone:
+    async with first.exclusive("reconcile:"):
+        async with second.exclusive("reconcile:") as alone:
             assert not alone
-        async with second.alone("reconcile:other") as alone:
+        async with second.exclusive("reconcile:other") as alone:
             assert alone
-    async with second.alone("reconcile:") as alone:
+    async with second.exclusive("reconcile:") as alone:
         assert alone
-    what = "at = store.alone('reconcile:')\nassert await at.__aenter__()"
+    what = "at = store.exclusive('reconcile:')\nassert await at.__aenter__()"
     async with another(postgres_url, what) as child:
-        async with first.alone("reconcile:") as alone:
+        async with first.exclusive("reconcile:") as alone:
             assert not alone
         child.kill()
         await child.wait()
 
         async def free() -> bool:
-            async with first.alone("reconcile:") as alone:
-                return alone
+            async with first.exclusive("reconcile:") as alone:
+                return alone is not None
 
         await eventually(free)
 
@@ -438,6 +453,12 @@ def event(id: str, agent: str = "1001") -> Event:
     return Event(id, EventType.LOGIN, agent, "1001", ("sales",), "", Source.PHONE, ACTOR, NOW)
 
 
+HOLDS = """
+held = store.exclusive("deliver:lamp", wait=True)
+assert await held.__aenter__()
+"""
+
+
 @pytest.mark.postgres
 async def test_what_a_killed_service_was_delivering_is_delivered_at_once(
     postgres_url: str, pair: Pair
@@ -445,35 +466,68 @@ async def test_what_a_killed_service_was_delivering_is_delivered_at_once(
     first, _ = pair
     for n in range(10):
         await first.record(event(f"e{n}", str(n % 3)))
-    what = "assert len(await store.deliveries.due(NOW, 5, Sink.LAMP)) == 5"
-    async with another(postgres_url, what) as child:
-        assert await first.deliveries.due(NOW, 100, Sink.LAMP) == []
-        assert len(await first.deliveries.due(NOW, 100, Sink.USER_EVENT)) == 10
-        child.kill()
-        await child.wait()
-
-        async def free() -> list[str]:
-            return [d.event.id for d in await first.deliveries.due(NOW, 100, Sink.LAMP)]
-
-        assert await eventually(free) == [f"e{n}" for n in range(10)]
+    async with another(postgres_url, HOLDS) as child:
+        async with first.exclusive("deliver:user_event") as other:
+            assert other is not None
+        async with standing_by(first, "deliver:lamp") as has:
+            assert not has.is_set()
+            child.kill()
+            async with asyncio.timeout(10):
+                await has.wait()
+            due = await first.deliveries.due(NOW, 100, Sink.LAMP)
+            assert [d.event.id for d in due] == [f"e{n}" for n in range(10)]
 
 
 @pytest.mark.postgres
-async def test_what_is_being_claimed_is_skipped_with_all_that_follows_of_its_agent(
+async def test_a_stuck_service_does_not_keep_the_others_waiting(
     postgres_url: str, pair: Pair
 ) -> None:
+    """It lives and does nothing any more."""
+    stuck = "from fastagi.store import locks\nlocks.STUCK = 1.0\n" + HOLDS
+    async with (
+        another(postgres_url, stuck) as child,
+        standing_by(pair[0], "deliver:lamp") as has,
+    ):
+        await asyncio.sleep(2)
+        assert not has.is_set()  # it works: for as long as it likes
+        child.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(20):
+            await has.wait()
+        child.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.postgres
+async def test_a_lock_is_lost_with_its_connection_and_waited_for_again(
+    postgres_url: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then nobody delivers before the other could mark what it has delivered."""
+    monkeypatch.setattr(locks, "GRACE", 0.5)
     first, second = pair
-    for n in range(9):
-        await first.record(event(f"e{n}", str(n % 3)))
-    with psycopg.connect(postgres_url) as claiming:
-        claiming.execute(
-            "SELECT 1 FROM deliveries WHERE sink = 'lamp' AND agent = '1'"
-            " ORDER BY event LIMIT 1 FOR UPDATE"
-        )
-        got = await second.deliveries.due(NOW, 100, Sink.LAMP)
-        assert [d.event.id for d in got] == ["e0", "e2", "e3", "e5", "e6", "e8"]
-    got = await second.deliveries.due(NOW, 100, Sink.LAMP)
-    assert [d.event.id for d in got] == [f"e{n}" for n in range(9)]
+    lost = asyncio.Event()
+    async with first.exclusive("deliver:lamp", wait=True, on_lost=lost.set) as lock:
+        assert lock is not None
+        assert not lock.lost
+        async with standing_by(second, "deliver:lamp") as has:
+            cut(postgres_url, "(query LIKE 'LISTEN%' OR query LIKE '%, 4))')")
+            async with asyncio.timeout(10):
+                await lost.wait()
+                assert lock.lost
+                assert not has.is_set()
+                await has.wait()
+
+
+@pytest.mark.postgres
+async def test_while_a_service_of_an_earlier_version_runs_it_delivers(
+    postgres_url: str, pair: Pair
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as earlier:
+        earlier.execute("SELECT pg_advisory_lock_shared(hashtextextended('services', 3))")
+        async with standing_by(pair[0], "deliver:lamp") as has:
+            await asyncio.sleep(1.5)
+            assert not has.is_set()
+            earlier.close()
+            async with asyncio.timeout(10):
+                await has.wait()
 
 
 @pytest.mark.postgres
@@ -489,13 +543,14 @@ async def test_two_services_tell_everything_once_and_in_order(pair: Pair) -> Non
     async def deliver(store: PeeweeStore) -> None:
         while True:
             more = writing
-            due = await store.deliveries.due(LATER, 7, Sink.LAMP)
-            for delivery in due:
-                told.append((delivery.event.agent, delivery.event.id))
-                await asyncio.sleep(0)
-            await store.deliveries.delivered([d.id for d in due])
+            async with store.exclusive("deliver:lamp", wait=True):
+                due = await store.deliveries.due(LATER, 7, Sink.LAMP)
+                for delivery in due:
+                    told.append((delivery.event.agent, delivery.event.id))
+                    await asyncio.sleep(0)
+                await store.deliveries.delivered(due)
             if not due:
-                if not more and (await store.deliveries.backlog()).count == left:
+                if not more and (await backlog(store))[0] == left:
                     return
                 await asyncio.sleep(0.01)
 
@@ -512,16 +567,19 @@ async def test_two_services_tell_everything_once_and_in_order(pair: Pair) -> Non
 
 
 @pytest.mark.postgres
-async def test_what_the_other_has_not_told_is_looked_for_again(pair: Pair) -> None:
+async def test_who_delivers_is_woken_by_what_another_service_writes(pair: Pair) -> None:
     first, second = pair
     woken = asyncio.Event()
-    second.on_commit(woken.set)
-    await first.record(event("e0"))
-    await first.deliveries.due(NOW, 10, Sink.LAMP)
-    await second.record(event("e1"))
-    woken.clear()
-    assert await second.deliveries.due(NOW, 10, Sink.LAMP) == []
-    await woken.wait()
+    first.on_commit(woken.set)
+    async with (
+        standing_by(first, "deliver:lamp") as delivers,
+        standing_by(second, "deliver:lamp") as waits,
+    ):
+        assert delivers.is_set()
+        assert not waits.is_set()
+        await second.record(event("e1"))
+        async with asyncio.timeout(10):
+            await woken.wait()
 
 
 # -- one service per SQLite file
@@ -646,7 +704,7 @@ async def test_one_of_two_is_killed_in_the_middle_of_everything(
 
     await eventually(nothing_open)
     there = {state.number: state for state in await second.logged_in()}
-    views = Views(postgres_url)
+    views = Reading(postgres_url)
     for number in numbers:
         told = [event.event.type for event in views.events(limit=100_000, agent=number)]
         # In and out by turns, whoever did it, and the last is how it is.
@@ -682,7 +740,7 @@ async def test_the_backlog_of_an_hour_is_worked_off_by_both(pair: Pair) -> None:
 
     await first.run(fill)
     (poison,) = await first.deliveries.due(NOW, 1, Sink.LAMP)
-    await first.deliveries.postpone(poison.id, LATER, "refused")
+    await first.deliveries.postpone(poison, LATER, "refused")
     seen: dict[str, int] = {poison.event.agent: 10**9}
     for _ in range(5):
         for store in pair:
@@ -692,8 +750,8 @@ async def test_the_backlog_of_an_hour_is_worked_off_by_both(pair: Pair) -> None:
                 number = int(delivery.event.id[1:])
                 assert seen.get(delivery.event.agent, 0) < number
                 seen[delivery.event.agent] = number
-            await store.deliveries.delivered([d.id for d in due])
-    assert (await first.deliveries.backlog()).count == 50_000 - 5000
+            await store.deliveries.delivered(due)
+    assert (await backlog(first))[0] == 50_000 - 5000
     assert await second.deliveries.due(LATER, 1, Sink.LAMP) != []
 
 

@@ -1,4 +1,4 @@
-"""Views, also from another process while the service writes."""
+"""Reading, also from another process while the service writes."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from fastagi.agents.hooks import Attempt
 from fastagi.agents.model import Status
 from fastagi.agents.service import StoreUnavailable
 from fastagi.contract import EventType, Sink, Source
-from fastagi.store import PeeweeStore, Views, retry_parked
+from fastagi.store import PeeweeStore, Reading, retry_parked
 
 from .conftest import (
     ACTOR,
@@ -29,13 +29,16 @@ from .conftest import (
     done,
     log_in,
     log_off,
+    login_sessions,
+    parked,
     pause,
+    pauses,
     settings,
 )
 
 
 async def test_agents(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     await done(store, log_in("1002", "2002"))
     await done(store, pause("1002"), LATER)
     await done(store, log_off("1002", when_in_call=WhenInCall.AFTER_CALL), facts=IN_CALL)
@@ -59,7 +62,7 @@ async def test_agents(store: PeeweeStore, url: str) -> None:
 
 
 async def test_events(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     first = await done(store, log_in("1001"))
     second = await done(store, log_in("1002", "2002"))
     third = await done(store, pause("1001"), LATER)
@@ -76,12 +79,12 @@ async def test_events(store: PeeweeStore, url: str) -> None:
 
 
 async def test_sessions_and_pauses_tell_how_they_ended(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     await done(store, log_in("1001"))
     await done(store, pause("1001"))
     await done(store, log_in("1001", "3003", move=True), LATER)
     await done(store, log_off("1001", reason="taken over"), LATER + timedelta(seconds=1))
-    last, first = views.login_sessions("1001")
+    last, first = login_sessions(views, "1001")
     assert (first.extension, first.since, first.ended_at, first.ended_how) == (
         "1001",
         NOW,
@@ -94,30 +97,29 @@ async def test_sessions_and_pauses_tell_how_they_ended(store: PeeweeStore, url: 
         Source.PHONE,
         Source.PHONE,
     )
-    (segment,) = views.pause_segments()
-    assert (segment.agent, segment.code, segment.reason) == ("1001", "1", "lunch")
+    (segment,) = pauses(views)
+    assert (segment.agent, segment.code, segment.name) == ("1001", "1", "lunch")
     assert (segment.since, segment.ended_at) == (NOW, LATER + timedelta(seconds=1))
     assert segment.ended_how == "logged_off"
     await done(store, log_in("1002", "2"))
-    assert views.login_sessions("1002")[0].ended_at is None
-    assert len(views.login_sessions()) == 3
-    assert len(views.login_sessions(limit=1)) == 1
+    assert login_sessions(views, "1002")[0].ended_at is None
+    assert len(login_sessions(views)) == 3
     views.close()
 
 
 async def test_parked(store: PeeweeStore, url: str) -> None:
     change = await done(store, log_in("1001"))
     (delivery,) = await store.deliveries.due(NOW, 10, Sink.QUEUE_LOG)
-    await store.deliveries.park(delivery.id, "no such queue", LATER)
-    views = Views(url)
-    (parked,) = views.parked()
-    assert (parked.sink, parked.event_id, parked.agent, parked.attempts) == (
+    await store.deliveries.park(delivery, LATER, "no such queue")
+    views = Reading(url)
+    (given_up,) = views.parked()
+    assert (given_up.sink, given_up.event_id, given_up.agent, given_up.attempts) == (
         "queue_log",
         change.events[0].id,
         "1001",
         1,
     )
-    assert (parked.error, parked.parked_at) == ("no such queue", LATER)
+    assert (given_up.error, given_up.parked_at) == ("no such queue", LATER)
     views.close()
 
 
@@ -127,7 +129,7 @@ async def test_what_was_given_up_is_tried_again(store: PeeweeStore, url: str) ->
         await done(store, log_in(number, number, id=f"in-{number}"))
     for sink in (Sink.QUEUE_LOG, Sink.LAMP):
         for delivery in await store.deliveries.due(NOW, 10, sink):
-            await store.deliveries.park(delivery.id, "refused", LATER)
+            await store.deliveries.park(delivery, LATER, "refused")
     assert await asyncio.to_thread(retry_parked, url, "in-1002-1") == 2
     assert await asyncio.to_thread(retry_parked, url, "in-1002-1") == 0
     assert await asyncio.to_thread(retry_parked, url, "nothing' OR 1=1") == 0
@@ -135,7 +137,7 @@ async def test_what_was_given_up_is_tried_again(store: PeeweeStore, url: str) ->
     assert (due.event.id, due.attempts) == ("in-1002-1", 0)
     assert await asyncio.to_thread(retry_parked, url) == 4
     assert len(await store.deliveries.due(NOW, 10, Sink.LAMP)) == 3
-    assert await store.deliveries.parked() == []
+    assert await parked(store) == []
 
 
 def test_nothing_is_tried_again_where_there_is_no_store(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_nothing_is_tried_again_where_there_is_no_store(tmp_path: Path) -> None:
 
 
 async def test_what_is_compared_with_asterisk(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     assert views.logged_in_states() == []
     seat = replace(device("1001"), asterisk="two")
     await done(store, replace(log_in("1001"), device=seat))
@@ -188,8 +190,8 @@ async def test_what_is_compared_with_asterisk(store: PeeweeStore, url: str) -> N
 async def test_from_another_process_while_the_service_runs(store: PeeweeStore, url: str) -> None:
     await done(store, log_in("1001"))
     program = (
-        "import json; from fastagi.store import Views\n"
-        f"print(json.dumps([[a.number, a.status.name] for a in Views({url!r}).agents()]))"
+        "import json; from fastagi.store import Reading\n"
+        f"print(json.dumps([[a.number, a.status.name] for a in Reading({url!r}).agents()]))"
     )
     child = subprocess.run(  # noqa: ASYNC221 - the store's thread goes on meanwhile
         [sys.executable, "-c", program],
@@ -202,7 +204,7 @@ async def test_from_another_process_while_the_service_runs(store: PeeweeStore, u
 
 
 async def test_views_cannot_write(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     with pytest.raises(StoreUnavailable, match=r"read.?only"), views.connected() as database:
         database.execute_sql("DELETE FROM notes")
     views.close()
@@ -210,17 +212,17 @@ async def test_views_cannot_write(store: PeeweeStore, url: str) -> None:
 
 def test_a_store_that_was_never_made(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="no such file"):
-        Views(f"sqlite:///{tmp_path}/none.db").agents()
+        Reading(f"sqlite:///{tmp_path}/none.db").agents()
     assert not (tmp_path / "none.db").exists()
     with pytest.raises(StoreUnavailable):
-        Views("postgresql://127.0.0.1:1/none").agents()
+        Reading("postgresql://127.0.0.1:1/none").agents()
 
 
 # -- for pages and figures
 
 
 async def test_where_an_agent_is_and_how_the_agent_got_there(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     outside = Device("0612345678", "", "Local/0612345678@outbound/n", "", "remote", "paris")
     await done(store, replace(log_in("1002"), device=outside, source=Source.API))
     await done(store, pause("1002"), LATER)
@@ -251,7 +253,7 @@ async def test_where_an_agent_is_and_how_the_agent_got_there(store: PeeweeStore,
 
 
 async def test_which_program_it_was(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     crm, desk = Actor(name="crm"), Actor(name="front desk")
     await done(store, replace(log_in("1001"), source=Source.API, actor=crm))
     await done(store, replace(pause("1001"), source=Source.API, actor=desk), LATER)
@@ -271,7 +273,7 @@ async def test_which_program_it_was(store: PeeweeStore, url: str) -> None:
 
 
 async def test_how_many_are_at_it(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     assert views.agents_by_state() == {(None, "logged_off"): 3}
     await done(store, log_in("1001"))
     await done(store, log_in("1002", "2002"))
@@ -287,7 +289,7 @@ async def test_how_many_are_at_it(store: PeeweeStore, url: str) -> None:
 
 
 async def test_what_waits_by_sink(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     nothing = [(sink, 0, None, 0) for sink in (*(s.value for s in Sink), "hook")]
 
     def figures() -> list[tuple[str, int, object, int]]:
@@ -308,11 +310,11 @@ async def test_what_waits_by_sink(store: PeeweeStore, url: str) -> None:
         ("lamp", 2, NOW, 0),
         ("hook", 3, NOW, 0),
     ]
-    for owed in (await store.hooks.due(NOW, 9, frozenset()))[:2]:
+    for owed in (await store.hook_deliveries.due(NOW, 9, frozenset()))[:2]:
         failed = Attempt(owed.event.id, owed.event.type, NOW, 1, 410, "410", 0.1, "parked")
-        await store.hooks.park(owed, NOW, failed)
+        await store.hook_deliveries.park(owed, NOW, failed)
     for delivery in await store.deliveries.due(LATER, 9, Sink.QUEUE_LOG):
-        await store.deliveries.park(delivery.id, "refused", NOW)
+        await store.deliveries.park(delivery, NOW, "refused")
     assert figures() == [
         ("user_event", 2, NOW, 0),
         ("queue_log", 0, None, 1),
@@ -324,7 +326,7 @@ async def test_what_waits_by_sink(store: PeeweeStore, url: str) -> None:
 
 
 async def test_queues_by_name_archived_ones_too(store: PeeweeStore, url: str) -> None:
-    views = Views(url)
+    views = Reading(url)
     store.bring_in(settings(queues=[{"number": "702", "name": "support"}], agents=[]))
     assert views.queue_ids() == {"sales": 1, "support": 2, "billing": 3}
     views.close()

@@ -13,7 +13,7 @@ from fastagi.agents.events import Event
 from fastagi.agents.model import AgentState
 from fastagi.contract import EventType, Source
 from fastagi.store.connection import STATE, loaded
-from fastagi.store.deliveries import EVENT_COLUMNS, event_from
+from fastagi.store.events import EVENT_COLUMNS, event_from
 from tests.truth import judge
 from tests.truth.house import Happened, House
 from tests.truth.program import Ask, Console, Program, shown

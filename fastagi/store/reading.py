@@ -1,4 +1,4 @@
-"""Read-only views for the command line and the HTTP faces.
+"""The one read side: for the service, the HTTP interfaces and the command line.
 
 They work beside a running service, also from another process, and hold nobody up. The calls
 block: from an event loop they are made in a thread.
@@ -10,43 +10,48 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from peewee import JOIN, Field, ModelSelect, PeeweeException
+from peewee import JOIN, ModelSelect, PeeweeException, fn
 from playhouse.pool import PooledDatabase
 
 from fastagi.agents.commands import Actor
+from fastagi.agents.limits import PauseLimit
 from fastagi.agents.model import AgentState
 from fastagi.agents.protection import Removal
 from fastagi.agents.records import (
+    AgentRecord,
     AgentView,
     Backlog,
-    LoginSessionView,
     ParkedDelivery,
-    PauseSegmentView,
+    Period,
+    Reason,
     StoredEvent,
 )
-from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import printable
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store import tables
-from fastagi.store.connection import as_source, loaded, moment, state_query
-from fastagi.store.database import Place, explained, parse
-from fastagi.store.deliveries import EVENT_COLUMNS, HOOK, UnreadableEvent, event_from
+from fastagi.store.connection import as_source, loaded, moment, span, state_query, when_exceeded
+from fastagi.store.database import explained, no_file, parse
 from fastagi.store.directory import Declared, removal
+from fastagi.store.events import COLUMNS, EVENT_COLUMNS, UnreadableEvent, event_from
 from fastagi.store.file import DatabaseFile
+from fastagi.store.outbox import HOOK
 
 log = logging.getLogger(__name__)  # not on standard output, where commands write
+
+T = TypeVar("T")
 
 CHUNK = 1000  # values per statement
 PATIENCE = 1.0  # seconds, with changes that are being committed
 LEFT_OUT = 1000  # events that cannot be read and are logged
+# Agents that are there, for ``state_query``.
+_PRESENT = "(a.archived_at IS NULL OR s.id IS NOT NULL)"
 ROUNDS = 5  # of reading, when gaps turn out to be settled
 
 
-class Views:
+class Reading:
     """Every call may raise StoreUnavailable, also when the database was never made.
 
     ``url`` as for ``open_store``; raises BadDatabaseUrl.
@@ -71,7 +76,7 @@ class Views:
         if self._file is not None:
             self._file.check()
         if self._path is not None and not self._path.exists():
-            raise _no_file(self._place)
+            raise no_file(self._place)
         try:
             with self._database.connection_context():
                 yield self._database
@@ -88,35 +93,49 @@ class Views:
     def agents(self, numbers: Sequence[str] | None = None) -> list[AgentView]:
         """All agents that are not archived, or still logged in; by number. Or those of them with
         these numbers."""
-        if numbers is None:
-            return self._agents("(a.archived_at IS NULL OR s.id IS NOT NULL)", ())
-        found: list[AgentView] = []
-        wanted = list(dict.fromkeys(numbers))
-        for begin in range(0, len(wanted), CHUNK):
-            some = tuple(wanted[begin : begin + CHUNK])
-            found += self._agents(
-                "(a.archived_at IS NULL OR s.id IS NOT NULL)"
-                f" AND a.number IN ({', '.join(['{0}'] * len(some))})",
-                some,
-            )
-        return sorted(found, key=_in_order)
+        rows = self._state_rows(numbers, ", s.source, p.source")
+        sources = {row[0]: row[-2:] for row in rows}
+        states = [found.state for found in loaded(rows)]
+        by = self._programs(states, sources)
+        views = [_view(state, *sources[state.id], by=by) for state in states]
+        return sorted(views, key=lambda view: (len(view.number), view.number))
 
     def agent(self, number: str) -> AgentView | None:
         """Likewise, one of them."""
-        found = self._agents(
-            "(a.archived_at IS NULL OR s.id IS NOT NULL) AND a.number = {}", (number,)
-        )
-        return found[0] if found else None
+        return next(iter(self.agents([number])), None)
 
-    def _agents(self, where: str, values: tuple[object, ...]) -> list[AgentView]:
+    def _state_rows(
+        self, numbers: Sequence[str] | None, more: str = "", where: str = _PRESENT
+    ) -> list[Sequence[Any]]:
+        """Rows of ``state_query``, an agent's together."""
+        rows: list[Sequence[Any]] = []
         with self.connected() as database:
-            text = state_query(where.format(database.param), ", s.source, p.source")
-            rows = database.execute_sql(text, values).fetchall()
-            sources = {row[0]: row[-2:] for row in rows}
-            states = [found.state for found in loaded(rows)]
-            by = _programs(database, states, sources)
-        views = [_view(state, *sources[state.id], by=by) for state in states]
-        return sorted(views, key=_in_order)
+            if numbers is None:
+                return list(database.execute_sql(state_query(where, more)).fetchall())
+            for some in _chunks(list(dict.fromkeys(numbers))):
+                which = ", ".join([database.param] * len(some))
+                text = state_query(f"{where} AND a.number IN ({which})", more)
+                rows += database.execute_sql(text, some).fetchall()
+        return rows
+
+    def _programs(
+        self, states: Iterable[AgentState], sources: Mapping[int, Sequence[str | None]]
+    ) -> dict[str, str]:
+        """By the id of a login or a pause: the name of the program that made it."""
+        made = [
+            f"{one.id}-1"  # the first event of it
+            for state in states
+            for one, source in zip((state.session, state.pause), sources[state.id], strict=True)
+            if one is not None and source == Source.API
+        ]
+        found: dict[str, str] = {}
+        event = tables.Event
+        for some in _chunks(made):
+            query = event.select(event.id, event.actor).where(event.id.in_(some))
+            for id, actor in self._rows(query):
+                with suppress(ValueError):  # not readable: then nobody is named
+                    found[id.removesuffix("-1")] = Actor.from_dict(json.loads(actor)).name
+        return found
 
     def events(
         self,
@@ -144,7 +163,7 @@ class Views:
             after = rows[-1][-1]  # nothing of the page can be read: the next one may
 
     def _settled_rows(self, after: int, limit: int) -> Sequence[Sequence[Any]]:
-        text = f"SELECT {EVENT_COLUMNS}, e.seq FROM events e WHERE e.seq > {{0}} ORDER BY e.seq"
+        text = f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.seq > {{0}} ORDER BY e.seq"
         with self.connected() as database:
             text = f"{text} LIMIT {{0}}".format(database.param)
 
@@ -193,69 +212,85 @@ class Views:
     def _events(self, query: "ModelSelect[Any]") -> list[StoredEvent]:
         return _readable(self._rows(query))
 
-    def login_sessions(self, agent: str | None = None, limit: int = 100) -> list[LoginSessionView]:
-        """The latest first; open ones have no ``ended_at``."""
-        table = tables.LoginSession
-        return [
-            LoginSessionView(*row)
-            for row in self._stretches(table, table.extension, table.interface, agent, limit)
-        ]
+    # -- the directory
 
-    def pause_segments(self, agent: str | None = None, limit: int = 100) -> list[PauseSegmentView]:
-        """The latest first; open ones have no ``ended_at``."""
-        table = tables.PauseSegment
-        return [
-            PauseSegmentView(*row)
-            for row in self._stretches(table, table.code, table.name, agent, limit)
-        ]
+    def records(self, offset: int, limit: int) -> tuple[list[AgentRecord], int]:
+        """A page of all there ever were, by id, and how many there are."""
+        table = tables.Agent
+        with self.connected() as database:
+            total = table.select(fn.count(table.id)).scalar(database)
+            query = table.select().order_by(table.id).offset(offset).limit(limit)
+            return self._records(database, query), int(total)
 
-    def _stretches(
-        self, table: Any, one: Field, other: Field, agent: str | None, limit: int
-    ) -> Iterator[Sequence[Any]]:
-        """The rows of both: ``one`` and ``other`` are what a session or a segment is of."""
-        query = (
-            table.select(
-                table.id,
-                tables.Agent.number,
-                one,
-                other,
-                table.since,
-                table.source,
-                table.ended_at,
-                table.ended_how,
-                table.ended_source,
+    def record(self, id: int) -> AgentRecord | None:
+        with self.connected() as database:
+            found = self._records(database, tables.Agent.select().where(tables.Agent.id == id))
+        return found[0] if found else None
+
+    def _records(self, database: Any, query: Any) -> list[AgentRecord]:
+        agents = list(query.dicts().execute(database))
+        ids = [agent["id"] for agent in agents]
+        queues = _queues(database, ids)
+        sessions = _latest(database, tables.LoginSession, ids)
+        pauses = _latest(database, tables.PauseSegment, ids)
+        ended = _latest(database, tables.PauseSegment, ids, ended=True)
+        records: list[AgentRecord] = []
+        for agent in agents:
+            id = agent["id"]
+            session, pause = sessions.get(id), pauses.get(id)
+            enabled = bool(agent["enabled"])
+            records.append(
+                AgentRecord(
+                    id=id,
+                    number=agent["number"],
+                    name=agent["name"],
+                    login=agent["login"] or agent["number"],
+                    # Who is not enabled is kept out in the same way, and is there all the same.
+                    archived=agent["archived_at"] is not None and enabled,
+                    enabled=enabled and agent["archived_at"] is None,
+                    queues=tuple(queues.get(id, ())),
+                    interface=session.subject if session and session.ended_at is None else "",
+                    last_login=session,
+                    last_pause=ended.get(id),
+                    current_pause=pause if pause and pause.ended_at is None else None,
+                )
             )
-            .join(tables.Agent, JOIN.INNER)
-            .order_by(table.since.desc(), table.id)
-            .limit(limit)
-        )
-        if agent is not None:
-            query = query.where(tables.Agent.number == agent)
-        for row in self._rows(query):
-            yield *row[:4], moment(row[4]), as_source(row[5]), *_ended(row[6:])
+        return records
+
+    def reasons(self) -> list[Reason]:
+        table = tables.PauseReason
+        with self.connected() as database:
+            rows = list(table.select().order_by(table.id).dicts().execute(database))
+        return [
+            Reason(
+                row["id"],
+                row["code"],
+                row["name"],
+                row["description"],
+                bool(row["productive"]),
+                row["type"],
+                row["archived_at"] is not None,
+                _limit(row),
+            )
+            for row in rows
+        ]
+
+    def call_center_queues(self) -> dict[str, bool]:
+        """Of the queues that are not archived, by name: whether agent.php may use them."""
+        table = tables.Queue
+        with self.connected() as database:
+            query = table.select(table.name, table.call_center).where(table.archived_at.is_null())
+            return {name: bool(flag) for name, flag in query.tuples().execute(database)}
 
     # -- for comparing the store with Asterisk
 
     def logged_in_states(self) -> list[AgentState]:
         """Of all agents who are logged in."""
-        return self._states("s.id IS NOT NULL", ())
+        return [found.state for found in loaded(self._state_rows(None, where="s.id IS NOT NULL"))]
 
     def states(self, numbers: Sequence[str]) -> dict[str, AgentState]:
         """The agents with these numbers, by number; also archived ones who are logged in."""
-        found: dict[str, AgentState] = {}
-        for begin in range(0, len(numbers), CHUNK):
-            some = tuple(numbers[begin : begin + CHUNK])
-            where = (
-                "(a.archived_at IS NULL OR s.id IS NOT NULL)"
-                f" AND a.number IN ({', '.join(['{0}'] * len(some))})"
-            )
-            found |= {state.number: state for state in self._states(where, some)}
-        return found
-
-    def _states(self, where: str, values: tuple[object, ...]) -> list[AgentState]:
-        with self.connected() as database:
-            text = state_query(where.format(database.param))
-            return [found.state for found in loaded(database.execute_sql(text, values).fetchall())]
+        return {found.state.number: found.state for found in loaded(self._state_rows(numbers))}
 
     def queue_ids(self) -> dict[str, int]:
         """Of all queues, archived ones too, by name."""
@@ -347,44 +382,11 @@ class Views:
         ]
 
 
-def retry_parked(url: str, event_id: str | None = None) -> int:
-    """What was given up is due again, with all attempts ahead: the deliveries of one event, or
-    all. Returns how many. A running service finds them within seconds.
-
-    Blocks, and writes; beside a running service too. Raises BadDatabaseUrl, StoreUnavailable.
-    """
-    place = parse(url)
-    if place.path is not None and not place.path.exists():
-        raise _no_file(place)
-    database = place.database()
-    queries = []
-    for table in (tables.Delivery, tables.HookDelivery):
-        query = table.update(parked_at=None, due_at=0, attempts=0).where(
-            table.parked_at.is_null(False)
-        )
-        if event_id is not None:
-            event = tables.Event.select(tables.Event.seq).where(tables.Event.id == event_id)
-            query = query.where(table.event.in_(event))
-        queries.append(query)
-    try:
-        with database.connection_context(), database.atomic():
-            return sum(int(query.execute(database)) for query in queries)
-    except PeeweeException as error:
-        raise explained(place, error) from error
-    finally:
-        if isinstance(database, PooledDatabase):
-            database.close_all()
-
-
-def _no_file(place: Place) -> StoreUnavailable:
-    return StoreUnavailable(f"{place.path}: there is no such file yet", fault=StoreFault.MISSING)
-
-
 _left_out: set[int] = set()  # numbers of events that were logged: each reader meets them again
 
 
 def _readable(rows: Iterable[Sequence[Any]]) -> list[StoredEvent]:
-    """Of rows with ``EVENT_COLUMNS`` and the number behind them."""
+    """Of rows with ``EVENT_COLUMNS``."""
     found: list[StoredEvent] = []
     for row in rows:
         try:
@@ -398,24 +400,7 @@ def _readable(rows: Iterable[Sequence[Any]]) -> list[StoredEvent]:
 
 def _events() -> "ModelSelect[Any]":
     table = tables.Event
-    # The order of ``deliveries.EVENT_COLUMNS``.
-    return table.select(
-        table.id,
-        table.type,
-        table.agent,
-        table.extension,
-        table.queues,
-        table.reason,
-        table.source,
-        table.actor,
-        table.occurred_at,
-        table.context,
-        table.session_seconds,
-        table.asterisk,
-        table.in_part,
-        table.device_type,
-        table.seq,
-    )
+    return table.select(*(getattr(table, column) for column in (*COLUMNS, "seq")))
 
 
 def _narrowed(
@@ -426,19 +411,6 @@ def _narrowed(
         if wanted is not None:
             query = query.where(column == str(wanted))
     return query
-
-
-def _ended(row: Sequence[Any]) -> tuple[datetime | None, str, Source | None]:
-    at, how, source = row
-    return (
-        None if at is None else moment(at),
-        how or "",
-        None if source is None else as_source(source),
-    )
-
-
-def _in_order(view: AgentView) -> tuple[int, str]:
-    return len(view.number), view.number
 
 
 class _Gaps:
@@ -516,27 +488,6 @@ _WRITERS = (
 )
 
 
-def _programs(
-    database: Any, states: Iterable[AgentState], sources: Mapping[int, Sequence[str | None]]
-) -> dict[str, str]:
-    """By the id of a login or a pause: the name of the program that made it."""
-    made = [
-        one.id
-        for state in states
-        for one, source in zip((state.session, state.pause), sources[state.id], strict=True)
-        if one is not None and source == Source.API
-    ]
-    found: dict[str, str] = {}
-    for i in range(0, len(made), 500):
-        some = [f"{id}-1" for id in made[i : i + 500]]  # the first event that tells of it
-        marks = ", ".join([database.param] * len(some))
-        rows = database.execute_sql(f"SELECT id, actor FROM events WHERE id IN ({marks})", some)
-        for id, actor in rows.fetchall():
-            with suppress(ValueError):  # not readable: then nobody is named
-                found[id.removesuffix("-1")] = Actor.from_dict(json.loads(actor)).name
-    return found
-
-
 def _view(
     state: AgentState, source: str | None, pause_source: str | None, *, by: Mapping[str, str]
 ) -> AgentView:
@@ -564,3 +515,55 @@ def _view(
         by=by.get(session.id, "") if session else "",
         pause_by=by.get(pause.id, "") if pause else "",
     )
+
+
+def _limit(row: dict[str, Any]) -> PauseLimit | None:
+    longest, budget = row["max_duration"], row["daily_budget"]
+    if longest is None and budget is None:
+        return None
+    return PauseLimit(span(longest), span(budget), when_exceeded(row["when_exceeded"]))
+
+
+def _queues(database: Any, ids: Sequence[int]) -> dict[int, list[int]]:
+    membership, queue = tables.Membership, tables.Queue
+    found: dict[int, list[int]] = {}
+    for some in _chunks(ids):
+        query = (
+            membership.select(membership.agent, membership.queue)
+            .join(queue, JOIN.INNER)
+            .where(
+                membership.agent.in_(some)
+                & membership.archived_at.is_null()
+                & queue.archived_at.is_null()
+            )
+            .order_by(membership.agent, membership.queue)
+        )
+        for agent, id in query.tuples().execute(database):
+            found.setdefault(agent, []).append(id)
+    return found
+
+
+def _latest(
+    database: Any, table: Any, ids: Sequence[int], *, ended: bool = False
+) -> dict[int, Period]:
+    """Each agent's latest session or pause; the latest that has ended."""
+    session = table is tables.LoginSession
+    subject, name = (table.interface, table.interface) if session else (table.code, table.name)
+    found: dict[int, Period] = {}
+    for id in ids:
+        query = (
+            table.select(table.id, subject, name, table.since, table.ended_at)
+            .where(table.agent == id)
+            .order_by(table.since.desc(), table.id.desc())
+            .limit(1)
+        )
+        if ended:
+            query = query.where(table.ended_at.is_null(False))
+        for row in query.tuples().execute(database):
+            at = None if row[4] is None else moment(row[4])
+            found[id] = Period(row[0], row[1], row[2], moment(row[3]), at)
+    return found
+
+
+def _chunks(ids: Sequence[T]) -> Iterable[Sequence[T]]:
+    return (ids[begin : begin + CHUNK] for begin in range(0, len(ids), CHUNK))

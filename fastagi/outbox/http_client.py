@@ -82,7 +82,7 @@ OURS = "the service itself is there: hooks are not sent to it"
 NAMED = "the host's name leads to no address that hooks may reach (webhooks.allow)"
 
 
-class Unfit(ValueError):
+class InvalidUrl(ValueError):
     """Nothing can be sent to this URL; the text says why, and does not repeat it."""
 
 
@@ -126,56 +126,56 @@ class Request:
 
 @lru_cache(maxsize=4096)
 def target(url: str) -> Target:
-    """Raises Unfit."""
+    """Raises InvalidUrl."""
     if len(url) > MAX_URL:
-        raise Unfit(f"a URL has at most {MAX_URL} characters")
+        raise InvalidUrl(f"a URL has at most {MAX_URL} characters")
     if "#" in url:
-        raise Unfit("a URL with a fragment (#) cannot be called")
+        raise InvalidUrl("a URL with a fragment (#) cannot be called")
     match = _URL.fullmatch(url)
     if match is None or (scheme := match[1].lower()) not in ("http", "https"):
-        raise Unfit("a URL begins with http:// or https://")
+        raise InvalidUrl("a URL begins with http:// or https://")
     authority, path, query = match[2], match[3], match[4]
     if not all("!" <= char <= "~" for char in path + (query or "")):
-        raise Unfit("only printable ASCII characters can stand in a URL")
+        raise InvalidUrl("only printable ASCII characters can stand in a URL")
     if "@" in authority:
-        raise Unfit("a URL with a user or a password is not called")
+        raise InvalidUrl("a URL with a user or a password is not called")
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
-        raise Unfit("this URL's host or port cannot be read")
+        raise InvalidUrl("this URL's host or port cannot be read")
     secure = scheme == "https"
     port = int(parts[2]) if parts[2] else 443 if secure else 80
     if not 1 <= port <= 65535:
-        raise Unfit("a port is a number from 1 to 65535")
+        raise InvalidUrl("a port is a number from 1 to 65535")
     host, address = _host(parts[1])
     return Target(secure, host, port, path or "/", query, address)
 
 
 def _host(text: str) -> tuple[str, Address | None]:
     if not text:
-        raise Unfit("a URL needs a host")
+        raise InvalidUrl("a URL needs a host")
     if text.startswith("["):
         try:
             six = IPv6Address(text[1:-1])
         except ValueError:
-            raise Unfit("the host is no valid IPv6 address") from None
+            raise InvalidUrl("the host is no valid IPv6 address") from None
         if six.scope_id is not None:
-            raise Unfit("an address with a zone cannot be called")
+            raise InvalidUrl("an address with a zone cannot be called")
         return str(six), six
     if not text.isascii():
         try:
             text = idna.encode(text, uts46=True).decode("ascii")
         except UnicodeError:
-            raise Unfit("the host is no valid name") from None
+            raise InvalidUrl("the host is no valid name") from None
     name = text.lower()
     bare = name.removesuffix(".")
     if not _NAME.fullmatch(bare):
-        raise Unfit("the host is no valid name")
+        raise InvalidUrl("the host is no valid name")
     if _NUMERIC.fullmatch(bare.rpartition(".")[2]):
         # 2130706433, 0x7f.1 and 0177.0.0.1 are all taken for 127.0.0.1 somewhere: so here, too.
         try:
             four = IPv4Address(socket.inet_aton(bare))
         except OSError:
-            raise Unfit("the host is no valid IPv4 address") from None
+            raise InvalidUrl("the host is no valid IPv4 address") from None
         return str(four), four
     return name, None
 
@@ -203,7 +203,7 @@ def refusal(url: str, allow: Sequence[Network], own: Sequence[Place] = ()) -> st
     the service itself listens, and its Asterisks' managers: never there, whatever is allowed."""
     try:
         goal = target(url)
-    except Unfit as unfit:
+    except InvalidUrl as unfit:
         return str(unfit)
     if goal.address is not None:
         if not permitted(goal.address, allow):
@@ -278,7 +278,7 @@ class Answer:
                 await self._connections.release()
 
 
-class Outward:
+class HttpClient:
     """Sends requests. Connections are kept for the next to the same scheme, host and port.
 
     ``own``: where nothing is sent, see ``refusal``; a host may be a name here."""
@@ -333,7 +333,7 @@ class Outward:
             raise Failed("the connection broke") from None
         return Answer(response.status, _retry_after(response.headers), response, connections)
 
-    async def rest(self) -> None:
+    async def close_idle(self) -> None:
         """Closes what has been idle for long; to be called now and then."""
         held = self._connections
         if held is not None and not held.users and time.monotonic() > held.used + KEEP_SECONDS:

@@ -1,34 +1,44 @@
-"""Tells hooks' receivers over HTTP what happened to an agent.
+"""Hands deliveries over to hooks' receivers, by HTTP.
 
-A hook's deliveries go out one at a time and in order; hooks do not wait for each other. A delivery
-is told at least once: a receiver knows one that comes again by its ``webhook-id``.
+A hook's deliveries go out one at a time and in order; hooks do not wait for each other. Each is
+delivered at least once: a receiver knows one that comes again by its ``webhook-id``.
 """
 
 import asyncio
 import heapq
 import json
-import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
 from urllib.parse import urlencode
 from uuid import uuid4
 
 import structlog
 from standardwebhooks import Webhook
 
+from fastagi.agents.deliveries import Exclusive, HookDeliveries, unshared
 from fastagi.agents.fence import Fence
-from fastagi.agents.hooks import Attempt, Hook, HookDelivery, client_secret, told
+from fastagi.agents.hooks import Attempt, Hook, HookDelivery, client_secret, payload
 from fastagi.agents.service import StoreUnavailable
 from fastagi.config.settings import WebhookSettings
 from fastagi.contract import EventType
-from fastagi.outbox.outward import Failed, Header, Outward, Place, Request, Unfit, refusal, target
+from fastagi.outbox import dispatcher
+from fastagi.outbox.dispatcher import Lane, Stalled
+from fastagi.outbox.http_client import (
+    Failed,
+    Header,
+    HttpClient,
+    InvalidUrl,
+    Place,
+    Request,
+    refusal,
+    target,
+)
 
 log = structlog.get_logger()
 
@@ -37,65 +47,37 @@ _NOWHERE: Place = ("", 0)  # of a URL that cannot be called
 # For the log and the metrics. The text of a fault is never logged: a URL's query could stand in it.
 TASK = "deliver to hooks"
 TESTS = 10  # at once
-
-
-class HookStore(Protocol):
-    """The store's side. Every call may raise StoreUnavailable; times are aware, in UTC."""
-
-    async def due(self, now: datetime, limit: int, busy: Set[int], /) -> Sequence[HookDelivery]:
-        """Of each hook that is not ``busy``, by id, its first delivery, if that is due now."""
-
-    async def next_due(self) -> datetime | None:
-        """When the earliest postponed delivery is due."""
-
-    async def delivered(self, delivery: HookDelivery, attempt: Attempt, /) -> None:
-        """Need not be told again."""
-
-    async def postpone(self, delivery: HookDelivery, until: datetime, attempt: Attempt, /) -> None:
-        """Failed: counts an attempt, not due before ``until``, and holds back the hook's others."""
-
-    async def park(self, delivery: HookDelivery, now: datetime, attempt: Attempt, /) -> None:
-        """Given up: kept for the admin, not due again, holds nothing back."""
+DRAIN = 30.0  # seconds for requests under way to end and to be marked when the lock was lost
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How deliveries go out; times in seconds."""
-
-    gather: float = 0.003  # a lone event waits this long for company
+class Pace(dispatcher.Pace):
     interval: float = 0.02  # the store is asked at most this often
-    look: float = 5.0  # what another service has written is found by looking
     places: int = 100  # requests at once
     places_per_host: int = 10  # of them to one host and port
     places_for_slow: int = 50  # of them to receivers that let us wait for long the last time
     held: int = 5000  # deliveries that wait for a place, taken from the store
-    # For so long: then the store is asked again, which may have another URL for the hook, or none,
-    # and where it is shared has lent the delivery for a time.
+    # For so long: then the store is asked again, which may have another URL for the hook, or none.
     fresh: float = 20.0
-    first_delay: float = 1.0
     longest_delay: float = 600.0
     longest_wait: float = 600.0  # that a receiver can ask for
-    longest_pause: float = 10.0  # between two attempts at a store that is away
-    grace: float = 2.0  # when stopped: for requests under way to end, and to be marked
-
-    def delay(self, attempts: int) -> float:
-        """Exponential, with jitter, after so many failures (from 1)."""
-        longest = min(self.longest_delay, self.first_delay * 2.0 ** min(attempts - 1, 32))
-        return longest * random.uniform(0.5, 1.0)
+    longest_pause: float = 10.0
+    ask_ready: float = 0.02
 
 
-class HookDispatcher:
-    """Runs as ``run()`` in the application's task group and is stopped by cancelling it.
+class HookDispatcher(Lane):
+    """The lane to all hooks.
 
-    Deliveries whose answer has come are marked before ``run()`` ends, so stop it before the store.
     ``settings`` gives those of the moment; ``counted`` is called with what became of each attempt:
     ``delivered``, ``failed`` or ``parked``. ``own``: hosts and ports to which nothing is delivered,
     whatever the settings allow, as the service itself or one of its Asterisks is there.
     """
 
+    pace: Pace
+
     def __init__(
         self,
-        hooks: HookStore,
+        hooks: HookDeliveries,
         clock: Callable[[], datetime],
         settings: Callable[[], WebhookSettings],
         counted: Callable[[str], None] = lambda outcome: None,
@@ -104,28 +86,21 @@ class HookDispatcher:
         own: Sequence[Place] = (),
         *,
         due_clock: Callable[[], datetime] | None = None,
+        exclusive: Exclusive = unshared,
     ) -> None:
-        """``due_clock`` is the store's for what is due later: unlike ``clock``, the machine's own,
-        it never jumps."""
-        self._fence = fence or Fence(log)
         self._own = tuple(own)
         self._hooks = hooks
-        self._clock = clock
-        self._due_clock = due_clock or clock
         self._settings = settings
         self._counted = counted
-        self._pace = pace or Pace()
-        self._outward = Outward(self._own)
+        self._client = HttpClient(self._own)
         self._tests = asyncio.Semaphore(TESTS)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._rung = False
         self._slow: set[Place] = set()
-        self._store_away = False
-        self._begin_anew()
+        super().__init__(
+            "hooks", clock, due_clock or clock, pace or Pace(), fence or Fence(log), exclusive
+        )
 
-    def _begin_anew(self) -> None:
-        self._bell = asyncio.Event()
-        self._stopping = asyncio.Event()
+    def begin(self) -> None:
+        super().begin()
         self._busy: set[int] = set()  # hooks of which a delivery waits here or is under way
         self._waiting: dict[Place, deque[tuple[float, HookDelivery]]] = {}  # and since when
         self._held = 0  # deliveries in there
@@ -134,24 +109,8 @@ class HookDispatcher:
         self._running_slow = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered: set[asyncio.Task[None]] = set()
-        self._retries: list[datetime] = []  # a heap: when what was postponed here is due again
         self._next: datetime | None = None  # when what was postponed elsewhere is due
-        self._taken = self._due_clock()  # when the store was last asked
-
-    def wake(self) -> None:
-        """Something was committed. May be called from any thread, at any time, and is cheap."""
-        loop = self._loop
-        if self._rung or loop is None:
-            return
-        self._rung = True
-        try:
-            loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # the loop is closed: the next start looks for itself
-            self._loop = None
-
-    def _wake(self) -> None:
-        self._rung = False
-        self._bell.set()
+        self._taken = self.due_clock()  # when the store was last asked
 
     def refusal(self, url: str) -> str | None:
         """Why nothing may be sent there, as far as the address itself tells; None: it may."""
@@ -167,80 +126,40 @@ class HookDispatcher:
                 await self._tests.acquire()
         except TimeoutError:
             error = "too many tests at once"
-            return Attempt(event_id, hook.event_type, self._clock(), 1, None, error, 0.0, "failed")
+            return Attempt(event_id, hook.event_type, self.clock(), 1, None, error, 0.0, "failed")
         try:
             attempt, _ = await self._try(hook, event_id, hook.event_type, fields, 1, settings)
         finally:
             self._tests.release()
-            if self._loop is None:  # nobody else will close what was opened
-                await self._outward.close()
+            if self.loop is None:  # nobody else will close what was opened
+                await self._client.close()
         return attempt
 
-    async def run(self) -> None:
-        self._begin_anew()
-        self._rung = False
-        self._loop = asyncio.get_running_loop()
+    async def turn(self) -> bool:
         try:
-            await self._go_on()
-        finally:
-            self._loop = None
-            await self._stop()
+            await self._take()
+            if self.looking:
+                self._next = await self._hooks.next_due()
+                await self._client.close_idle()
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # ours; phones must not fall silent because of hooks
+            self.fence.skipped(TASK, error, hidden=True)
+            raise Stalled from error
+        return False
 
-    async def _go_on(self) -> None:
-        failures = 0
-        looking = True  # not rung: what others have postponed counts, too
-        while True:
-            began = time.monotonic()
-            self._bell.clear()  # before the store is read: a later commit rings again
-            try:
-                await self._take()
-                if looking:
-                    self._next = await self._hooks.next_due()
-                    await self._outward.rest()
-            except Exception as error:
-                if isinstance(error, StoreUnavailable):
-                    self._tell_of_the_store(error)
-                else:  # ours; phones must not fall silent because hooks cannot be told
-                    self._fence.skipped(TASK, error, hidden=True)
-                failures += 1
-                await self._pause(self._pace.delay(failures))
-                looking = True
-                continue
-            failures = 0
-            self._tell_of_the_store(None)
-            looking = not await self._rings()
-            spent = time.monotonic() - began
-            await asyncio.sleep(max(self._pace.gather, self._pace.interval - spent))
-
-    async def _pause(self, seconds: float) -> None:
-        """Or until the store is back: then it rings."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min(seconds, self._pace.longest_pause)):
-                await self._bell.wait()
-        await asyncio.sleep(self._pace.interval)
-
-    async def _rings(self) -> bool:
-        """False: it was the time that came."""
-        now = self._due_clock()
-        seconds = self._pace.look
-        for due in (*self._retries[:1], *([self._next] if self._next is not None else [])):
-            # What has become due since the store was asked is asked for at once.
-            if due > self._taken:
-                seconds = min(seconds, max((due - now).total_seconds(), 0.0))
-        try:
-            async with asyncio.timeout(seconds):
-                await self._bell.wait()
-        except TimeoutError:
-            return False
-        return True
+    def next_due(self) -> datetime | None:
+        # What has become due since the store was asked is asked for at once.
+        soon = (*self.retries[:1], *([self._next] if self._next is not None else []))
+        return min((due for due in soon if due > self._taken), default=None)
 
     async def _take(self) -> None:
         """From the store, until it has no more or there is no place."""
-        while self._running < self._pace.places and self._held < self._pace.held:
-            now = self._taken = self._due_clock()
-            while self._retries and self._retries[0] <= now:
-                heapq.heappop(self._retries)
-            limit = min(2 * self._pace.places, self._pace.held - self._held)
+        while (
+            not self.lock.lost and self._running < self.pace.places and self._held < self.pace.held
+        ):
+            now = self._taken = self.now()
+            limit = min(2 * self.pace.places, self.pace.held - self._held)
             found = await self._hooks.due(now, limit, frozenset(self._busy))
             fresh = [delivery for delivery in found if delivery.hook.id not in self._busy]
             since = time.monotonic()
@@ -255,12 +174,12 @@ class HookDispatcher:
 
     def _start(self) -> None:
         """What has a place goes; receivers take turns."""
-        oldest = time.monotonic() - self._pace.fresh
+        oldest = time.monotonic() - self.pace.fresh
         begun = True
         while begun:
             begun = False
             for place in list(self._waiting):
-                if self._running >= self._pace.places:
+                if self.lock.lost or self._running >= self.pace.places:
                     return
                 if not self._free(place):
                     continue
@@ -272,14 +191,14 @@ class HookDispatcher:
                 begun = True
                 if since < oldest:
                     self._busy.discard(delivery.hook.id)
-                    self._bell.set()
+                    self.bell.set()
                 else:
                     self._begin(delivery, place)
 
     def _free(self, place: Place) -> bool:
-        if self._under_way[place] >= self._pace.places_per_host:
+        if self._under_way[place] >= self.pace.places_per_host:
             return False
-        return place not in self._slow or self._running_slow < self._pace.places_for_slow
+        return place not in self._slow or self._running_slow < self.pace.places_for_slow
 
     def _begin(self, delivery: HookDelivery, place: Place) -> None:
         slow = place in self._slow
@@ -287,7 +206,7 @@ class HookDispatcher:
         self._running_slow += slow
         self._under_way[place] += 1
         task = asyncio.create_task(
-            self._deliver(delivery, place, slow), name=f"tell hook {delivery.hook.id}"
+            self._deliver(delivery, place, slow), name=f"deliver to hook {delivery.hook.id}"
         )
         self._tasks.add(task)
         self._unanswered.add(task)
@@ -302,11 +221,9 @@ class HookDispatcher:
         try:
             settings = self._settings()
             try:
-                fields, number = (
-                    told(hook.agent_id, event, paused=delivery.paused),
-                    delivery.attempts + 1,
-                )
-                # Not the hook's type: it may have been told to wait for another one since.
+                fields = payload(hook.agent_id, event, paused=delivery.paused)
+                number = delivery.attempts + 1
+                # Not the hook's type: it may be for another one since.
                 attempt, wait = await self._try(
                     hook, event.id, event.type, fields, number, settings
                 )
@@ -321,18 +238,18 @@ class HookDispatcher:
                 self._slow.add(place)
             else:
                 self._slow.discard(place)
-            if not self._stopping.is_set():
+            if not self.stopping.is_set():
                 self._start()  # the place is free, whatever the store does now
             final = attempt.status == 410 or attempt.number >= settings.attempts
             if attempt.outcome == "failed" and final:
                 attempt = replace(attempt, outcome="parked")
             await self._mark(delivery, attempt, wait, place)
-        except Exception as fault:  # ours; the receiver must not be told again and again by it
-            self._fence.skipped(TASK, fault, hidden=True, hook=hook.id)
-            await self._unless_stopped(self._pace.longest_delay)
+        except Exception as fault:  # ours; the receiver must not get it again and again
+            self.fence.skipped(TASK, fault, hidden=True, hook=hook.id)
+            await self.unless_stopped(self.pace.longest_delay)
         finally:
             self._busy.discard(hook.id)
-            self._bell.set()
+            self.bell.set()
 
     async def _try(
         self,
@@ -344,25 +261,25 @@ class HookDispatcher:
         settings: WebhookSettings,
     ) -> tuple[Attempt, float]:
         """One request. And how many seconds the receiver wants us to wait."""
-        at, began = self._clock(), time.monotonic()
+        at, began = self.clock(), time.monotonic()
         status: int | None = None
         wait = 0.0
         try:
             request = build(hook, event_id, fields, at, secrets(hook, settings))
-            answer = await self._outward.send(
+            answer = await self._client.send(
                 request, settings.timeout.total_seconds(), settings.allow
             )
             status, wait = answer.status, answer.retry_after
             self._answered()
             await answer.close()
-        except (Unfit, Failed) as failure:
+        except (InvalidUrl, Failed) as failure:
             error = str(failure)
             if isinstance(failure, Failed) and failure.detail != error:
                 # Not for who made the hook.
-                log.warning("a hook's receiver was not called", hook=hook.id, why=failure.detail)
+                log.warning("hook receiver not called", hook=hook.id, why=failure.detail)
         except Exception as fault:  # ours; the others must not suffer by it
             error = f"internal error: {type(fault).__name__}"
-            self._fence.skipped(TASK, fault, hidden=True, hook=hook.id)
+            self.fence.skipped(TASK, fault, hidden=True, hook=hook.id)
         else:
             error = _verdict(status)
         self._answered()
@@ -386,8 +303,8 @@ class HookDispatcher:
     async def _mark(
         self, delivery: HookDelivery, attempt: Attempt, wait: float, place: Place
     ) -> None:
-        """Until the store has it: nothing is told twice only because the store was away."""
-        pace, hook = self._pace, delivery.hook
+        """Until the store has it: nothing is sent twice only because the store was away."""
+        pace, hook = self.pace, delivery.hook
         facts = {
             "hook": hook.id,
             "host": place[0],
@@ -395,66 +312,48 @@ class HookDispatcher:
             "attempt": attempt.number,
             "error": attempt.error,
         }
-        now = self._clock()
-        until = self._due_clock()
+        now = self.clock()
+        until = self.due_clock()
         if attempt.outcome == "failed":
             seconds = max(pace.delay(attempt.number), min(wait, pace.longest_wait))
             until += timedelta(seconds=seconds)
-        failures = 0
-        while True:
-            try:
-                if attempt.outcome == "delivered":
-                    await self._hooks.delivered(delivery, attempt)
-                elif attempt.outcome == "failed":
-                    await self._hooks.postpone(delivery, until, attempt)
-                else:
-                    await self._hooks.park(delivery, now, attempt)
-                break
-            except StoreUnavailable as error:
-                self._tell_of_the_store(error)
-                failures += 1
-                if self._stopping.is_set():
-                    log.warning("a hook was told, but that is not marked", **facts)
-                    return
-                # Stopped meanwhile, it tries once more.
-                await self._unless_stopped(min(pace.delay(failures), pace.longest_pause))
+
+        async def write() -> None:
+            if attempt.outcome == "delivered":
+                await self._hooks.delivered(delivery, attempt)
+            elif attempt.outcome == "failed":
+                await self._hooks.postpone(delivery, until, attempt)
+            else:
+                await self._hooks.park(delivery, now, attempt)
+
+        if not await self.marked(write, **facts):
+            return
         self._counted(attempt.outcome)
         if attempt.outcome == "failed":
-            heapq.heappush(self._retries, until)
-            log.warning("a hook's receiver failed, tried again later", **facts)
+            heapq.heappush(self.retries, until)
+            log.warning("hook delivery failed, tried again later", **facts)
         elif attempt.outcome == "parked":
-            log.error("a hook's delivery given up, parked", **facts)
+            log.error("hook delivery given up, parked", **facts)
 
-    async def _unless_stopped(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+    async def drain(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DRAIN)
 
-    def _tell_of_the_store(self, error: StoreUnavailable | None) -> None:
-        if (error is not None) is self._store_away:
-            return
-        self._store_away = error is not None
-        if error is not None:
-            log.warning("hooks' deliveries wait", error=str(error)[:300])
-        else:
-            log.info("hooks' deliveries go on")
-
-    async def _stop(self) -> None:
-        self._stopping.set()
+    async def end(self) -> None:
         try:
             if self._tasks:
-                await asyncio.wait(self._tasks, timeout=self._pace.grace)
+                await asyncio.wait(self._tasks, timeout=self.pace.grace)
             for task in list(self._unanswered):
                 task.cancel()
             if self._tasks:
-                await asyncio.wait(self._tasks, timeout=self._pace.grace / 2)
+                await asyncio.wait(self._tasks, timeout=self.pace.grace / 2)
         finally:
             for task in list(self._tasks):
                 task.cancel()
             if self._tasks:
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait(self._tasks, timeout=1.0)
-            await self._outward.close()
+            await self._client.close()
 
 
 def secrets(hook: Hook, settings: WebhookSettings) -> tuple[str, ...]:
@@ -470,7 +369,7 @@ def secrets(hook: Hook, settings: WebhookSettings) -> tuple[str, ...]:
 def build(
     hook: Hook, event_id: str, fields: Mapping[str, str], at: datetime, secrets: Sequence[str]
 ) -> Request:
-    """The request for a hook. Raises Unfit.
+    """The request for a hook. Raises InvalidUrl.
 
     GET puts the fields behind the URL's own query, POST sends them as a JSON object or a form.
     With each of the secrets it is signed as Standard Webhooks says
@@ -478,17 +377,17 @@ def build(
     ``webhook-id``, ``webhook-timestamp`` and the body as sent. A GET has no body; what is signed
     there is the query string as sent, all that stands behind the first ``?``.
     """
-    goal = target(hook.url)
+    parts = target(hook.url)
     timestamp = str(int(at.timestamp()))
     headers: list[Header] = [
-        (b"Host", goal.authority.encode("ascii")),
+        (b"Host", parts.authority.encode("ascii")),
         (b"User-Agent", _user_agent()),
         (b"Accept", b"*/*"),
         (b"webhook-id", event_id.encode("ascii", "replace")),
         (b"webhook-timestamp", timestamp.encode("ascii")),
     ]
-    path, body = goal.path, None
-    query = goal.query or ""
+    path, body = parts.path, None
+    query = parts.query or ""
     if hook.method == "GET":
         signed = urlencode(fields, errors="replace")
         query = signed = f"{query}&{signed}" if query else signed
@@ -507,9 +406,9 @@ def build(
         moment = at.astimezone(UTC)
         signatures = [_signer(secret).sign(event_id, moment, signed) for secret in secrets]
         headers.append((b"webhook-signature", " ".join(signatures).encode("ascii")))
-    if query or goal.query is not None:
+    if query or parts.query is not None:
         path = f"{path}?{query}"
-    return Request(hook.method, goal, path, headers, body)
+    return Request(hook.method, parts, path, headers, body)
 
 
 @lru_cache(maxsize=1000)
@@ -527,10 +426,10 @@ def _user_agent() -> bytes:
 
 def _place(hook: Hook) -> Place:
     try:
-        goal = target(hook.url)
-    except Unfit:
+        parts = target(hook.url)
+    except InvalidUrl:
         return _NOWHERE
-    return goal.host, goal.port
+    return parts.host, parts.port
 
 
 def _verdict(status: int) -> str:
