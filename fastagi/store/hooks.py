@@ -25,7 +25,7 @@ _READ_LOG = (
 
 
 class Hooks:
-    """Implements ``fastagi.agents.ports.Hooks``; see there. Every call may raise StoreUnavailable."""
+    """Implements ``fastagi.agents.ports.Hooks``. Every call may raise StoreUnavailable."""
 
     def __init__(self, store: Runs, owed: HookOutbox) -> None:
         self._store = store
