@@ -1,4 +1,4 @@
-"""What every request passes: who asks, how much, how often wrongly; and what every answer carries.
+"""Every request passes here: the client is identified, sizes and rates are limited.
 
 Pure ASGI, around everything, as a login goes through here too.
 """
@@ -28,8 +28,8 @@ from fastagi.config.settings import ClientSettings, HttpSettings, Right
 
 BODY_DEADLINE = 30.0  # seconds in which a whole body must be there
 LINGER = 5.0  # seconds that what a refused client still sends is taken and thrown away
-SLOW = 1.0  # seconds until an address with too many wrong tokens hears of the next one
-AT_WORK = 16  # requests of one client that are worked at; the next ones wait, phones do not
+SLOW = 1.0  # seconds that an answer waits for an address with too many wrong tokens
+AT_WORK = 16  # requests of one client in progress; the next ones wait, phones do not
 PIECE = 65536  # bytes of an answer that are sent at once; then the client has to take some
 LARGE = 262144  # bytes of an answer that counts in what may wait to be taken
 
@@ -46,7 +46,7 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks. ``name`` is the actor in events."""
+    """The client of a request. ``name`` is the actor in events."""
 
     name: str
     rights: frozenset[Right]
@@ -63,7 +63,7 @@ BUSY = HttpError(503, "Too much is being sent already: try again", answers.RETRY
 
 
 class Verdict(NamedTuple):
-    """``client``, or why not. ``late``: the answer waits, whichever it is."""
+    """The client or the refusal. ``late``: the answer waits in either case."""
 
     client: Client | None = None
     refusal: HttpError | None = None
@@ -103,7 +103,7 @@ def proxied(headers: Iterable[bytes]) -> bool:
 
 
 def malformed(scope: Scope) -> str | None:
-    """What would mean one thing to a proxy and another one here (RFC 9112, 3.2)."""
+    """Why a proxy might understand this request in another way (RFC 9112, 3.2)."""
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if len(hosts) > 1:
         return "Host is given more than once"
@@ -152,8 +152,7 @@ class Guard:
         self._output = Output()
 
     def use(self, tokens: Mapping[str, ClientSettings]) -> None:
-        """From now on these: one that is not among them opens nothing any more, and what it holds
-        open ends."""
+        """Replaces the tokens. Streams of a token that is not among them any more end."""
         self._clients = [
             (digest(of.token.get_secret_value().encode()), Client(name, frozenset(of.rights)))
             for name, of in tokens.items()
@@ -197,7 +196,7 @@ class Guard:
     async def _in_time(
         self, scope: Scope, place: Place, verdict: Verdict, source: str
     ) -> HttpError | None:
-        """Lets who shows no right token wait; the refusal, if the request is refused."""
+        """Requests without a right token wait; the refusal, if the request is refused."""
         refusal = verdict.refusal
         if verdict.client is None:
             if place.judges and refusal is None:
@@ -255,7 +254,7 @@ class Guard:
         finally:
             answer.over()
 
-    # -- who asks
+    # -- which client
 
     def _verdict(
         self, scope: Scope, headers: Mapping[bytes, bytes], place: Place, source: str
@@ -264,8 +263,8 @@ class Guard:
         if (why := malformed(scope)) is not None:
             return Verdict(refusal=HttpError(400, why))
         if b"webhook-id" in headers:
-            # However it came here, through a proxy or another service: whoever may make hooks is
-            # not whoever may ask here.
+            # However it came here, through a proxy or another service: the right to make hooks is
+            # not the right to use the interfaces.
             return Verdict(refusal=HttpError(403, "Hooks are not delivered to the service itself"))
         if place.is_open or place.judges:
             return Verdict()
@@ -343,7 +342,7 @@ class Guard:
             return address
         forwarded = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
         while self._is_proxy(address) and forwarded:
-            before = parsed(forwarded.pop().strip())  # the last one is the proxy's own word
+            before = parsed(forwarded.pop().strip())  # the last one was added by the proxy
             if before is None:
                 break
             address = str(before)
@@ -393,7 +392,7 @@ class Guard:
             size += len(part)
 
 
-OWN = Client("agent.php", frozenset({Right.CONTROL}))  # who shows agent.php's own token
+OWN = Client("agent.php", frozenset({Right.CONTROL}))  # shows agent.php's own token
 
 
 class Asker:
@@ -422,16 +421,16 @@ class Asker:
         return refusal
 
     def known(self, name: str) -> None:
-        """Who asks may, by the address alone."""
+        """The client is allowed by its address alone."""
         self._guard._identified(self._scope, Client(name, frozenset()))
 
     async def nobody(self) -> None:
-        """Who asks shows nothing: the answer waits its turn."""
+        """The request shows no token: the answer waits its turn."""
         if not await self._guard._pace.wait(self.source):
             self._guard._cut(self._scope)
 
     def log(self, level: str, event: str, *kind: str, **fields: Any) -> None:
-        """A line that anybody can cause."""
+        """A log line that any client can cause."""
         self._guard._repeated(level, event, *kind, **fields)
 
 
@@ -492,7 +491,7 @@ class _Answer:
         return client.name if client is not None else ""
 
     def _leave(self) -> None:
-        """The work is done; whoever reads slowly keeps nobody waiting."""
+        """The work is done: a client that reads slowly keeps no other request waiting."""
         if self.lane is not None:
             self.lane.release()
             self.lane = None
@@ -571,7 +570,7 @@ def _not_direct(scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
 
 
 def of_another_site(headers: Mapping[bytes, bytes]) -> bool:
-    """A browser says that a page from elsewhere asks."""
+    """Whether a browser says that a page of another site sent this."""
     origin = headers.get(b"origin")
     if origin is not None:
         _, _, asking = origin.partition(b"://")

@@ -104,8 +104,10 @@ class Attempts:
 
 
 class Pace:
-    """A rate for each address and one for all together; who comes too early waits. This machine's
-    own programs, as those that ask whether it is well, have theirs for themselves."""
+    """A rate for each address and one for all together; a request that comes too early waits.
+
+    This machine's own programs, such as health checks, have a rate for themselves.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
