@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from fastagi.agents import errors
@@ -27,6 +27,10 @@ from fastagi.agents.service import AgentService
 from fastagi.contract import Source
 
 FEW = 8  # so many agents are asked for one by one; for more the whole of the queues is read
+
+
+News = dict[str, list[MemberNews]]  # by the agent's number
+Queues = dict[str, tuple[str, str]]  # name in lower case -> name in Asterisk and number
 
 
 @dataclass(slots=True)
@@ -66,9 +70,7 @@ class Adoption:
         self._after_restart = after_restart
         self._again = again
 
-    async def look(
-        self, numbers: Sequence[str], *, news: dict[str, list[MemberNews]] | None = None
-    ) -> Counter[str]:
+    async def look(self, numbers: Sequence[str], *, news: News | None = None) -> Counter[str]:
         """Compares these agents once more, with nobody changing them, and mends what differs. One
         that meets a fault of ours is left out, until the next comparison."""
         try:
@@ -86,24 +88,12 @@ class Adoption:
             done += await self.look([number], news=news)
         return done
 
-    async def _look_together(
-        self, numbers: Sequence[str], news: dict[str, list[MemberNews]] | None
-    ) -> Counter[str]:
-        connection = self._link.number
+    async def _look_together(self, numbers: Sequence[str], news: News | None) -> Counter[str]:
+        link = self._link.number
         await self._service.follow_clock()
-        async with self._service.holding(numbers) as states:
-            self._again.update(set(numbers) - set(states))
-            if news is not None:  # a change that was on its way is there by now
-                states = {
-                    number: state
-                    for number, state in states.items()
-                    if not news[number] or not all(agrees(state, item) for item in news[number])
-                }
-            # What an agent has left behind here is nobody's doing.
-            owed = set((await self._store.notes(OWED.format(self._asterisk))).values())
-            owed = (owed & states.keys()) - self._after_restart.to_put_back
-            self._again |= owed
-            states = {n: state for n, state in states.items() if n not in owed}
+        async with self._service.holding(numbers) as held:
+            self._again.update(set(numbers) - set(held))
+            states = await self._to_be_judged(held, news)
             if not states:
                 return Counter()
             queues = await self._store.queue_names()
@@ -116,63 +106,101 @@ class Adoption:
             if not self._link.is_judged and store_wins != states.keys():
                 # It may have restarted: what is missing was taken out by nobody.
                 raise QueuesUnavailable("the connection is a new one")
-            by_agent: dict[str, list[Difference]] = {}
-            for difference in differences(
-                list(states.values()), reported, self._asterisk, queues, self._queues.names
-            ):
-                by_agent.setdefault(difference.agent, []).append(difference)
+            differing = self._differing(states, reported, queues)
             # A note is there before its change can be seen: what is to be adopted may have one.
-            adopted = {number: states[number] for number in by_agent.keys() - store_wins}
+            adopted = {number: states[number] for number in differing.keys() - store_wins}
             for number in await with_notes(self._queues, adopted):
-                del by_agent[number]
+                del differing[number]
                 self._again.add(number)
-            missing = await self._missing_queues(
-                [d for number, some in by_agent.items() if number not in store_wins for d in some]
+            changes = await self._adopt_all(states, differing, reported, queues, store_wins)
+            repaired, refused = await self._repairs.apply(
+                self._to_be_mended(states, differing, changes, store_wins)
             )
-            its = owned(states.values(), reported)
-            done: Counter[str] = Counter()
-            repairs: list[tuple[Operation, str]] = []
-            removed: set[str] = set()
-            rejected: set[str] = set()
-            for number, differs in by_agent.items():
-                if number in store_wins or all(d.ours for d in differs):
-                    continue
-                here = its[number].here if number in its else ()
-                change = await self._adopt(states[number], here, queues, missing=missing)
-                if change is None:
-                    rejected.add(number)
-                    continue
-                done[ADOPTED] += 1
-                if change.after.session is None:
-                    removed.add(number)
-            for number, differs in by_agent.items():
-                everything = number in store_wins or number in rejected
-                mended = [d for d in differs if everything or d.ours]
-                if mended and removed and (number in removed or not states[number].session):
-                    # Put in at another place, or at the place of somebody who is off now: seen as
-                    # a login by the next look.
-                    self._again.add(number)
-                    continue
-                repairs += [(d.repair, REPAIRED_AS[d.kind]) for d in mended]
-            repaired, refused = await self._repairs.apply(repairs)
-            if connection != self._link.number:
+            if link != self._link.number:
                 raise QueuesUnavailable("the connection is a new one")
             for number in store_wins:
-                lacking = [
-                    d
-                    for d in by_agent.get(number, ())
-                    if d.kind is Kind.MISSING and d.repair in refused
-                ]
-                if lacking:
-                    missing = {
-                        d.queue.lower()
-                        for d in lacking
-                        if refused[d.repair] is Answer.NO_SUCH_QUEUE
-                    }
-                    await self._give_up(states[number], queues, missing)
+                some = differing.get(number, ())
+                await self._give_up_refused(states[number], some, refused, queues)
             await self._after_restart.is_done(store_wins)
+        done = Counter({ADOPTED: n} if (n := sum(map(bool, changes.values()))) else {})
         await self._repairs.record(repaired, adopted=done[ADOPTED])
         return done + repaired
+
+    async def _to_be_judged(
+        self, states: dict[str, AgentState], news: News | None
+    ) -> dict[str, AgentState]:
+        if news is not None:  # a change that was on its way is there by now
+            states = {
+                number: state
+                for number, state in states.items()
+                if not news[number] or not all(agrees(state, item) for item in news[number])
+            }
+        # What an agent has left behind here is nobody's doing.
+        owed = set((await self._store.notes(OWED.format(self._asterisk))).values())
+        owed = (owed & states.keys()) - self._after_restart.to_put_back
+        self._again.update(owed)
+        return {number: state for number, state in states.items() if number not in owed}
+
+    def _differing(
+        self, states: dict[str, AgentState], reported: Sequence[ReportedMember], queues: Queues
+    ) -> dict[str, list[Difference]]:
+        by_agent: dict[str, list[Difference]] = {}
+        for difference in differences(
+            list(states.values()), reported, self._asterisk, queues, self._queues.names
+        ):
+            by_agent.setdefault(difference.agent, []).append(difference)
+        return by_agent
+
+    async def _adopt_all(
+        self,
+        states: dict[str, AgentState],
+        differing: dict[str, list[Difference]],
+        reported: Sequence[ReportedMember],
+        queues: Queues,
+        store_wins: Set[str],
+    ) -> dict[str, Change | None]:
+        """What became of those whom somebody has changed; None: it cannot be so."""
+        theirs = {number: some for number, some in differing.items() if number not in store_wins}
+        missing = await self._missing_queues([d for some in theirs.values() for d in some])
+        members = owned(states.values(), reported)
+        changes: dict[str, Change | None] = {}
+        for number, some in theirs.items():
+            if not all(d.ours for d in some):
+                here = members[number].here if number in members else ()
+                changes[number] = await self._adopt(states[number], here, queues, missing=missing)
+        return changes
+
+    def _to_be_mended(
+        self,
+        states: dict[str, AgentState],
+        differing: dict[str, list[Difference]],
+        changes: dict[str, Change | None],
+        store_wins: Set[str],
+    ) -> list[tuple[Operation, str]]:
+        removed = {n for n, change in changes.items() if change and not change.after.session}
+        repairs: list[tuple[Operation, str]] = []
+        for number, some in differing.items():
+            everything = number in store_wins or (number in changes and changes[number] is None)
+            mended = [d for d in some if everything or d.ours]
+            if mended and removed and (number in removed or not states[number].session):
+                # Put in at another place, or at the place of somebody who is off now: seen as a
+                # login by the next look.
+                self._again.add(number)
+                continue
+            repairs += [(d.repair, REPAIRED_AS[d.kind]) for d in mended]
+        return repairs
+
+    async def _give_up_refused(
+        self,
+        state: AgentState,
+        differs: Sequence[Difference],
+        refused: Mapping[Operation, Answer],
+        queues: Queues,
+    ) -> None:
+        lacking = [d for d in differs if d.kind is Kind.MISSING and d.repair in refused]
+        if lacking:
+            gone = (d for d in lacking if refused[d.repair] is Answer.NO_SUCH_QUEUE)
+            await self._give_up(state, queues, {d.queue.lower() for d in gone})
 
     async def _missing_queues(self, differs: Sequence[Difference]) -> set[str]:
         """Of the queues that agents are not in: those that Asterisk lacks, in lower case. Nobody
@@ -180,9 +208,7 @@ class Adoption:
         queues = {d.queue for d in differs if d.kind is Kind.MISSING}
         return await self._queues.lacking(self._asterisk, sorted(queues)) if queues else set()
 
-    async def _give_up(
-        self, state: AgentState, queues: dict[str, tuple[str, str]], missing: set[str]
-    ) -> None:
+    async def _give_up(self, state: AgentState, queues: Queues, missing: set[str]) -> None:
         """Asterisk does not take the agent back as the store means it: so it is as Asterisk has it,
         and that was nobody's doing but ours. The ``missing`` queues are joined when they are
         there."""
@@ -192,7 +218,7 @@ class Adoption:
         await self._adopt(state, here, queues, Source.SYSTEM, missing)
 
     async def _reported(
-        self, states: Collection[AgentState], news: dict[str, list[MemberNews]] | None
+        self, states: Collection[AgentState], news: News | None
     ) -> list[ReportedMember]:
         if len(states) > FEW:
             return await self._queues.members(self._asterisk)
@@ -215,7 +241,7 @@ class Adoption:
         self,
         state: AgentState,
         here: Sequence[ReportedMember],
-        queues: dict[str, tuple[str, str]],
+        queues: Queues,
         source: Source = Source.ASTERISK,
         missing: Collection[str] = (),
     ) -> Change | None:

@@ -89,8 +89,19 @@ class Applying:
         self, command: Command, facts: Facts, hung_up: Callable[[], bool]
     ) -> Change:
         """Raises Refused, StoreUnavailable, QueuesUnavailable."""
+        began, settled = time.monotonic(), False
         try:
-            change = await self._begin(command, facts)
+            while True:
+                # The clock may have been set while others were waited for: what begins now is of
+                # the new time.
+                rule = beginning(command, await self._follow_clock(), facts)
+                try:
+                    change = await self._store.begin(
+                        command.agent, rule, device_wanted(command), event=once(command)
+                    )
+                    break
+                except errors.InProgress as other:
+                    settled = await self._let_others_finish(command.agent, other, began, settled)
             if change.steps:
                 change = await self._apply(change, hung_up)
         except BaseException as error:
@@ -110,29 +121,20 @@ class Applying:
 
     # -- begin
 
-    async def _begin(self, command: Command, facts: Facts) -> Change:
-        """An earlier change of the agent is waited for, or settled when nobody is at it."""
-        settled = False
-        deadline = 0.0
-        device = device_wanted(command)
-        while True:
-            # The clock may have been set while others were waited for: what begins now is of the
-            # new time.
-            now = await self._follow_clock()
-            rule = beginning(command, now, facts)
-            try:
-                return await self._store.begin(command.agent, rule, device, event=once(command))
-            except errors.InProgress as other:
-                deadline = deadline or time.monotonic() + OTHERS_MAY_TAKE
-                if other.settle and not settled:
-                    settled = True
-                    for change in await self.unsettled():
-                        if change.command.agent == command.agent:
-                            await self.settle(change)
-                elif other.settle or time.monotonic() > deadline:
-                    raise
-                else:
-                    await asyncio.sleep(0.02)
+    async def _let_others_finish(
+        self, agent: str, other: errors.InProgress, began: float, settled: bool
+    ) -> bool:
+        """An earlier change of the agent is waited for, or settled when nobody is at it. Returns
+        whether it was; raises ``other`` when there is no waiting any longer."""
+        if other.settle and not settled:
+            for change in await self.unsettled():
+                if change.command.agent == agent:
+                    await self.settle(change)
+            return True
+        if other.settle or time.monotonic() > began + OTHERS_MAY_TAKE:
+            raise other
+        await asyncio.sleep(0.02)
+        return settled
 
     async def write_applied(self, command: Command, at: datetime, *, held: bool = False) -> Change:
         """Writes what Asterisk has already, decided at ``at``, once only."""

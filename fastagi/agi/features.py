@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
@@ -685,18 +685,13 @@ def handlers(
     features: Iterable[tuple[str, Feature]] = (*FEATURES.items(), (BUSY, busy))
     patience = Patience()
 
-    def handler(script: str, feature: Feature) -> Callable[[Session], Awaitable[None]]:
-        async def handle(session: Session) -> None:
-            call = Call(session, service, settings())
-            patience.begins(call)
-            try:
-                await _run(script, feature, call, called)
-            finally:
-                patience.ends(call)
+    def new_call(session: Session) -> Call:
+        return Call(session, service, settings())
 
-        return handle
-
-    return {str(script): handler(script, feature) for script, feature in features}
+    return {
+        str(script): partial(_run, script, feature, new_call, called, patience)
+        for script, feature in features
+    }
 
 
 async def unknown(session: Session) -> None:
@@ -713,8 +708,17 @@ async def unknown(session: Session) -> None:
         await session.set_variable(Variable.STATUS, Outcome.UNAVAILABLE.value)
 
 
-async def _run(script: str, feature: Feature, call: Call, called: Called) -> None:
+async def _run(
+    script: str,
+    feature: Feature,
+    new_call: Callable[[Session], Call],
+    called: Called,
+    patience: Patience,
+    session: Session,
+) -> None:
     began = time.perf_counter()
+    call = new_call(session)
+    patience.begins(call)
     outcome: Outcome | None = None
     ended = "answered"
     try:
@@ -759,6 +763,8 @@ async def _run(script: str, feature: Feature, call: Call, called: Called) -> Non
         ended = "deadline"
     except (ConnectionLost, CommandFailed) as error:
         ended = type(error).__name__
+    finally:
+        patience.ends(call)
     seconds = time.perf_counter() - began
     called(script, outcome.value if outcome else "", seconds)
     log.info(
