@@ -1,8 +1,8 @@
 """The store: what is meant, in SQLite or PostgreSQL. Peewee stays in this room."""
 
+from fastagi.store.configured import Difference, DirectoryConflict
 from fastagi.store.created import Records
 from fastagi.store.database import BadDatabaseUrl, parse
-from fastagi.store.directory import Difference, DirectoryConflict
 from fastagi.store.file import StoreUnusable
 from fastagi.store.migrations import SchemaTooNew
 from fastagi.store.outbox import retry_parked

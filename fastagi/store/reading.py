@@ -32,9 +32,9 @@ from fastagi.agents.storage import StoreFault
 from fastagi.agents.text import printable
 from fastagi.contract import EventType, Sink, Source
 from fastagi.store import tables
+from fastagi.store.configured import Declared, removal
 from fastagi.store.connection import as_source, loaded, moment, span, state_query, when_exceeded
 from fastagi.store.database import explained, no_file, parse
-from fastagi.store.directory import Declared, removal
 from fastagi.store.events import COLUMNS, EVENT_COLUMNS, UnreadableEvent, event_from
 from fastagi.store.file import DatabaseFile
 from fastagi.store.outbox import HOOK

@@ -41,8 +41,9 @@ from fastagi.agents.model import AgentState, Change
 from fastagi.agents.protection import Removal
 from fastagi.agents.service import StoreUnavailable
 from fastagi.agents.storage import Lock, StoreFault
-from fastagi.store import changes, directory, tables
+from fastagi.store import changes, configured, tables
 from fastagi.store.clock import Clock
+from fastagi.store.configured import Declared, Difference
 from fastagi.store.connection import (
     MAX_STATES,
     Connection,
@@ -53,7 +54,6 @@ from fastagi.store.connection import (
     when_exceeded,
 )
 from fastagi.store.database import Claim, Place, explained, parse, prepare
-from fastagi.store.directory import Declared, Difference
 from fastagi.store.file import DatabaseFile
 from fastagi.store.health import PREFIX, Health, clear_up
 from fastagi.store.hooks import Hooks
@@ -314,7 +314,7 @@ class PeeweeStore:
     def knows(self, material: bytes) -> bool:
         """Whether the settings with this fingerprint are the ones brought in last."""
         with self._blocking() as database:
-            return directory.knows(database, material)
+            return configured.knows(database, material)
 
     def bring_in(
         self, declared: Declared, allow: Callable[[Removal], None] = lambda _: None
@@ -325,7 +325,7 @@ class PeeweeStore:
         for attempt in range(BRING_IN_ATTEMPTS):
             try:
                 with self._blocking() as database, self._busy("a configuration is brought in"):
-                    difference = directory.bring_in(database, declared, allow)
+                    difference = configured.bring_in(database, declared, allow)
             except StoreUnavailable as error:
                 # Agents that another service holds are met in another order than it has them.
                 if attempt + 1 < BRING_IN_ATTEMPTS and _is_deadlock(error):

@@ -35,7 +35,7 @@ from fastagi.store.tables import (
 T = TypeVar("T")
 
 CHUNK = 500  # rows per statement
-LINES = 20  # per kind, when a difference is told
+LINES = 20  # per kind, when a difference is shown
 YAML, API = "yaml", "api"
 
 
@@ -84,19 +84,19 @@ class Difference:
 
     def lines(self) -> list[str]:
         """For a log: each change, or how many more when there are many."""
-        told: list[str] = []
+        lines_shown: list[str] = []
         for what, lines in (
             ("created", self.created),
             ("changed", self.changed),
             ("archived", self.archived),
         ):
-            told += [f"{what} {line}" for line in lines[:LINES]]
+            lines_shown += [f"{what} {line}" for line in lines[:LINES]]
             if len(lines) > LINES:
-                told.append(f"{what} {len(lines) - LINES} more")
-        told += self.queues[:LINES]
+                lines_shown.append(f"{what} {len(lines) - LINES} more")
+        lines_shown += self.queues[:LINES]
         if len(self.queues) > LINES:
-            told.append(f"{len(self.queues) - LINES} more agents: other queues")
-        return told
+            lines_shown.append(f"{len(self.queues) - LINES} more agents: other queues")
+        return lines_shown
 
 
 def knows(database: Database, material: bytes) -> bool:
@@ -120,7 +120,7 @@ def bring_in(
 
     ``database`` must be connected in this thread. What other programs have changed of the
     memberships since stays as it is until another YAML than the last one is brought in. ``allow``
-    is told beforehand what would be taken away, in the same transaction; when it raises, nothing
+    learns beforehand what would be taken away, in the same transaction; when it raises, nothing
     is changed.
     """
     agents = declared.agents
@@ -138,7 +138,7 @@ def bring_in(
     salt = os.urandom(16)
     note = f"{salt.hex()}:{_fingerprint(salt, material)}"
     difference = Difference()
-    with _alone(database):
+    with _one_at_a_time(database):
         allow(removal(database, declared, same))
         now = time.time()
         _bring(
@@ -204,11 +204,11 @@ def bring_in(
             difference,
         )
         gone += [a.number for a in agents if not a.enabled]
-        there = _logged_in(database)
-        difference.to_log_off = sorted(number for number in gone if number in there)
+        logged_in = _logged_in(database)
+        difference.to_log_off = sorted(number for number in gone if number in logged_in)
         # One who is not enabled is archived as a whole, and finds the queues when back.
         enabled = [agent for agent in agents if agent.enabled]
-        _memberships(database, enabled, now, there, same, difference)
+        _memberships(database, enabled, now, logged_in, same, difference)
         Note.insert(key="directory", value=note).on_conflict(
             conflict_target=[Note.key], update={Note.value: note}
         ).execute(database)
@@ -240,7 +240,7 @@ def removal(database: Any, declared: Declared, same: bool | None = None) -> Remo
         PauseReason.archived_at.is_null() & (PauseReason.origin == YAML)
     )
     reasons = frozenset(code for (code,) in open_reasons.tuples().execute(database)) - codes
-    there = _logged_in(database)
+    logged_in = _logged_in(database)
     rows = database.execute_sql(state_query("s.id IS NOT NULL")).fetchall()
     states = tuple(found.state for found in loaded(rows))
     memberships = (
@@ -278,7 +278,7 @@ def removal(database: Any, declared: Declared, same: bool | None = None) -> Remo
     return Removal(
         agents=len(active),
         archived=archived,
-        logged_off=tuple(sorted(number for number in archived if number in there)),
+        logged_off=tuple(sorted(number for number in archived if number in logged_in)),
         queues=queues,
         reasons=reasons,
         taken=frozenset(taken),
@@ -288,7 +288,7 @@ def removal(database: Any, declared: Declared, same: bool | None = None) -> Remo
 
 
 @contextmanager
-def _alone(database: Any) -> Iterator[None]:
+def _one_at_a_time(database: Any) -> Iterator[None]:
     """One transaction; nobody else brings in meanwhile."""
     if isinstance(database, SqliteDatabase):
         with database.atomic("IMMEDIATE"):
@@ -347,19 +347,19 @@ def _bring(
             difference.created.append(f"{what} {name}")
             continue
         changes = {column: value for column, value in values.items() if old[column] != value}
-        told = [_told(column, old[column], value) for column, value in changes.items()]
+        texts = [_change_text(column, old[column], value) for column, value in changes.items()]
         if not row.get("enabled", True):
             if old["archived_at"] is None:
                 changes["archived_at"] = now
         elif old["archived_at"] is not None:
             changes["archived_at"] = None
-            told.append("is back")
+            texts.append("is back")
         if old["origin"] != YAML:
             changes["origin"] = YAML
-            told.append("is in the YAML now")
+            texts.append("is in the YAML now")
         if changes:
             table.update(**changes).where(getattr(table, key) == name).execute(database)
-            difference.changed.append(f"{what} {name}: {', '.join(told)}")
+            difference.changed.append(f"{what} {name}: {', '.join(texts)}")
     for rows_chunk in _chunks(new):
         table.insert_many(rows_chunk).execute(database)
     if new and not isinstance(database, SqliteDatabase):
@@ -400,7 +400,7 @@ def _queue_pauses(database: Any, queues: Sequence[QueueSettings], difference: Di
         QueuePause.automatic_unpause,
         QueuePause.disable_unpause,
     )
-    there = {
+    stored = {
         (row[0], row[1]): tuple(row[2:])
         for row in QueuePause.select(*columns).tuples().execute(database)
         if row[0] in names
@@ -414,9 +414,11 @@ def _queue_pauses(database: Any, queues: Sequence[QueueSettings], difference: Di
         for queue in queues
         for pause in queue.pauses
     }
-    if wanted == there:
+    if wanted == stored:
         return
-    changed = {names[key[0]] for key in wanted.keys() | there.keys() if _differ(wanted, there, key)}
+    changed = {
+        names[key[0]] for key in wanted.keys() | stored.keys() if _differ(wanted, stored, key)
+    }
     difference.changed += [f"queue {name}: other pauses" for name in sorted(changed)]
     for some in _chunks(sorted(names)):
         QueuePause.delete().where(QueuePause.queue.in_(some)).execute(database)
@@ -455,7 +457,7 @@ def _clear_logins(database: Any, agents: Sequence[AgentSettings]) -> None:
         Agent.update(login=None).where(Agent.number.in_(chunk)).execute(database)
 
 
-def _told(column: str, old: object, new: object) -> str:
+def _change_text(column: str, old: object, new: object) -> str:
     if column == "pin_hash":
         if old is None:
             return "has a PIN"
@@ -551,7 +553,7 @@ def _memberships(
     database: Database,
     agents: Sequence[AgentSettings],
     now: float,
-    there: set[str],
+    logged_in: set[str],
     same: bool,
     difference: Difference,
 ) -> None:
@@ -569,7 +571,7 @@ def _memberships(
     named = {agent.number for agent in agents}
     fresh = set(wanted)
     gone: list[tuple[int, int]] = []
-    told: dict[str, _QueuesTold] = {}
+    queue_changes: dict[str, _QueueChanges] = {}
     rows = (
         Membership.select(
             Membership.agent,
@@ -594,7 +596,7 @@ def _memberships(
         if pair not in wanted:
             if archived_at is None and origin == YAML:
                 gone.append(pair)
-                told.setdefault(number, _QueuesTold()).taken.append(queue)
+                queue_changes.setdefault(number, _QueueChanges()).taken.append(queue)
                 if joined:
                     difference.to_leave.append((number, queue))
             continue
@@ -612,7 +614,7 @@ def _memberships(
             elif penalty != wanted[pair]:
                 changes["own_penalty"] = None
             Membership.update(**changes).where(here).execute(database)
-            agent = told.setdefault(number, _QueuesTold())
+            agent = queue_changes.setdefault(number, _QueueChanges())
             if archived_at is not None and origin in (YAML, API):
                 agent.given.append(queue)
             elif origin != YAML:
@@ -621,7 +623,7 @@ def _memberships(
                 agent.other.append(f"queue {queue}: penalty {penalty} -> {wanted[pair]}")
                 if joined:
                     difference.to_set_penalty.append((number, queue, wanted[pair]))
-        if archived_at is not None and not joined and number in there:
+        if archived_at is not None and not joined and number in logged_in:
             difference.to_join.append((number, queue))
     for agent_id, queue_id in gone:
         Membership.update(archived_at=now).where(
@@ -631,8 +633,8 @@ def _memberships(
     for agent_id, queue_id in sorted(fresh):
         number = numbers[agent_id]
         if number not in new_agents:
-            told.setdefault(number, _QueuesTold()).given.append(names[queue_id])
-            if number in there:
+            queue_changes.setdefault(number, _QueueChanges()).given.append(names[queue_id])
+            if number in logged_in:
                 difference.to_join.append((number, names[queue_id]))
     for chunk in _chunks(sorted(fresh)):
         Membership.insert_many(
@@ -640,13 +642,13 @@ def _memberships(
         ).execute(database)
     difference.queues += [
         f"agent {number}: {agent}"
-        for number, agent in sorted(told.items(), key=lambda item: (len(item[0]), item[0]))
+        for number, agent in sorted(queue_changes.items(), key=lambda item: (len(item[0]), item[0]))
         if (agent.given or agent.taken or agent.other) and number not in new_agents
     ]
 
 
 @dataclass(slots=True)
-class _QueuesTold:
+class _QueueChanges:
     """What has changed of an agent's queues, for a line of a log."""
 
     given: list[str] = field(default_factory=list)
