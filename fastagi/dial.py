@@ -27,7 +27,10 @@ CONNECT_WITHIN: Final = 2.0  # seconds; Asterisk's own limit
 SILENCE: Final = 60.0  # seconds the service may take for its next command
 KEYS_WITHIN: Final = 60.0  # seconds somebody at a terminal may take to press a key
 
-REFUSED: Final = frozenset(kind.outcome for kind in errors.Refused.__subclasses__())
+# Only for programs is it a refusal that an agent is paused already.
+REFUSED: Final = frozenset(kind.outcome for kind in errors.Refused.__subclasses__()) - {
+    Outcome.ALREADY_PAUSED
+}
 
 # The sounds whose answer may be shown. Everything else that is typed in one go could be a PIN.
 _NOT_SECRET: Final = frozenset(("agent-user", "agent-incorrect"))
