@@ -92,11 +92,6 @@ async def sent_text(scope: Scope, receive: Receive) -> bytes:
         return body
 
 
-def or_nothing(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """For OpenAPI: a JSON object that may be left out, in the ways that ``json_fields`` takes."""
-    return {"anyOf": [schema, {"type": "null"}, {"type": "array", "maxItems": 0}]}
-
-
 class BadBody(ValueError):
     """The text says what is wrong with a request's body."""
 
